@@ -1,0 +1,17 @@
+# Everything from a bare Debian 12 machine: `make demo`, `make test`. PRESET picks another build (CMakePresets.json).
+PRESET ?= cpu
+
+.PHONY: build test demo clean
+build:
+	@cmake/bootstrap.sh
+	@cmake --preset $(PRESET) >/dev/null || cmake --preset $(PRESET)
+	@cmake --build --preset $(PRESET)
+
+test: build
+	@ctest --preset $(PRESET)
+
+demo: build
+	@configs/demo/run.sh build/bin out/demo
+
+clean:
+	@rm -rf build build-* out

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+
+#include "liger/io/json.h"
+
+namespace liger {
+
+/// Reads a file of one JSON object per line (or, for a name ending in .json, one array of objects).
+/// Blank lines and CRLF are accepted; a byte-order mark, bad UTF-8, a line over 64 MiB, or a row that is not an
+/// object throw Error(kBadInput) "FILE:LINE: ...".
+class JsonlReader {
+ public:
+  explicit JsonlReader(const std::filesystem::path& file);
+  std::optional<Json> next();
+  int64_t line() const { return line_; }  ///< of the row last returned, from 1
+  std::string where() const;              ///< "FILE:LINE"
+
+ private:
+  std::filesystem::path file_;
+  std::ifstream in_;
+  Json array_;
+  bool is_array_ = false;
+  int64_t line_ = 0;
+};
+
+/// A string field of a row. Throws Error(kBadInput) with the reader's place when it is missing or no string.
+std::string string_field(const Json& row, const std::string& key, const std::string& where);
+
+}  // namespace liger

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "liger/core/model_config.h"
+#include "liger/core/sequences.h"
+#include "liger/nn/state.h"
+
+namespace liger {
+
+class Decoder;  // the stack between embedding and final norm
+
+/// How to load a model.
+struct LoadOptions {
+  /// Undefined = as stored. Tensors of the right dtype are used in place from the mapped file.
+  std::optional<at::ScalarType> dtype;
+  at::Device device = at::kCPU;
+  /// Runs the same weights with these Liger layers, whatever config.json says.
+  std::optional<LigerConfig> liger;
+  /// A PEFT LoRA folder to add; empty = none.
+  std::filesystem::path adapter;
+};
+
+/// A decoder-only language model with Hugging Face module names ("model.layers.0.self_attn.q_proj.weight"), built
+/// from its ModelConfig alone: Llama or Gemma, softmax or Liger attention.
+class CausalLM : public torch::nn::Module {
+ public:
+  /// Random weights: N(0, initializer_range), norms at their neutral value.
+  explicit CausalLM(ModelConfig config, at::TensorOptions options = at::kFloat);
+  /// A Hugging Face folder. Throws Error(kBadInput) listing every missing, extra and misshapen tensor.
+  static std::shared_ptr<CausalLM> load(const std::filesystem::path& dir, const LoadOptions& options = {});
+
+  const ModelConfig& config() const { return config_; }
+  at::ScalarType dtype() const;
+  at::Device device() const;
+
+  /// Hidden states after the final norm, [N, hidden_size], of all tokens. With `state`, the tokens continue the
+  /// sequences it holds (the same number of sequences in the same order; an empty one starts them) and it is
+  /// advanced in place; that needs NoGradGuard or InferenceMode.
+  at::Tensor hidden_states(const Sequences& tokens, DecodingState* state = nullptr);
+  /// [n, hidden_size] -> [n, vocab_size] in the model's dtype. Ask only for the positions you need.
+  at::Tensor logits(const at::Tensor& hidden);
+  /// The output projection [vocab_size, hidden_size] (the embedding itself if tied).
+  at::Tensor head_weight() const;
+
+  /// Writes model.safetensors (one file) with the parameters that are not LoRA, in `dtype` (default: as they are).
+  void save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype = {}) const;
+
+ private:
+  ModelConfig config_;
+  std::shared_ptr<Decoder> model_;
+  at::Tensor lm_head_;  // undefined if tied
+};
+
+/// "f32", "float32", "bf16", ... -> ScalarType; throws Error(kUsage) listing what is known.
+at::ScalarType scalar_type_from_string(const std::string& name);
+
+}  // namespace liger

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace liger {
+
+/// What one attention layer remembers of S sequences.
+struct LayerState {
+  /// The recurrence's own state(s); for GLA one [S, Hkv, K, V] float32 (float64 in a float64 model).
+  std::vector<at::Tensor> recurrent;
+  /// Keys (rotated) and values the softmax branch may still see, [S, Hkv, capacity, D] in the model's dtype:
+  /// all of them for softmax attention; sinks and a ring of the window for a Liger layer.
+  at::Tensor keys, values;
+};
+
+/// What a model remembers of S sequences between calls; start from a default-constructed one. Its size is constant
+/// in the length of the text for a Liger model.
+struct DecodingState {
+  std::vector<LayerState> layers;
+  std::vector<int64_t> seen;  ///< tokens read so far, per sequence
+
+  int64_t bytes() const;
+  /// The state of sequences `rows` [n] int64 (repeats allowed: forks), as a copy of its own.
+  DecodingState select(const at::Tensor& rows) const;
+};
+
+}  // namespace liger

@@ -1,0 +1,2 @@
+// Keeps liger_io a library while its parsers arrive.
+#include "liger/error.h"
