@@ -12,9 +12,9 @@
 #include "convert/rewrite.h"
 #include "convert/shards.h"
 #include "liger/convert/convert.h"
+#include "liger/core/checkpoint.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
-#include "liger/models/check_weights.h"
 #include "liger/models/family.h"
 
 namespace liger {
@@ -163,7 +163,7 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   if (options.out.empty()) options.out = default_output_name(options.model, options.arch);
   check_output(options);
   const WeightFiles weights(options.model);
-  check_weights(model, weights, options.model.string());
+  check_weights(weights, model, options.model.string());
 
   ConvertPlan plan{.options = std::move(options)};
   const OrderedJson after = edited_config(before, model, plan.options);

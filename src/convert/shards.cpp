@@ -1,10 +1,11 @@
 #include "convert/shards.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <utility>
 
+#include "liger/core/checkpoint.h"
 #include "liger/io/json.h"
-#include "liger/models/check_weights.h"
 
 namespace liger {
 namespace {

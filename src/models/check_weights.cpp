@@ -1,5 +1,3 @@
-#include "liger/models/check_weights.h"
-
 #include <algorithm>
 #include <cctype>
 #include <cstring>
@@ -7,8 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "liger/core/checkpoint.h"
 #include "liger/error.h"
-#include "liger/models/family.h"
 
 namespace liger {
 namespace {
@@ -99,9 +97,9 @@ bool is_weight_dtype(Dtype dtype) {
   return dtype == Dtype::kF64 || dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
 }
 
-bool is_derived_tensor(std::string_view name) { return name.ends_with(".rotary_emb.inv_freq"); }
+bool is_derived_tensor(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
 
-void check_weights(const ModelConfig& config, const WeightFiles& weights, const std::string& where) {
+void check_weights(const WeightFiles& weights, const ModelConfig& config, const std::string& where) {
   Findings missing, extra, misshapen, mistyped;
   std::set<std::string, std::less<>> expected;
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
@@ -123,7 +121,7 @@ void check_weights(const ModelConfig& config, const WeightFiles& weights, const 
       extra.add(name, " " + shape_to_string(entry.info->shape));
     }
   }
-  const std::string found = missing.text("missing") + extra.text("not expected") + misshapen.text("wrong shape:") +
+  const std::string found = missing.text("missing") + extra.text("unexpected") + misshapen.text("wrong shape:") +
                             mistyped.text("no floating-point numbers:");
   if (!found.empty()) fail(ErrorCode::kBadInput, where, ": weights do not fit config.json: ", found.substr(2));
   if (config.tie_word_embeddings) check_tied_head(weights, where);
