@@ -28,14 +28,16 @@ Rotation rotation(const at::Tensor& frequencies, const at::Tensor& positions);
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
 /// Causal softmax attention of right-padded rows, scale D^-1/2, query heads h reading key/value head h / (H / Hkv).
-///   q [S, T, H, D], k and v [S, L, Hkv, D]; the T queries are the last of the L keys -> [S, T, H, D].
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+///   q [S, T, H, D], k and v [S, L, Hkv, D] -> [S, T, H, D].
+/// Query t of row s sees keys 0 .. seen[s] + t; `seen` [S] int64, undefined = zeros (then L = T).
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& seen = {});
 
 /// The keys and values a window branch may see beyond the ones given.
 struct WindowContext {
-  at::Tensor keys, values;    ///< [S, window - 1, Hkv, D], the newest last; undefined = none
+  at::Tensor keys, values;            ///< [S, window - 1, Hkv, D], the newest last; undefined = none
   at::Tensor sink_keys, sink_values;  ///< [S, sinks, Hkv, D], positions 0 .. sinks-1; undefined = none
-  at::Tensor seen;            ///< [S] int64: tokens before the first query; undefined = zeros
+  at::Tensor seen;                    ///< [S] int64: tokens before the first query; undefined = zeros
 };
 /// Softmax attention over the last `window` keys, the query's own included, and the `sinks` first of the sequence
 /// (arXiv 2309.17453). Scores, softmax and sums in float32. Cost is linear in T.
