@@ -25,7 +25,9 @@ constexpr const char* kCsv = "metrics.csv";
 
 OrderedJson to_json(const MetricsRow& row) {
   const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
-  const auto rounded = [](double x, double unit) { return std::round(x / unit) * unit; };
+  // Few digits for what is measured or only read by people.
+  const auto rounded = [](double x, double places) { return std::round(x * places) / places; };
+  const double share = row.total_steps > 0 ? static_cast<double>(row.current_steps) / static_cast<double>(row.total_steps) : 0;
   const auto now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   OrderedJson out;
   out["current_steps"] = row.current_steps;
@@ -34,20 +36,21 @@ OrderedJson to_json(const MetricsRow& row) {
   out["eval_loss"] = number(row.eval_loss);
   out["lr"] = row.lr;
   out["epoch"] = row.epoch;
-  out["percentage"] = rounded(100.0 * static_cast<double>(row.current_steps) / static_cast<double>(row.total_steps), 0.01);
+  out["percentage"] = rounded(100.0 * share, 100);
   out["elapsed_time"] = format_duration(row.elapsed_seconds);
   out["remaining_time"] = row.remaining_seconds ? OrderedJson(format_duration(*row.remaining_seconds)) : OrderedJson();
   out["grad_norm"] = number(row.grad_norm);
   out["tokens"] = row.tokens;
-  out["tokens_per_second"] = row.tokens_per_second ? OrderedJson(rounded(*row.tokens_per_second, 0.1)) : OrderedJson();
-  out["peak_memory_gb"] = rounded(static_cast<double>(peak_memory_bytes()) / 1e9, 0.001);
-  out["time"] = rounded(now, 0.001);
+  out["tokens_per_second"] = row.tokens_per_second ? OrderedJson(rounded(*row.tokens_per_second, 10)) : OrderedJson();
+  out["peak_memory_gb"] = rounded(static_cast<double>(peak_memory_bytes()) / 1e9, 1000);
+  out["time"] = rounded(now, 1000);
   return out;
 }
 
 std::string csv_header() {
   std::string line;
-  for (const auto& item : to_json(MetricsRow{.total_steps = 1}).items()) line += (line.empty() ? "" : ",") + item.key();
+  const OrderedJson row = to_json(MetricsRow());
+  for (const auto& item : row.items()) line += (line.empty() ? "" : ",") + item.key();
   return line + "\n";
 }
 

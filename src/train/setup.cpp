@@ -115,7 +115,7 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     return;
   }
   lora = lora_config(*options.lora, options.model.path);
-  const std::filesystem::path adapter = !checkpoint.empty() ? checkpoint : options.model.adapter.value_or("");
+  const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
   if (adapter.empty()) {
     add_lora(*model, *lora);
   } else {
