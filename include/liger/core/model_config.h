@@ -78,8 +78,9 @@ struct ModelConfig {
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
 };
 
-/// The "liger" object <-> LigerConfig. Unknown keys throw Error(kUsage).
+/// The "liger" object <-> LigerConfig. Unknown keys and values out of range throw Error(kUsage).
 LigerConfig liger_config_from_json(const Json& object, const std::string& source);
+void validate(const LigerConfig& config, const std::string& source);
 OrderedJson to_json(const LigerConfig& config);
 
 }  // namespace liger

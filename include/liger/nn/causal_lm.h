@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "liger/core/dtype.h"
 #include "liger/core/model_config.h"
 #include "liger/core/sequences.h"
 #include "liger/nn/state.h"
@@ -56,8 +57,5 @@ class CausalLM : public torch::nn::Module {
   std::shared_ptr<Decoder> model_;
   at::Tensor lm_head_;  // undefined if tied
 };
-
-/// "f32", "float32", "bf16", ... -> ScalarType; throws Error(kUsage) listing what is known.
-at::ScalarType scalar_type_from_string(const std::string& name);
 
 }  // namespace liger

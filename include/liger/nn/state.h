@@ -11,9 +11,11 @@ namespace liger {
 struct LayerState {
   /// The recurrence's own state(s); for GLA one [S, Hkv, K, V] float32 (float64 in a float64 model).
   std::vector<at::Tensor> recurrent;
-  /// Keys (rotated) and values the softmax branch may still see, [S, Hkv, capacity, D] in the model's dtype:
-  /// all of them for softmax attention; sinks and a ring of the window for a Liger layer.
+  /// Keys (rotated) and values the softmax branch may still see, [S, capacity, Hkv, D] in the model's dtype. Softmax
+  /// attention: all of them, the oldest first. Liger: the last window - 1, the newest last.
   at::Tensor keys, values;
+  /// Liger with sinks: keys and values of positions 0 .. sinks - 1, [S, sinks, Hkv, D].
+  at::Tensor sink_keys, sink_values;
 };
 
 /// What a model remembers of S sequences between calls; start from a default-constructed one. Its size is constant

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "liger/core/model_config.h"
+
+namespace liger {
+
+/// y = x / sqrt(mean(x^2) + eps) * w over the last dimension, computed in float32 (float64 for float64 x).
+///   x [..., D], weight [D] -> [..., D] in x's dtype.
+/// `adds_one`: Gemma's form, multiplied by (1 + w) before the cast; otherwise cast first, then times w, as Llama does.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, bool adds_one);
+
+/// "silu", "gelu" (exact) or "gelu_pytorch_tanh". Throws Error on another name.
+at::Tensor activation(const std::string& name, const at::Tensor& x);
+
+/// Cosines and sines of every position's angles, [N, head_dim / 2] each, float32.
+struct Rotation {
+  at::Tensor cos, sin;
+};
+/// Inverse frequencies [head_dim / 2] float32: theta^(-2i/head_dim), scaled as `rope` says.
+at::Tensor rope_frequencies(const RopeConfig& rope, int64_t head_dim, at::Device device);
+Rotation rotation(const at::Tensor& frequencies, const at::Tensor& positions);
+/// Rotates the halves of each head (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x [N, H, D]. Angles and products
+/// are float32 whatever the dtype of x.
+at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
+
+/// Causal softmax attention of right-padded rows, scale D^-1/2, query heads h reading key/value head h / (H / Hkv).
+///   q [S, T, H, D], k and v [S, L, Hkv, D] -> [S, T, H, D].
+/// Query t of row s sees keys 0 .. seen[s] + t; `seen` [S] int64, undefined = zeros (then L = T).
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const at::Tensor& seen = {});
+
+/// The keys and values a window branch may see beyond the ones given.
+struct WindowContext {
+  at::Tensor keys, values;            ///< [S, window - 1, Hkv, D], the newest last; undefined = none
+  at::Tensor sink_keys, sink_values;  ///< [S, sinks, Hkv, D], positions 0 .. sinks-1; undefined = none
+  at::Tensor seen;                    ///< [S] int64: tokens before the first query; undefined = zeros
+};
+/// Softmax attention over the last `window` keys, the query's own included, and the `sinks` first of the sequence
+/// (arXiv 2309.17453). Scores, softmax and sums in float32. Cost is linear in T.
+///   q [S, T, H, D], k and v [S, T, Hkv, D] -> [S, T, H, D] float32 (float64 for float64 q).
+at::Tensor window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
+                            const WindowContext& context);
+
+}  // namespace liger

@@ -1,0 +1,11 @@
+#pragma once
+
+#include "liger/models/family.h"
+
+namespace liger {
+
+// One file each; family.cpp lists them.
+extern const Family kLlama;
+extern const Family kGemma;
+
+}  // namespace liger

@@ -1,0 +1,16 @@
+#include "models/families.h"
+
+namespace liger {
+
+const Family kGemma = {
+    .model_type = "gemma",
+    .architecture = "GemmaForCausalLM",
+    .norm_adds_one = true,
+    .scales_embeddings = true,
+    .tied_by_default = true,
+    .hidden_act = "gelu_pytorch_tanh",
+    .ignores_hidden_act = true,
+    .rms_norm_eps = 1e-6,
+};
+
+}  // namespace liger

@@ -1,0 +1,266 @@
+#include "liger/core/model_config.h"
+
+#include <cmath>
+#include <limits>
+
+#include "liger/error.h"
+#include "liger/io/json.h"
+#include "liger/io/settings.h"
+#include "liger/models/family.h"
+
+namespace liger {
+namespace {
+
+// Typed access to the keys of a config.json written by somebody else: unknown keys are none of our business, but
+// what we read must be sound.
+class Reader {
+ public:
+  Reader(const Json& object, std::string source) : object_(object), source_(std::move(source)) {
+    LIGER_CHECK(object.is_object(), source_, ": expected an object, got ", object.type_name());
+  }
+
+  bool has(const char* key) const {
+    auto it = object_.find(key);
+    return it != object_.end() && !it->is_null();
+  }
+
+  [[noreturn]] void bad(const char* key, const std::string& expected) const {
+    fail(ErrorCode::kBadInput, source_, ": '", key, "': expected ", expected, ", got ",
+         has(key) ? object_.at(key).dump().substr(0, 80) : "nothing");
+  }
+
+  int64_t integer(const char* key, int64_t low, int64_t high) const {
+    if (!has(key) || !object_.at(key).is_number_integer()) bad(key, "an integer");
+    const Json& value = object_.at(key);
+    const bool too_big =
+        value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(std::numeric_limits<int64_t>::max());
+    if (too_big || value.get<int64_t>() < low || value.get<int64_t>() > high)
+      bad(key, cat("an integer from ", low, " to ", high));
+    return value.get<int64_t>();
+  }
+  int64_t integer_or(const char* key, int64_t fallback, int64_t low, int64_t high) const {
+    return has(key) ? integer(key, low, high) : fallback;
+  }
+
+  double positive(const char* key) const {
+    if (!has(key) || !object_.at(key).is_number()) bad(key, "a positive number");
+    const double value = object_.at(key).get<double>();
+    if (!std::isfinite(value) || value <= 0) bad(key, "a positive number");
+    return value;
+  }
+  double positive_or(const char* key, double fallback) const { return has(key) ? positive(key) : fallback; }
+
+  bool boolean_or(const char* key, bool fallback) const {
+    if (!has(key)) return fallback;
+    if (!object_.at(key).is_boolean()) bad(key, "true or false");
+    return object_.at(key).get<bool>();
+  }
+
+  std::string text(const char* key) const {
+    if (!has(key) || !object_.at(key).is_string()) bad(key, "a string");
+    return object_.at(key).get<std::string>();
+  }
+  std::string text_or(const char* key, const std::string& fallback) const { return has(key) ? text(key) : fallback; }
+
+  const Json& at(const char* key) const { return object_.at(key); }
+  const std::string& source() const { return source_; }
+
+ private:
+  const Json& object_;
+  std::string source_;
+};
+
+RopeConfig read_rope_scaling(const Reader& reader, RopeConfig rope) {
+  // "rope_type" in new files, "type" in old ones.
+  const std::string type = reader.has("rope_type") ? reader.text("rope_type") : reader.text_or("type", "default");
+  if (type == "default") return rope;
+  if (type == "linear") {
+    rope.type = RopeConfig::Type::kLinear;
+    rope.factor = reader.positive("factor");
+  } else if (type == "llama3") {
+    rope.type = RopeConfig::Type::kLlama3;
+    rope.factor = reader.positive("factor");
+    rope.low_freq_factor = reader.positive("low_freq_factor");
+    rope.high_freq_factor = reader.positive("high_freq_factor");
+    rope.original_max_position_embeddings =
+        reader.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
+    if (rope.high_freq_factor <= rope.low_freq_factor) reader.bad("high_freq_factor", "more than low_freq_factor");
+  } else {
+    fail(ErrorCode::kBadInput, reader.source(), ": rope type '", type,
+         "' is not supported (default, linear and llama3 are)");
+  }
+  return rope;
+}
+
+RopeConfig read_rope(const Reader& config) {
+  RopeConfig rope;
+  rope.theta = config.positive_or("rope_theta", rope.theta);
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {  // v4, v5
+    if (!config.has(key)) continue;
+    const Reader reader(config.at(key), config.source() + ": '" + key + "'");
+    rope.theta = reader.positive_or("rope_theta", rope.theta);
+    rope = read_rope_scaling(reader, rope);
+  }
+  return rope;
+}
+
+std::vector<int64_t> read_eos(const Reader& config) {
+  if (!config.has("eos_token_id")) return {};
+  const Json& value = config.at("eos_token_id");
+  std::vector<int64_t> ids;
+  for (const Json& id : value.is_array() ? value : Json::array({value})) {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0) config.bad("eos_token_id", "a token id or a list of them");
+    ids.push_back(id.get<int64_t>());
+  }
+  return ids;
+}
+
+std::string supported_model_types() {
+  std::string list;
+  for (const Family* family : families()) list += cat(family->model_type, ", ");
+  return list + liger_model_type("gla");
+}
+
+// Sets family and liger from "model_type" and the "liger" object.
+void read_model_type(const Reader& reader, ModelConfig& config) {
+  const std::string model_type = reader.text("model_type");
+  std::string base = model_type;
+  if (model_type == liger_model_type("gla")) {
+    config.liger = LigerConfig{};
+    base = "llama";
+  }
+  if (reader.has("liger")) {
+    Json object = reader.at("liger");
+    if (object.is_object() && object.contains("base_model_type")) {
+      if (!object["base_model_type"].is_string()) reader.bad("liger", "an object with a string 'base_model_type'");
+      if (config.liger) base = object["base_model_type"].get<std::string>();
+      object.erase("base_model_type");
+    }
+    config.liger = liger_config_from_json(object, reader.source() + ": 'liger'");
+  }
+  config.family = find_family(base);
+  LIGER_CHECK(config.family != nullptr, reader.source(), ": model_type '", model_type, "' is not supported (",
+              supported_model_types(), " are)");
+}
+
+}  // namespace
+
+ModelConfig ModelConfig::read(const std::filesystem::path& dir) {
+  const auto file = dir / "config.json";
+  LIGER_CHECK(std::filesystem::exists(file), dir.string(),
+              ": no config.json there; expected a Hugging Face model folder");
+  return from_json(read_json(file, size_t{16} << 20), file.string());
+}
+
+ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) {
+  // Far above any model, far below what would overflow a product of two.
+  constexpr int64_t kMaxSize = int64_t{1} << 24, kMaxLayers = 4096;
+  const Reader reader(json, source);
+  ModelConfig c;
+  read_model_type(reader, c);
+  c.vocab_size = reader.integer("vocab_size", 1, kMaxSize);
+  c.hidden_size = reader.integer("hidden_size", 1, kMaxSize);
+  c.intermediate_size = reader.integer("intermediate_size", 1, kMaxSize);
+  c.num_hidden_layers = reader.integer("num_hidden_layers", 1, kMaxLayers);
+  c.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxSize);
+  c.num_key_value_heads = reader.integer_or("num_key_value_heads", c.num_attention_heads, 1, c.num_attention_heads);
+  if (c.num_attention_heads % c.num_key_value_heads != 0)
+    reader.bad("num_key_value_heads", cat("a divisor of num_attention_heads = ", c.num_attention_heads));
+  if (!reader.has("head_dim") && c.hidden_size % c.num_attention_heads != 0)
+    reader.bad("num_attention_heads", cat("a divisor of hidden_size = ", c.hidden_size));
+  c.head_dim = reader.integer_or("head_dim", c.hidden_size / c.num_attention_heads, 1, 65536);
+  LIGER_CHECK(c.head_dim % 2 == 0, source, ": head_dim ", c.head_dim, " is odd; rotary embeddings need an even one");
+  c.max_position_embeddings = reader.integer_or("max_position_embeddings", 2048, 1, int64_t{1} << 40);
+  c.rms_norm_eps = reader.positive_or("rms_norm_eps", c.family->rms_norm_eps);
+  c.initializer_range = reader.positive_or("initializer_range", 0.02);
+  c.rope = read_rope(reader);
+  c.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", c.family->tied_by_default);
+  c.attention_bias = reader.boolean_or("attention_bias", false);
+  c.mlp_bias = reader.boolean_or("mlp_bias", false);
+  c.hidden_act = c.family->ignores_hidden_act ? c.family->hidden_act
+                                              : reader.text_or("hidden_act", c.family->hidden_act);
+  if (c.hidden_act != "silu" && c.hidden_act != "gelu_pytorch_tanh" && c.hidden_act != "gelu")
+    reader.bad("hidden_act", "silu, gelu or gelu_pytorch_tanh");
+  if (reader.has("bos_token_id")) c.bos_token_id = reader.integer("bos_token_id", 0, kMaxSize);
+  c.eos_token_ids = read_eos(reader);
+  c.stored_dtype = reader.text_or("dtype", reader.text_or("torch_dtype", ""));
+  return c;
+}
+
+OrderedJson ModelConfig::to_json() const {
+  OrderedJson rope_parameters = {{"rope_type", "default"}};
+  if (rope.type == RopeConfig::Type::kLinear) {
+    rope_parameters = {{"rope_type", "linear"}, {"factor", rope.factor}};
+  } else if (rope.type == RopeConfig::Type::kLlama3) {
+    rope_parameters = {{"rope_type", "llama3"},
+                       {"factor", rope.factor},
+                       {"low_freq_factor", rope.low_freq_factor},
+                       {"high_freq_factor", rope.high_freq_factor},
+                       {"original_max_position_embeddings", rope.original_max_position_embeddings}};
+  }
+  OrderedJson out;
+  out["architectures"] = {liger ? liger_architecture(liger->recurrence) : family->architecture};
+  out["model_type"] = liger ? liger_model_type(liger->recurrence) : family->model_type;
+  out["vocab_size"] = vocab_size;
+  out["hidden_size"] = hidden_size;
+  out["intermediate_size"] = intermediate_size;
+  out["num_hidden_layers"] = num_hidden_layers;
+  out["num_attention_heads"] = num_attention_heads;
+  out["num_key_value_heads"] = num_key_value_heads;
+  out["head_dim"] = head_dim;
+  out["max_position_embeddings"] = max_position_embeddings;
+  out["rms_norm_eps"] = rms_norm_eps;
+  out["initializer_range"] = initializer_range;
+  out["hidden_act"] = hidden_act;
+  if (family->ignores_hidden_act) out["hidden_activation"] = hidden_act;
+  out["attention_bias"] = attention_bias;
+  out["mlp_bias"] = mlp_bias;
+  out["tie_word_embeddings"] = tie_word_embeddings;
+  out["rope_theta"] = rope.theta;
+  out["rope_scaling"] = rope.type == RopeConfig::Type::kDefault ? OrderedJson(nullptr) : rope_parameters;
+  rope_parameters["rope_theta"] = rope.theta;
+  out["rope_parameters"] = rope_parameters;
+  if (bos_token_id) out["bos_token_id"] = *bos_token_id;
+  if (eos_token_ids.size() == 1) out["eos_token_id"] = eos_token_ids[0];
+  if (eos_token_ids.size() > 1) out["eos_token_id"] = eos_token_ids;
+  if (!stored_dtype.empty()) out["torch_dtype"] = out["dtype"] = stored_dtype;
+  if (liger) {
+    out["liger"] = liger::to_json(*liger);
+    out["liger"]["base_model_type"] = family->model_type;
+  }
+  return out;
+}
+
+LigerConfig liger_config_from_json(const Json& object, const std::string& source) {
+  LIGER_CHECK(object.is_object(), source, ": expected an object, got ", object.type_name());
+  const Settings settings = Settings::from_json(object, source);
+  LigerConfig c;
+  settings.get("recurrence", c.recurrence);
+  settings.get("window", c.window);
+  settings.get("sinks", c.sinks);
+  settings.get("mix", c.mix);
+  settings.get("gate_divisor", c.gate_divisor);
+  settings.reject_unknown();
+  validate(c, source);
+  return c;
+}
+
+void validate(const LigerConfig& c, const std::string& source) {
+  constexpr int64_t kMaxKeys = int64_t{1} << 24;
+  LIGER_CHECK_USAGE(c.window >= 1 && c.window <= kMaxKeys, source, ": window: expected 1 or more keys, got ",
+                    c.window);
+  LIGER_CHECK_USAGE(c.sinks >= 0 && c.sinks <= kMaxKeys, source, ": sinks: expected 0 or more keys, got ", c.sinks);
+  LIGER_CHECK_USAGE(c.mix >= 0 && c.mix <= 1, source, ": mix: expected a share from 0 to 1, got ", c.mix);
+  LIGER_CHECK_USAGE(c.gate_divisor > 0 && std::isfinite(c.gate_divisor), source,
+                    ": gate_divisor: expected a positive number, got ", c.gate_divisor);
+}
+
+OrderedJson to_json(const LigerConfig& c) {
+  return {{"recurrence", c.recurrence},
+          {"window", c.window},
+          {"sinks", c.sinks},
+          {"mix", c.mix},
+          {"gate_divisor", c.gate_divisor}};
+}
+
+}  // namespace liger
