@@ -8,6 +8,7 @@
 
 #include "eval/metrics.h"
 #include "eval/python_text.h"
+#include "eval/row.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/log.h"
