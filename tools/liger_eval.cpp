@@ -77,10 +77,9 @@ std::shared_ptr<CausalLM> load_model(const Arguments& a, const std::filesystem::
   LoadOptions options;
   if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
   options.adapter = a.adapter;
-  if (!a.attention.empty()) {
-    const bool is_liger = ModelConfig::read(dir).liger.has_value();
-    if (a.attention == "liger_gla" && !is_liger) options.liger = LigerConfig{};
-  }
+  options.softmax = a.attention == "softmax";
+  // A Liger model keeps its own window, sinks and mix; a plain one gets the defaults.
+  if (a.attention == "liger_gla" && !ModelConfig::read(dir).liger) options.liger = LigerConfig{};
   return CausalLM::load(dir, options);
 }
 

@@ -179,13 +179,15 @@ std::string results_table(const std::vector<TaskResult>& results) {
     for (size_t i = 0; i < width.size(); ++i) {
       const bool number = i == 1 || i == 3 || i == 6 || i == 8;
       const std::string padding(width[i] - static_cast<size_t>(eval::code_points(rows[r][i])), ' ');
-      table += "|" + (number && r > 0 ? padding + rows[r][i] : rows[r][i] + padding);
+      table += '|';
+      table += number && r > 0 ? padding + rows[r][i] : rows[r][i] + padding;
     }
     table += "|\n";
     if (r > 0) continue;
     for (size_t i = 0; i < width.size(); ++i) {
       const bool number = i == 1 || i == 3 || i == 6 || i == 8;
-      table += "|" + std::string(width[i] - (number ? 1 : 0), '-') + (number ? ":" : "");
+      table += '|';
+      table.append(width[i] - (number ? 1 : 0), '-').append(number ? ":" : "");
     }
     table += "|\n";
   }

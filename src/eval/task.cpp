@@ -130,7 +130,9 @@ std::vector<std::string> task_names() {
 const Task& find_task(std::string_view name) {
   const auto found = std::find_if(std::begin(kTasks), std::end(kTasks), [&](const Task& t) { return t.name == name; });
   if (found != std::end(kTasks)) return *found;
-  unknown_name("task", name, task_names());
+  std::string known;
+  for (const std::string& task : task_names()) known += (known.empty() ? "" : ", ") + task;
+  fail(ErrorCode::kUsage, "unknown task '", name, "'; known are ", known);
 }
 
 TaskData read_task_data(const Task& task, const char* split, const std::filesystem::path& data) {
