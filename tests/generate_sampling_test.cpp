@@ -33,7 +33,9 @@ std::map<int64_t, double> plain(const std::vector<float>& logits, const Sampling
   for (const auto& [minus_p, id] : order) all -= minus_p;
   size_t kept = 0;
   double reached = 0;
-  while (kept < order.size() && (kept == 0 || reached < options.top_p * all)) reached -= order[kept++].first;
+  while (kept < order.size() && (options.top_p == 1 || kept == 0 || reached < options.top_p * all)) {
+    reached -= order[kept++].first;
+  }
   order.resize(kept);
   const double least = options.min_p * -order.front().first;
   std::erase_if(order, [&](const auto& entry) { return -entry.first < least; });

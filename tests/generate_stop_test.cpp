@@ -29,17 +29,17 @@ TEST(StopMatcher, NeverPrintsHalfOfAStop) {
 }
 
 TEST(StopMatcher, ABeginningInsideABeginning) {
-  EXPECT_EQ(run({"aab"}, {"a", "a", "a", "b"}), "||a|stopped");
+  EXPECT_EQ(run({"aab"}, {"a", "a", "a", "b"}), "||a||stopped");
   EXPECT_EQ(run({"aab"}, {"aaaa", "c"}), "aa|aac|");
 }
 
 TEST(StopMatcher, TheFirstOfSeveral) {
   EXPECT_EQ(run({"cd", "b"}, {"abcd"}), "a|stopped");
-  EXPECT_EQ(run({"\n\n", "User:"}, {"hi\n", "User", ":"}), "hi|\n|stopped");
+  EXPECT_EQ(run({"\n\n", "User:"}, {"hi\n", "User", ":"}), "hi|\n||stopped");
 }
 
 TEST(StopMatcher, BytesOfACharacterMayComeApart) {
-  EXPECT_EQ(run({"é"}, {"a\xc3", "\xa9z"}), "a|stopped");
+  EXPECT_EQ(run({"é"}, {"a\xc3", "\xa9z"}), "a||stopped");
 }
 
 TEST(StopMatcher, AnEmptyStopIsRefused) { EXPECT_THROW(StopMatcher({""}), Error); }

@@ -16,7 +16,6 @@ class JsonlReader {
  public:
   explicit JsonlReader(const std::filesystem::path& file);
   std::optional<Json> next();
-  std::optional<OrderedJson> next_ordered();  ///< the same, members in file order
   int64_t line() const { return line_; }  ///< of the row last returned, from 1
   std::string where() const;              ///< "FILE:LINE"
 
