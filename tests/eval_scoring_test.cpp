@@ -6,7 +6,7 @@
 #include <random>
 
 #include "liger/error.h"
-#include "tiny_model.h"
+#include "random_model.h"
 
 namespace liger {
 namespace {
@@ -50,8 +50,8 @@ Score plain_score(CausalLM& model, const ScoreRequest& request) {
 
 class Scoring : public testing::TestWithParam<bool> {
  protected:
-  std::shared_ptr<CausalLM> model_ = test::tiny_model(
-      test::tiny_config(kVocab, GetParam() ? std::optional(test::tiny_liger()) : std::nullopt), 3, at::kDouble);
+  std::shared_ptr<CausalLM> model_ = test::random_model(
+      test::random_config(kVocab, GetParam() ? std::optional(test::short_window()) : std::nullopt), 3, at::kDouble);
 };
 
 INSTANTIATE_TEST_SUITE_P(Attention, Scoring, testing::Bool(),
@@ -106,7 +106,7 @@ TEST_P(Scoring, IdsOutsideOfTheVocabularyAreRefused) {
 }
 
 TEST(ScoringDtypes, Float32KeepsMoreThanTheModelsSoftmax) {
-  const auto model = test::tiny_model(test::tiny_config(kVocab), 3, at::kBFloat16);
+  const auto model = test::random_model(test::random_config(kVocab), 3, at::kBFloat16);
   const std::vector<ScoreRequest> requests = make_requests();
   ScoringOptions rounded;
   rounded.model_softmax = true;
@@ -124,7 +124,7 @@ TEST(ScoringDtypes, Float32KeepsMoreThanTheModelsSoftmax) {
 }
 
 TEST(ScoringDtypes, WeightsThatDoNotHoldAreReported) {
-  const auto model = test::tiny_model(test::tiny_config(kVocab));
+  const auto model = test::random_model(test::random_config(kVocab));
   {
     const at::NoGradGuard no_grad;
     model->parameters()[0].mul_(std::numeric_limits<float>::infinity());

@@ -6,7 +6,7 @@
 
 #include "liger/error.h"
 #include "list_tokenizer.h"
-#include "tiny_model.h"
+#include "random_model.h"
 
 namespace liger {
 namespace {
@@ -19,7 +19,7 @@ class Generate : public testing::TestWithParam<bool> {
   // Without an end in the config or likely to be met: texts run to max_tokens unless a test says otherwise.
   static ModelConfig config(bool liger) {
     const ListTokenizer tokenizer = ListTokenizer::letters();
-    return test::tiny_config(tokenizer.vocab_size(), liger ? std::optional(test::tiny_liger()) : std::nullopt);
+    return test::random_config(tokenizer.vocab_size(), liger ? std::optional(test::short_window()) : std::nullopt);
   }
   GenerateOptions options(int64_t max_tokens) const {
     GenerateOptions options;
@@ -29,7 +29,7 @@ class Generate : public testing::TestWithParam<bool> {
   }
 
   ListTokenizer tokenizer_ = ListTokenizer::letters();
-  std::shared_ptr<CausalLM> model_ = test::tiny_model(config(GetParam()), 11);
+  std::shared_ptr<CausalLM> model_ = test::random_model(config(GetParam()), 11);
 };
 
 INSTANTIATE_TEST_SUITE_P(Attention, Generate, testing::Bool(),
@@ -98,7 +98,7 @@ TEST_P(Generate, EndsAtAnyEosOfTheConfig) {
   const Generation whole = generate(*model_, tokenizer_, prompt, options(25));
   ModelConfig with_ends = config(GetParam());
   with_ends.eos_token_ids = {1, whole.tokens[4]};
-  const auto model = test::tiny_model(with_ends, 11);
+  const auto model = test::random_model(with_ends, 11);
   GenerateOptions ended = options(25);
   ended.ignore_eos = false;
   const Generation result = generate(*model, tokenizer_, prompt, ended);
@@ -114,7 +114,7 @@ TEST(EncodePrompt, AnEmptyOneIsBos) {
 
 TEST(GenerateOptions, OutOfRangeIsRefused) {
   const ListTokenizer tokenizer = ListTokenizer::letters();
-  const auto model = test::tiny_model(test::tiny_config(tokenizer.vocab_size()));
+  const auto model = test::random_model(test::random_config(tokenizer.vocab_size()));
   GenerateOptions options;
   options.max_tokens = 0;
   EXPECT_THROW(generate(*model, tokenizer, Ids{0}, options), Error);
@@ -125,7 +125,7 @@ TEST(GenerateOptions, OutOfRangeIsRefused) {
 }
 
 TEST(LigerGeneration, TheStateDoesNotGrow) {
-  const auto model = test::tiny_model(test::tiny_config(50, test::tiny_liger()));
+  const auto model = test::random_model(test::random_config(50, test::short_window()));
   const c10::InferenceMode inference;
   DecodingState state;
   std::vector<int64_t> bytes;

@@ -129,4 +129,21 @@ fs::path resolve_model(const std::string& name_or_dir) {
   return snapshot;
 }
 
+std::string repository_of_folder(const fs::path& dir) {
+  // .../models--org--name/snapshots/COMMIT
+  const fs::path full = fs::absolute(dir / "").lexically_normal().parent_path();
+  const fs::path snapshots = full.parent_path();
+  const std::string entry = snapshots.parent_path().filename().string();
+  constexpr std::string_view kPrefix = "models--";
+  const size_t separator = entry.find("--", kPrefix.size());
+  if (snapshots.filename() != "snapshots" || !entry.starts_with(kPrefix) || separator == std::string::npos) return "";
+  return entry.substr(kPrefix.size(), separator - kPrefix.size()) + '/' + entry.substr(separator + 2);
+}
+
+std::string model_display_name(const fs::path& dir) {
+  const std::string repository = repository_of_folder(dir);
+  if (!repository.empty()) return repository.substr(repository.find('/') + 1);
+  return fs::absolute(dir / "").lexically_normal().parent_path().filename().string();
+}
+
 }  // namespace liger

@@ -1,6 +1,9 @@
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
@@ -8,51 +11,120 @@
 namespace liger {
 namespace {
 
-bool ignored(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
+constexpr std::string_view kLayers = "model.layers.";
 
-bool floating(Dtype dtype) {
-  return dtype == Dtype::kF16 || dtype == Dtype::kBF16 || dtype == Dtype::kF32 || dtype == Dtype::kF64;
+// Findings of one kind, those that differ in the layer's number alone as one entry.
+class Findings {
+ public:
+  void add(std::string_view name, const std::string& detail) {
+    size_t end = kLayers.size();
+    if (name.starts_with(kLayers)) {
+      while (end < name.size() && end < kLayers.size() + 6 && std::isdigit(static_cast<unsigned char>(name[end])) != 0)
+        ++end;
+    }
+    Entry entry{std::string(name), "", detail, {}};
+    if (name.starts_with(kLayers) && end > kLayers.size()) {
+      entry.before = kLayers;
+      entry.after = name.substr(end);
+      entry.layers.insert(std::stoi(std::string(name.substr(kLayers.size(), end - kLayers.size()))));
+    }
+    for (Entry& known : entries_) {
+      if (!known.layers.empty() && !entry.layers.empty() && known.after == entry.after && known.detail == detail) {
+        known.layers.merge(entry.layers);
+        return;
+      }
+    }
+    entries_.push_back(std::move(entry));
+  }
+
+  std::string text(const std::string& title) const {
+    std::string text;
+    for (const Entry& e : entries_) {
+      text += cat(text.empty() ? "; " + title + " " : ", ", e.before, ranges(e.layers), e.after, e.detail);
+    }
+    return text;
+  }
+
+ private:
+  struct Entry {
+    std::string before, after, detail;
+    std::set<int> layers;
+  };
+
+  static std::string ranges(const std::set<int>& layers) {
+    if (layers.empty()) return "";
+    if (layers.size() == 1) return std::to_string(*layers.begin());
+    std::string text;
+    for (auto it = layers.begin(); it != layers.end();) {
+      const int first = *it;
+      int last = first;
+      while (++it != layers.end() && *it == last + 1) last = *it;
+      text += cat(text.empty() ? "" : ",", first);
+      if (last > first) text += cat("-", last);
+    }
+    return "{" + text + "}";
+  }
+
+  std::vector<Entry> entries_;
+};
+
+bool equal_bytes(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
+  constexpr uint64_t kPiece = uint64_t{4} << 20;
+  std::vector<std::byte> from_a(kPiece), from_b(kPiece);
+  for (uint64_t begin = 0; begin < a.info->bytes; begin += kPiece) {
+    const uint64_t count = std::min(kPiece, a.info->bytes - begin);
+    a.file->mapping()->read_at(a.info->offset + begin, std::span(from_a).first(count));
+    b.file->mapping()->read_at(b.info->offset + begin, std::span(from_b).first(count));
+    if (std::memcmp(from_a.data(), from_b.data(), count) != 0) return false;
+  }
+  return true;
 }
 
-bool same_bytes(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
-  const auto left = a.file->data(*a.info), right = b.file->data(*b.info);
-  return a.info->dtype == b.info->dtype && a.info->shape == b.info->shape &&
-         std::memcmp(left.data(), right.data(), left.size()) == 0;
+// "lm_head.weight" of a tied model: a copy of the embedding is as good as none.
+void check_tied_head(const WeightFiles& weights, const std::string& where) {
+  const auto* head = weights.find("lm_head.weight");
+  const auto* embedding = weights.find("model.embed_tokens.weight");
+  if (head == nullptr || embedding == nullptr) return;
+  const bool equal = head->info->dtype == embedding->info->dtype && head->info->shape == embedding->info->shape &&
+                     equal_bytes(*head, *embedding);
+  LIGER_CHECK(equal, where, ": config.json says tie_word_embeddings, but lm_head.weight differs from ",
+              "model.embed_tokens.weight; if the head is meant, set \"tie_word_embeddings\": false");
 }
 
 }  // namespace
 
-void check_weights(const WeightFiles& files, const ModelConfig& config, const std::string& source) {
-  constexpr size_t kShown = 20;
-  std::vector<std::string> problems;
-  std::set<std::string> expected;
+bool is_weight_dtype(Dtype dtype) {
+  return dtype == Dtype::kF64 || dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
+}
+
+bool is_derived_tensor(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
+
+void check_weights(const WeightFiles& weights, const ModelConfig& config, const std::string& where) {
+  Findings missing, extra, misshapen, mistyped;
+  std::set<std::string, std::less<>> expected;
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     expected.insert(tensor.name);
-    const auto* entry = files.find(tensor.name);
-    if (!entry) {
-      problems.push_back(cat("missing ", tensor.name, " ", shape_to_string(tensor.shape)));
-    } else if (entry->info->shape != tensor.shape) {
-      problems.push_back(cat(tensor.name, ": expected ", shape_to_string(tensor.shape), " by config.json, got ",
-                             shape_to_string(entry->info->shape)));
-    } else if (!floating(entry->info->dtype)) {
-      problems.push_back(cat(tensor.name, ": expected F32, BF16, F16 or F64, got ", to_string(entry->info->dtype)));
-    }
-  }
-  for (const auto& [name, entry] : files.entries()) {
-    if (expected.contains(name) || ignored(name)) continue;
-    const auto* embedding = files.find("model.embed_tokens.weight");
-    if (name == "lm_head.weight" && config.tie_word_embeddings && embedding) {
-      if (!same_bytes(entry, *embedding))
-        problems.push_back("lm_head.weight differs from model.embed_tokens.weight, and config.json ties them");
+    const auto* entry = weights.find(tensor.name);
+    if (entry == nullptr) {
+      missing.add(tensor.name, " " + shape_to_string(tensor.shape));
       continue;
     }
-    problems.push_back(cat("unexpected ", name, " ", shape_to_string(entry.info->shape)));
+    if (entry->info->shape != tensor.shape) {
+      misshapen.add(tensor.name, cat(" expected ", shape_to_string(tensor.shape), ", got ",
+                                     shape_to_string(entry->info->shape)));
+    }
+    if (!is_weight_dtype(entry->info->dtype)) mistyped.add(tensor.name, cat(" ", to_string(entry->info->dtype)));
   }
-  if (problems.empty()) return;
-  std::string text;
-  for (size_t i = 0; i < std::min(problems.size(), kShown); ++i) text += (i ? "; " : "") + problems[i];
-  if (problems.size() > kShown) text += cat("; and ", problems.size() - kShown, " more");
-  fail(ErrorCode::kBadInput, source, ": ", problems.size(), " tensors do not fit config.json: ", text);
+  for (const auto& [name, entry] : weights.entries()) {
+    const bool tied_head = config.tie_word_embeddings && name == "lm_head.weight";
+    if (!expected.contains(name) && !tied_head && !is_derived_tensor(name)) {
+      extra.add(name, " " + shape_to_string(entry.info->shape));
+    }
+  }
+  const std::string found = missing.text("missing") + extra.text("unexpected") + misshapen.text("wrong shape:") +
+                            mistyped.text("no floating-point numbers:");
+  if (!found.empty()) fail(ErrorCode::kBadInput, where, ": weights do not fit config.json: ", found.substr(2));
+  if (config.tie_word_embeddings) check_tied_head(weights, where);
 }
 
 }  // namespace liger

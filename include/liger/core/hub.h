@@ -11,4 +11,10 @@ namespace liger {
 /// Throws Error(kUsage) saying where it looked and which command fetches the model, or which names are known.
 std::filesystem::path resolve_model(const std::string& name_or_dir);
 
+/// The Hugging Face repository ("org/name") a folder of the local cache belongs to; "" for any other folder.
+std::string repository_of_folder(const std::filesystem::path& dir);
+
+/// What to call a model: the name in its repository, or its folder's name.
+std::string model_display_name(const std::filesystem::path& dir);
+
 }  // namespace liger

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "liger/core/model_config.h"
+#include "liger/io/json.h"
+#include "liger/io/safetensors.h"
+
+namespace liger {
+
+/// What to make of a Hugging Face model folder.
+struct ConvertOptions {
+  std::filesystem::path model;  ///< an existing folder, see resolve_model()
+  std::string arch = "gla";     ///< the recurrence to linearize with, or "softmax": back to the base model
+  std::filesystem::path out;    ///< empty = default_output_name() in the current directory
+  LigerConfig liger;            ///< not used for "softmax"
+  std::optional<Dtype> dtype;   ///< F32, BF16 or F16; absent = as stored
+  /// Bytes of tensors in one file; absent = the files as they are, or 5 GB where tensors are converted.
+  std::optional<uint64_t> shard_size;
+  bool overwrite = false;  ///< replace an output that liger wrote earlier
+};
+
+/// How a file of the new folder comes to be.
+enum class FileAction {
+  kLink,     ///< the same file under a second name; a reflink or a copy where the file system has no links
+  kCopy,     ///< a copy, so that editing it leaves the source alone
+  kRewrite,  ///< tensors converted or divided anew
+  kWrite     ///< made here
+};
+const char* to_string(FileAction action);
+
+struct PlannedFile {
+  std::string name = {};
+  FileAction action = FileAction::kWrite;
+  uint64_t bytes = 0;
+  std::filesystem::path from = {};       ///< for kLink and kCopy
+  std::vector<TensorInfo> tensors = {};  ///< for kRewrite: names, types and shapes to write
+  std::string content = {};              ///< for kWrite
+};
+
+/// Everything a conversion will do, with its input checked: config.json, and every tensor's name, type and shape.
+struct ConvertPlan {
+  ConvertOptions options = {};  ///< with `out` filled in
+  std::vector<PlannedFile> files = {};
+  std::vector<std::string> config_changes = {};  ///< "model_type: \"llama\" -> \"liger_gla\""
+  std::vector<std::string> warnings = {};
+  uint64_t bytes_written = 0;      ///< that need disk space
+  uint64_t peak_memory_bytes = 0;  ///< of the whole process, estimated
+};
+
+/// Reads and checks the source; writes nothing.
+/// Throws Error(kBadInput) for a model that cannot be converted (all findings at once), Error(kUsage) for settings
+/// that cannot be, Error(kLocked) if the output is in use or not empty, Error(kIo) if the disk has too little room.
+ConvertPlan plan_conversion(ConvertOptions options);
+
+/// Does what the plan says. The folder appears whole or not at all; an interrupt leaves nothing.
+/// Returns the folder.
+std::filesystem::path run_conversion(const ConvertPlan& plan);
+
+/// "Meta-Llama-3-8B-liger-gla"; for "softmax" the name without "-liger-gla" and with "-softmax".
+std::string default_output_name(const std::filesystem::path& model, const std::string& arch);
+
+/// The published form of a plan or of what was done: files with actions and bytes, config changes, warnings.
+OrderedJson to_json(const ConvertPlan& plan);
+
+}  // namespace liger

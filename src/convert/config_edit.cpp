@@ -1,0 +1,88 @@
+#include "convert/config_edit.h"
+
+#include <utility>
+
+#include "liger/error.h"
+#include "liger/models/family.h"
+
+namespace liger {
+namespace {
+
+bool is_set(const OrderedJson& config, const char* key) { return config.contains(key) && !config[key].is_null(); }
+
+// transformers 5 writes "rope_parameters" and "dtype"; earlier versions, the published code's among them, read only
+// "rope_theta", "rope_scaling" and "torch_dtype", and fall back to defaults without a word.
+void add_older_spelling(OrderedJson& config) {
+  if (is_set(config, "dtype") && !is_set(config, "torch_dtype")) config["torch_dtype"] = config["dtype"];
+  if (!is_set(config, "rope_parameters")) return;
+  OrderedJson scaling = config["rope_parameters"];
+  if (scaling.contains("rope_theta")) {
+    if (!is_set(config, "rope_theta")) config["rope_theta"] = scaling["rope_theta"];
+    scaling.erase("rope_theta");
+  }
+  const bool plain = !scaling.contains("rope_type") || scaling["rope_type"] == "default";
+  if (!plain && !is_set(config, "rope_scaling")) config["rope_scaling"] = std::move(scaling);
+}
+
+}  // namespace
+
+OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const LigerConfig& liger) {
+  config["architectures"] = OrderedJson::array({liger_architecture(liger.recurrence)});
+  config["model_type"] = liger_model_type(liger.recurrence);
+  add_older_spelling(config);
+  OrderedJson settings = to_json(liger);
+  settings["base_model_type"] = base.family->model_type;
+  config["liger"] = std::move(settings);
+  return config;
+}
+
+OrderedJson softmax_config(OrderedJson config, const ModelConfig& linearized) {
+  config["architectures"] = OrderedJson::array({linearized.family->architecture});
+  config["model_type"] = linearized.family->model_type;
+  config.erase("liger");
+  return config;
+}
+
+void set_config_dtype(OrderedJson& config, const std::string& name) {
+  if (config.contains("dtype")) config["dtype"] = name;
+  if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = name;
+}
+
+std::vector<std::string> config_changes(const OrderedJson& before, const OrderedJson& after) {
+  std::vector<std::string> changes;
+  for (const auto& [key, value] : before.items()) {
+    if (!after.contains(key)) {
+      changes.push_back(cat(key, ": ", value.dump(), " -> (removed)"));
+    } else if (after[key] != value) {
+      changes.push_back(cat(key, ": ", value.dump(), " -> ", after[key].dump()));
+    }
+  }
+  for (const auto& [key, value] : after.items()) {
+    if (!before.contains(key)) changes.push_back(cat(key, ": (absent) -> ", value.dump()));
+  }
+  return changes;
+}
+
+std::vector<std::string> compatibility_warnings(const ModelConfig& base, const LigerConfig& liger) {
+  std::vector<std::string> warnings;
+  const LigerConfig published;
+  std::string ignored;
+  const auto compare = [&](const char* name, auto ours, auto theirs) {
+    if (ours != theirs) ignored += cat(ignored.empty() ? "" : ", ", name, " ", ours, " (it uses ", theirs, ")");
+  };
+  compare("window", liger.window, published.window);
+  compare("sinks", liger.sinks, published.sinks);
+  compare("mix", liger.mix, published.mix);
+  compare("gate_divisor", liger.gate_divisor, published.gate_divisor);
+  if (!ignored.empty()) {
+    warnings.push_back("the published Liger code has its settings as constants and will ignore " + ignored +
+                       "; only liger runs this model as configured");
+  }
+  if (base.family->model_type != std::string("llama")) {
+    warnings.push_back(cat("the published Liger code has no ", base.family->model_type,
+                           "; only liger runs this model correctly"));
+  }
+  return warnings;
+}
+
+}  // namespace liger

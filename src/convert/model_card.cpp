@@ -1,0 +1,111 @@
+#include "convert/model_card.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "liger/core/hub.h"
+#include "liger/error.h"
+#include "liger/io/files.h"
+#include "liger/models/family.h"
+
+namespace liger {
+namespace {
+
+namespace fs = std::filesystem;
+
+// "license: llama3" and the like from the front matter of the base model's own card.
+std::vector<std::string> license_lines(const fs::path& readme) {
+  std::vector<std::string> lines;
+  std::error_code error;
+  constexpr uintmax_t kLargest = 4 << 20;
+  if (!fs::is_regular_file(readme, error) || fs::file_size(readme, error) > kLargest) return lines;
+  std::istringstream text(read_text(readme));
+  std::string line;
+  if (!std::getline(text, line) || !line.starts_with("---")) return lines;
+  while (std::getline(text, line) && !line.starts_with("---")) {
+    const bool printable = std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
+    const bool one_line = line.find(": ") != std::string::npos && line.find_first_of("|>&*{[") == std::string::npos;
+    if (line.starts_with("license") && printable && one_line) lines.push_back(line);
+  }
+  return lines;
+}
+
+// The cache names the content of large files by its sha256, so that it costs nothing to tell.
+std::string known_sha256(const fs::path& file) {
+  std::error_code error;
+  const fs::path target = fs::canonical(file, error);
+  const std::string name = target.filename().string();
+  const bool is_hash = name.size() == 64 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
+  return !error && is_hash && target.parent_path().filename() == "blobs" ? name : "";
+}
+
+void write_front_matter(std::ostream& out, const CardFacts& facts) {
+  out << "---\n";
+  if (const std::string base = repository_of_folder(facts.source); !base.empty()) out << "base_model: " << base << "\n";
+  for (const std::string& line : license_lines(facts.source / "README.md")) out << line << "\n";
+  out << "pipeline_tag: text-generation\n";
+  if (facts.model.liger) out << "tags:\n- liger\n- linear-attention\n";
+  out << "---\n\n";
+}
+
+void write_source(std::ostream& out, const CardFacts& facts) {
+  out << "## Made from\n\n| file | bytes | sha256 |\n| --- | --- | --- |\n";
+  const auto row = [&](const std::string& name, const std::string& hash) {
+    out << "| " << name << " | " << fs::file_size(facts.source / name) << " | " << (hash.empty() ? "-" : hash) << " |\n";
+  };
+  for (const char* name : {"config.json", "model.safetensors.index.json"}) {
+    if (fs::exists(facts.source / name)) row(name, sha256_file(facts.source / name));
+  }
+  for (const std::string& name : facts.source_files) row(name, known_sha256(facts.source / name));
+  out << "\n";
+}
+
+void write_changes(std::ostream& out, const CardFacts& facts) {
+  out << "## What was changed\n\n";
+  for (const std::string& change : facts.changes) out << "- config.json: `" << change << "`\n";
+  if (facts.dtype.empty()) {
+    out << "- The weights are the base model's, byte for byte.\n\n";
+  } else {
+    out << "- The weights were converted to " << facts.dtype << ", rounded to nearest.\n\n";
+  }
+}
+
+void write_settings(std::ostream& out, const LigerConfig& liger) {
+  out << "## Settings (`\"liger\"` in config.json)\n\n| setting | value | meaning |\n| --- | --- | --- |\n"
+      << "| recurrence | " << liger.recurrence << " | gated linear recurrence whose gate comes from the key projection |\n"
+      << "| window | " << liger.window << " | keys a query sees in the softmax branch, itself included |\n"
+      << "| sinks | " << liger.sinks << " | first tokens that every query sees in it |\n"
+      << "| mix | " << liger.mix << " | share of the softmax branch in the output |\n"
+      << "| gate_divisor | " << liger.gate_divisor << " | log-decay = logsigmoid(k) / gate_divisor |\n\n";
+}
+
+}  // namespace
+
+std::string model_card(const CardFacts& facts) {
+  std::ostringstream out;
+  const std::string base = model_display_name(facts.source);
+  write_front_matter(out, facts);
+  out << "# " << facts.name << "\n\n";
+  if (facts.model.liger) {
+    out << base << " with the softmax attention of all " << facts.model.num_hidden_layers
+        << " layers replaced by Liger attention (arXiv 2503.01496): a gated linear recurrence and a sliding window, "
+        << "both from the same q, k, v and o weights. Memory while generating does not grow with the text.\n\n"
+        << "**Not fine-tuned yet**: the recurrence has never been trained, so the model writes nonsense until it is.\n\n";
+  } else {
+    out << base << ", turned back into a " << facts.model.family->model_type << " model with softmax attention.\n\n";
+  }
+  for (const std::string& warning : facts.warnings) out << "> Note: " << warning << ".\n\n";
+  if (facts.model.liger) {
+    write_settings(out, *facts.model.liger);
+    out << "## Next\n\n```sh\nliger-finetune configs/lora.yaml --set model.path=" << facts.name
+        << " --set save.dir=out/" << facts.name << "\nliger-eval --model " << facts.name << " --adapter out/" << facts.name
+        << " --tasks piqa,arc_easy --data DATA\nliger-generate --model " << facts.name << " --adapter out/" << facts.name
+        << " --prompt \"...\"\n```\n\n";
+  }
+  write_changes(out, facts);
+  write_source(out, facts);
+  out << "The base model's licence holds for this one; its licence files, where it has any, lie beside this card.\n";
+  return std::move(out).str();
+}
+
+}  // namespace liger

@@ -1,0 +1,203 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <fstream>
+#include <set>
+#include <utility>
+
+#include "convert/config_edit.h"
+#include "convert/model_card.h"
+#include "convert/rewrite.h"
+#include "convert/shards.h"
+#include "liger/convert/convert.h"
+#include "liger/core/checkpoint.h"
+#include "liger/core/hub.h"
+#include "liger/error.h"
+#include "liger/models/family.h"
+
+namespace liger {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+// What a user of the model needs beside config.json and the weights.
+bool belongs_to_model(const std::string& name) {
+  std::string lower = name;
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](unsigned char c) { return std::tolower(c); });
+  constexpr std::string_view kPrefixes[] = {"tokenizer", "chat_template", "license", "licence", "notice", "use_policy"};
+  constexpr std::string_view kNames[] = {"special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+                                         "generation_config.json"};
+  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes), [&](auto p) { return lower.starts_with(p); }) ||
+         std::find(std::begin(kNames), std::end(kNames), lower) != std::end(kNames);
+}
+
+void check_model(const ModelConfig& config, const OrderedJson& json, const ConvertOptions& options) {
+  const std::string where = (options.model / "config.json").string();
+  if (options.arch == "softmax") {
+    LIGER_CHECK(config.liger.has_value(), where, ": model_type '", json["model_type"].get<std::string>(),
+                "' has softmax attention already; expected a linearized model");
+  } else {
+    LIGER_CHECK_USAGE(liger_model_type(options.arch) == "liger_gla", "arch '", options.arch,
+                      "' is not known; expected gla or softmax");
+    LIGER_CHECK(!config.liger.has_value(), where, ": this model is linearized already; to change its settings, turn it ",
+                "back first (--arch softmax) or edit \"liger\" in its config.json");
+    validate(options.liger, "liger settings");
+  }
+  LIGER_CHECK(!json.contains("quantization_config") || json["quantization_config"].is_null(), where,
+              ": 'quantization_config': quantized models cannot be converted; take the unquantized one");
+}
+
+// The nearest folder above `path` that exists: where its disk space will come from.
+fs::path existing_parent(const fs::path& path) {
+  fs::path at = fs::absolute(path).lexically_normal();
+  while (!fs::is_directory(at) && at.has_relative_path()) at = at.parent_path();
+  return at;
+}
+
+bool same_file_system(const fs::path& a, const fs::path& b) {
+  struct stat first {}, second {};
+  return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev;
+}
+
+void check_output(const ConvertOptions& options) {
+  std::error_code error;
+  LIGER_CHECK_USAGE(!fs::equivalent(options.out, options.model, error), "--out ", options.out.string(),
+                    " is the model itself; choose another folder");
+  if (!fs::exists(options.out, error) || options.overwrite) return;
+  const bool vacant = fs::is_directory(options.out, error) && fs::is_empty(options.out, error);
+  if (!vacant) {
+    fail(ErrorCode::kLocked, options.out.string(),
+         ": exists and is not empty; choose another folder with --out, or replace it with --overwrite");
+  }
+}
+
+// Room on the disk, found out before the work rather than after it.
+void check_space(const ConvertPlan& plan) {
+  const fs::path folder = existing_parent(plan.options.out);
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (!error && space.available < plan.bytes_written) {
+    fail(ErrorCode::kIo, folder.string(), ": needs ", plan.bytes_written, " bytes for the new model, has ",
+         space.available, " free");
+  }
+}
+
+bool needs_rewrite(const ConvertOptions& options, const WeightFiles& weights) {
+  if (options.shard_size) return true;
+  return options.dtype && std::any_of(weights.entries().begin(), weights.entries().end(), [&](const auto& named) {
+           return converted_dtype(*named.second.info, options.dtype) != named.second.info->dtype;
+         });
+}
+
+void add_weights(ConvertPlan& plan, const WeightFiles& weights) {
+  const ConvertOptions& options = plan.options;
+  if (needs_rewrite(options, weights)) {
+    constexpr uint64_t kDefaultShard = 5'000'000'000;
+    plan_shards(weights, options.dtype, options.shard_size.value_or(kDefaultShard), plan.files);
+    plan.peak_memory_bytes += rewrite_buffer_bytes();
+    return;
+  }
+  const bool can_link = same_file_system(options.model, existing_parent(options.out));
+  for (const auto& file : weights.files()) {
+    plan.files.push_back({.name = file->path().filename().string(),
+                          .action = can_link ? FileAction::kLink : FileAction::kCopy,
+                          .bytes = fs::file_size(file->path()),
+                          .from = file->path()});
+  }
+  if (weights.files().size() > 1 || weights.files().front()->path().filename() != "model.safetensors") {
+    plan.files.push_back({.name = kIndexName,
+                          .action = FileAction::kCopy,
+                          .bytes = fs::file_size(options.model / kIndexName),
+                          .from = options.model / kIndexName});
+  }
+}
+
+void add_companions(ConvertPlan& plan) {
+  std::set<fs::path> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(plan.options.model)) {
+    if (belongs_to_model(entry.path().filename().string()) && entry.is_regular_file()) found.insert(entry.path());
+  }
+  for (const fs::path& file : found) {
+    plan.files.push_back({.name = file.filename().string(),
+                          .action = FileAction::kCopy,
+                          .bytes = fs::file_size(file),
+                          .from = file});
+  }
+}
+
+void add_text(ConvertPlan& plan, const std::string& name, std::string content) {
+  plan.files.push_back({.name = name, .bytes = content.size(), .content = std::move(content)});
+}
+
+uint64_t resident_bytes() {
+  uint64_t total = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> total >> resident;
+  return resident * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string config_dtype_name(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::kF16: return "float16";
+    case Dtype::kBF16: return "bfloat16";
+    default: return "float32";
+  }
+}
+
+OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options) {
+  OrderedJson config = options.arch == "softmax" ? softmax_config(before, model)
+                                                 : linearized_config(before, model, options.liger);
+  if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
+  return config;
+}
+
+}  // namespace
+
+ConvertPlan plan_conversion(ConvertOptions options) {
+  ModelConfig model = ModelConfig::read(options.model);
+  const OrderedJson before = read_ordered_json(options.model / "config.json");
+  check_model(model, before, options);
+  if (options.out.empty()) options.out = default_output_name(options.model, options.arch);
+  check_output(options);
+  const WeightFiles weights(options.model);
+  check_weights(weights, model, options.model.string());
+
+  ConvertPlan plan{.options = std::move(options)};
+  const OrderedJson after = edited_config(before, model, plan.options);
+  plan.config_changes = config_changes(before, after);
+  plan.peak_memory_bytes = resident_bytes();
+  model.liger.reset();
+  if (plan.options.arch != "softmax") {
+    model.liger = plan.options.liger;
+    plan.warnings = compatibility_warnings(model, *model.liger);
+  }
+  add_weights(plan, weights);
+  add_companions(plan);
+  add_text(plan, "config.json", after.dump(2, ' ', /*ensure_ascii=*/true) + "\n");
+  std::vector<std::string> source_files;
+  for (const auto& file : weights.files()) source_files.push_back(file->path().filename().string());
+  add_text(plan, "README.md",
+           model_card({.source = plan.options.model,
+                       .name = model_display_name(plan.options.out),
+                       .model = model,
+                       .source_files = std::move(source_files),
+                       .changes = plan.config_changes,
+                       .warnings = plan.warnings,
+                       .dtype = plan.options.dtype ? config_dtype_name(*plan.options.dtype) : ""}));
+  for (const PlannedFile& file : plan.files) plan.bytes_written += file.action == FileAction::kLink ? 0 : file.bytes;
+  check_space(plan);
+  return plan;
+}
+
+std::string default_output_name(const fs::path& model, const std::string& arch) {
+  constexpr std::string_view kSuffix = "-liger-gla";
+  std::string name = model_display_name(model);
+  if (arch != "softmax") return name + "-liger-" + arch;
+  if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
+  return name + "-softmax";
+}
+
+}  // namespace liger

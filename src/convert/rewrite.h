@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "liger/io/safetensors.h"
+
+namespace liger {
+
+/// Memory rewrite_file() uses beyond the tensors' headers.
+uint64_t rewrite_buffer_bytes();
+
+/// Writes one safetensors file with `tensors` (names, types, shapes) from `weights`, converting where the type differs.
+/// One thread reads and converts while the other writes; large tensors go in pieces, so memory is bounded.
+/// `on_progress` gets the bytes written since the last call. Throws Error(kBadInput) if a value is too large for the
+/// new type, Error(kInterrupted) on a signal; the file appears whole or not at all.
+void rewrite_file(const WeightFiles& weights, const std::filesystem::path& file, std::vector<TensorInfo> tensors,
+                  const std::function<void(uint64_t)>& on_progress);
+
+}  // namespace liger
