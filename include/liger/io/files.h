@@ -22,8 +22,12 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   std::byte* mutable_data() const { return data_; }
+  /// Copies bytes by pread, without touching the mapping. Throws Error(kBadInput) if the file ends before them.
+  void read_at(uint64_t offset, std::span<std::byte> to) const;
 
  private:
+  std::filesystem::path file_;
+  int fd_ = -1;
   std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
@@ -39,6 +43,8 @@ class AtomicFile {
   ~AtomicFile();  ///< removes the temporary file unless committed
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
+  /// Claims the disk space for a file of `bytes`, so that a full disk is found before the work and not after it.
+  void reserve(uint64_t bytes);
   void write(const void* data, size_t size);  ///< appends; Error(kIo) names the file and the reason
   void write(std::string_view text) { write(text.data(), text.size()); }
   void commit();
@@ -51,15 +57,15 @@ void write_text_atomic(const std::filesystem::path& file, std::string_view text)
 
 /// Fills a folder so that it appears whole or not at all: everything is written under path(), a hidden sibling of
 /// `dir`; commit() writes MANIFEST.json (file sizes and sha256), syncs every file and renames it to `dir`.
-/// Throws Error(kLocked) if `dir` exists and is not empty (unless `overwrite`, which swaps it out at commit),
-/// or while another process writes it.
+/// Throws Error(kLocked) if `dir` exists and is not empty (unless `overwrite`, which swaps it out at commit, and only
+/// a folder that has a MANIFEST.json), or while another process writes it.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path dir, bool overwrite = false);
   ~AtomicDirectory();  ///< removes what was written unless committed
   AtomicDirectory(const AtomicDirectory&) = delete;
   AtomicDirectory& operator=(const AtomicDirectory&) = delete;
-  const std::filesystem::path& path() const;
+  const std::filesystem::path& path() const;  ///< after commit(): `dir`, with links resolved
   /// `hash_limit`: files larger than this get their size in the manifest but no hash (0 = hash all).
   void commit(uint64_t hash_limit = 0);
 

@@ -89,6 +89,8 @@ class WeightFiles {
   uint64_t total_bytes() const;
 
  private:
+  void add(std::shared_ptr<SafetensorsFile> file);
+  void load_shards(const std::filesystem::path& dir);
   std::vector<std::shared_ptr<SafetensorsFile>> files_;
   std::map<std::string, Entry, std::less<>> entries_;
 };

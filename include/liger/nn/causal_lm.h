@@ -14,7 +14,8 @@
 
 namespace liger {
 
-class Decoder;  // the stack between embedding and final norm
+class Decoder;  // embedding, layers and final norm
+class Linear;
 
 /// How to load a model.
 struct LoadOptions {
@@ -23,6 +24,8 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   /// Runs the same weights with these Liger layers, whatever config.json says.
   std::optional<LigerConfig> liger;
+  /// Runs them with softmax attention, whatever config.json says.
+  bool softmax = false;
   /// A PEFT LoRA folder to add; empty = none.
   std::filesystem::path adapter;
 };
@@ -53,9 +56,12 @@ class CausalLM : public torch::nn::Module {
   void save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype = {}) const;
 
  private:
+  struct Uninitialized {};
+  CausalLM(Uninitialized, ModelConfig config, const at::TensorOptions& options);
+
   ModelConfig config_;
   std::shared_ptr<Decoder> model_;
-  at::Tensor lm_head_;  // undefined if tied
+  std::shared_ptr<Linear> lm_head_;  // null if tied
 };
 
 }  // namespace liger

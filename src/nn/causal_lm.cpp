@@ -1,0 +1,87 @@
+#include "liger/nn/causal_lm.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+
+#include "liger/core/checkpoint.h"
+#include "liger/error.h"
+#include "liger/nn/lora.h"
+#include "nn/decoder.h"
+
+namespace liger {
+namespace {
+
+bool is_lora(const std::string& name) { return name.find(".lora_") != std::string::npos; }
+
+at::ScalarType stored_type(const WeightFiles& files) {
+  return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
+}
+
+// Matrices as Hugging Face draws them; vectors are norms (neutral) and biases (zero).
+void randomize(torch::nn::Module& model, const ModelConfig& config) {
+  at::NoGradGuard no_grad;
+  for (auto& item : model.named_parameters()) {
+    at::Tensor& parameter = item.value();
+    if (parameter.dim() > 1) {
+      parameter.normal_(0.0, config.initializer_range);
+    } else {
+      const bool norm = item.key().find("norm") != std::string::npos;
+      parameter.fill_(norm && !config.family->norm_adds_one ? 1.0 : 0.0);
+    }
+  }
+}
+
+}  // namespace
+
+CausalLM::CausalLM(Uninitialized, ModelConfig config, const at::TensorOptions& options) : config_(std::move(config)) {
+  model_ = register_module("model", std::make_shared<Decoder>(config_, options));
+  if (!config_.tie_word_embeddings) {
+    lm_head_ = register_module("lm_head",
+                               std::make_shared<Linear>(config_.hidden_size, config_.vocab_size, false, options));
+  }
+}
+
+CausalLM::CausalLM(ModelConfig config, at::TensorOptions options)
+    : CausalLM(Uninitialized{}, std::move(config), options) {
+  randomize(*this, config_);
+}
+
+std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const LoadOptions& options) {
+  ModelConfig config = ModelConfig::read(dir);
+  if (options.liger) config.liger = options.liger;
+  if (options.softmax) config.liger.reset();
+  if (config.liger) validate(*config.liger, "liger");
+  const WeightFiles files(dir);
+  check_weights(files, config, dir.string());
+  const at::ScalarType dtype = options.dtype.value_or(stored_type(files));
+
+  // The storage is never touched before the mapped tensors replace it, so it costs address space only.
+  std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
+  at::NoGradGuard no_grad;
+  for (auto& item : model->named_parameters()) {
+    const auto* entry = files.find(item.key());
+    item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype));
+  }
+  if (!options.adapter.empty()) load_adapter(*model, options.adapter);
+  return model;
+}
+
+at::ScalarType CausalLM::dtype() const { return model_->embedding().scalar_type(); }
+at::Device CausalLM::device() const { return model_->embedding().device(); }
+
+at::Tensor CausalLM::hidden_states(const Sequences& tokens, DecodingState* state) {
+  return model_->forward(tokens, state);
+}
+
+at::Tensor CausalLM::logits(const at::Tensor& hidden) { return at::linear(hidden, head_weight()); }
+
+at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : model_->embedding(); }
+
+void CausalLM::save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype) const {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& item : named_parameters())
+    if (!is_lora(item.key())) tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
+  save_tensors(file, tensors);
+}
+
+}  // namespace liger

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "liger/core/sequences.h"
+#include "liger/nn/state.h"
+#include "nn/modules.h"
+#include "nn/token_mixer.h"
+
+namespace liger {
+
+/// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)).
+class DecoderLayer : public torch::nn::Module {
+ public:
+  DecoderLayer(const ModelConfig& config, const at::TensorOptions& options);
+  at::Tensor forward(at::Tensor x, const MixerContext& context, LayerState* state);
+
+ private:
+  std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;
+  std::shared_ptr<TokenMixer> self_attn_;
+  std::shared_ptr<Mlp> mlp_;
+};
+
+/// Embedding, layers and final norm: what Hugging Face calls "model".
+class Decoder : public torch::nn::Module {
+ public:
+  Decoder(const ModelConfig& config, const at::TensorOptions& options);
+  at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
+  const at::Tensor& embedding() const { return embed_tokens_->weight; }
+
+ private:
+  ModelConfig config_;
+  std::shared_ptr<Embedding> embed_tokens_;
+  std::vector<std::shared_ptr<DecoderLayer>> layers_;
+  std::shared_ptr<RmsNorm> norm_;
+};
+
+}  // namespace liger

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <string>
+
+#include "liger/models/family.h"
+#include "liger/nn/lora.h"
+
+namespace liger {
+
+class RmsNorm : public torch::nn::Module {
+ public:
+  RmsNorm(const ModelConfig& config, const at::TensorOptions& options);
+  at::Tensor forward(const at::Tensor& x);
+  at::Tensor weight;
+
+ private:
+  double eps_;
+  bool adds_one_;
+};
+
+class Embedding : public torch::nn::Module {
+ public:
+  Embedding(const ModelConfig& config, const at::TensorOptions& options);
+  at::Tensor forward(const at::Tensor& ids);  ///< [N] -> [N, hidden_size]
+  at::Tensor weight;
+
+ private:
+  double scale_;  // 1 = none
+};
+
+/// down(act(gate(x)) * up(x)).
+class Mlp : public torch::nn::Module {
+ public:
+  Mlp(const ModelConfig& config, const at::TensorOptions& options);
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  std::string act_;
+  std::shared_ptr<Linear> gate_proj_, up_proj_, down_proj_;
+};
+
+}  // namespace liger

@@ -1,0 +1,27 @@
+#include "nn/token_mixer.h"
+
+namespace liger {
+
+TokenMixer::TokenMixer(const ModelConfig& config, const at::TensorOptions& options)
+    : heads_(config.num_attention_heads), kv_heads_(config.num_key_value_heads), head_dim_(config.head_dim) {
+  const auto linear = [&](const char* name, int64_t in, int64_t out) {
+    return register_module(name, std::make_shared<Linear>(in, out, config.attention_bias, options));
+  };
+  q_proj_ = linear("q_proj", config.hidden_size, heads_ * head_dim_);
+  k_proj_ = linear("k_proj", config.hidden_size, kv_heads_ * head_dim_);
+  v_proj_ = linear("v_proj", config.hidden_size, kv_heads_ * head_dim_);
+  o_proj_ = linear("o_proj", heads_ * head_dim_, config.hidden_size);
+}
+
+at::Tensor TokenMixer::forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
+  const auto by_head = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
+  const at::Tensor mixed = mix(by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),
+                               by_head(v_proj_->forward(x), kv_heads_), context, state);
+  return o_proj_->forward(mixed.reshape({-1, heads_ * head_dim_}));
+}
+
+std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, const at::TensorOptions& options) {
+  return config.liger ? make_liger_attention(config, options) : make_softmax_attention(config, options);
+}
+
+}  // namespace liger

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "liger/core/model_config.h"
+#include "liger/core/sequences.h"
+#include "liger/nn/lora.h"
+#include "liger/nn/state.h"
+#include "liger/ops/ops.h"
+
+namespace liger {
+
+/// What every layer of one forward pass shares.
+struct MixerContext {
+  const Sequences& tokens;
+  Rotation rotation;                 ///< of all tokens, at their positions in their sequences
+  const std::vector<int64_t>& past;  ///< tokens of each sequence already in the state; zeros without one
+  at::Tensor seen;                   ///< the same, [S] int64 on the device; undefined without a state
+};
+
+/// q, k, v and o projections around a way to mix tokens.
+class TokenMixer : public torch::nn::Module {
+ public:
+  TokenMixer(const ModelConfig& config, const at::TensorOptions& options);
+  /// x [N, hidden_size] -> [N, hidden_size]; `state` (may be null) is advanced.
+  at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
+
+ protected:
+  /// q [N, H, D], k and v [N, Hkv, D] as projected -> [N, H, D] in the same dtype.
+  virtual at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
+                         LayerState* state) = 0;
+
+ private:
+  int64_t heads_, kv_heads_, head_dim_;
+  std::shared_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
+};
+
+/// The mixer config.json asks for: softmax attention, or a Liger layer if `config.liger`.
+std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, const at::TensorOptions& options);
+
+// One file each.
+std::shared_ptr<TokenMixer> make_softmax_attention(const ModelConfig& config, const at::TensorOptions& options);
+std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, const at::TensorOptions& options);
+
+}  // namespace liger
