@@ -7,6 +7,7 @@
 #include <ATen/ops/flip.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include "liger/error.h"
@@ -83,9 +84,9 @@ ScanOutputs diagonal_scan_chunked(const ScanInputs& in) {
 
   const at::Tensor index = at::arange(C, at::TensorOptions(at::kLong).device(k.device()));
   const at::Tensor row = index.view({C, 1, 1}), column = index.view({1, C, 1});
-  const auto to_real = [&](const at::Tensor& mask) { return mask.to(k.scalar_type()); };
-  const at::Tensor later = g.unsqueeze(4) * to_real(row > column);  // [.., i, j, K]: g_i where i > j
-  const at::Tensor E = at::exp(later.cumsum(3)) * to_real(row >= column);
+  // Chosen by where, not by a product with 0: a log-decay may be -infinity.
+  const at::Tensor later = at::where(row > column, g.unsqueeze(4), 0.0);  // [.., i, j, K]: g_i where i > j
+  const at::Tensor E = at::where(row >= column, at::exp(later.cumsum(3)), 0.0);
 
   const at::Tensor A = at::matmul(q, (E * k.unsqueeze(3)).transpose(-1, -2));  // [.., C, G, C]
   const at::Tensor within = at::matmul(A.reshape({B, Hkv, N, C * G, C}), v);

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -15,16 +15,16 @@ namespace liger {
 class JsonlReader {
  public:
   explicit JsonlReader(const std::filesystem::path& file);
+  JsonlReader(JsonlReader&&) noexcept;
+  JsonlReader& operator=(JsonlReader&&) noexcept;
+  ~JsonlReader();
   std::optional<Json> next();
-  int64_t line() const { return line_; }  ///< of the row last returned, from 1
-  std::string where() const;              ///< "FILE:LINE"
+  int64_t line() const;       ///< where the row last returned begins, from 1
+  std::string where() const;  ///< "FILE:LINE"
 
  private:
-  std::filesystem::path file_;
-  std::ifstream in_;
-  Json array_;
-  bool is_array_ = false;
-  int64_t line_ = 0;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
 };
 
 /// A string field of a row. Throws Error(kBadInput) with the reader's place when it is missing or no string.

@@ -12,6 +12,10 @@
 
 namespace liger {
 
+namespace detail {
+struct SettingsNode;
+}
+
 /// A tree of settings (YAML file, command-line overrides, or an object of a JSON file) that remembers where each
 /// value came from and which keys were asked for, so that a misspelt key is an error and not a silence.
 ///
@@ -24,7 +28,8 @@ class Settings {
  public:
   /// Strict YAML 1.2 subset: one document of plain mappings, sequences and scalars. Refused with
   /// file:line:column: duplicate keys, anchors, aliases, tags, merge keys, tabs, invalid UTF-8, NUL, a second
-  /// document, nesting deeper than 64, more than 16 MiB. Throws Error(kUsage); Error(kIo) if it cannot be read.
+  /// document, nesting deeper than 64, more than 256 KiB. A number with a leading zero, .inf and .nan
+  /// are refused too; yes, no, on, off are text. Throws Error(kUsage); Error(kIo) if it cannot be read.
   static Settings from_yaml_file(const std::filesystem::path& file);
   static Settings from_yaml(std::string_view text, const std::string& source);
   /// `source` names the file and, after ':', the place in it; used in messages only.
@@ -67,10 +72,9 @@ class Settings {
   Json to_json() const;
 
  private:
-  struct Node;
-  explicit Settings(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+  explicit Settings(std::shared_ptr<detail::SettingsNode> node) : node_(std::move(node)) {}
   void mark(std::string_view key) const;
-  std::shared_ptr<Node> node_;
+  std::shared_ptr<detail::SettingsNode> node_;
 };
 
 }  // namespace liger

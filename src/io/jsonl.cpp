@@ -1,0 +1,154 @@
+#include "liger/io/jsonl.h"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "io/json_dom.h"
+#include "io/posix.h"
+#include "io/text.h"
+#include "liger/io/files.h"
+
+namespace liger {
+namespace {
+
+constexpr size_t kMaxLine = size_t{64} << 20;
+constexpr size_t kPiece = size_t{1} << 18;
+
+/// Lines of a file in bounded memory.
+class LineSource {
+ public:
+  explicit LineSource(const std::filesystem::path& file) : file_(file), fd_(detail::open_regular(file)) {}
+
+  /// The next line without its end, valid until the next call; nothing at the end of the file.
+  std::optional<std::string_view> next() {
+    size_t searched = 0;
+    while (true) {
+      const size_t newline = buffer_.find('\n', begin_ + searched);
+      if (newline != std::string::npos) return take(newline, newline + 1);
+      searched = buffer_.size() - begin_;
+      if (searched > kMaxLine) return take(begin_ + searched, begin_ + searched);
+      if (!fill()) {
+        if (searched == 0) return std::nullopt;
+        return take(buffer_.size(), buffer_.size());
+      }
+    }
+  }
+
+ private:
+  std::string_view take(size_t end, size_t next) {
+    const std::string_view line = std::string_view(buffer_).substr(begin_, end - begin_);
+    begin_ = next;
+    return line;
+  }
+  bool fill() {
+    buffer_.erase(0, begin_);
+    begin_ = 0;
+    const size_t kept = buffer_.size();
+    const size_t piece = std::max(kPiece, kept);  // grows with the line, so that a long one is not moved again and again
+    buffer_.resize(kept + piece);
+    const size_t got = detail::read_at(fd_, buffer_.data() + kept, piece, offset_, file_);
+    buffer_.resize(kept + got);
+    offset_ += got;
+    return got > 0;
+  }
+
+  std::filesystem::path file_;
+  detail::Fd fd_;
+  std::string buffer_;
+  size_t begin_ = 0;
+  uint64_t offset_ = 0;
+};
+
+struct Row {
+  Json value;
+  int64_t line;
+};
+
+bool is_blank(std::string_view line) { return line.find_first_not_of(" \t\r") == std::string_view::npos; }
+
+}  // namespace
+
+struct JsonlReader::Impl {
+  std::filesystem::path file;
+  std::optional<LineSource> lines;  // unless the file is one array
+  std::vector<Row> rows;
+  size_t next_row = 0;
+  int64_t line = 0;
+
+  void read_array();
+  std::optional<Json> next_line();
+};
+
+void JsonlReader::Impl::read_array() {
+  const std::string text = read_text(file);
+  detail::JsonText json(text, file.string());
+  detail::DomBuilder<Json> builder(json);
+  detail::run_strict_sax(json, builder);
+  Json array = builder.take();
+  LIGER_CHECK(array.is_array(), file.string(), ":1: expected an array of objects; a file of one object per line is "
+              "named .jsonl");
+  int64_t at_line = 1;
+  size_t at = 0;
+  for (size_t i = 0; i < array.size(); ++i) {
+    const size_t begin = builder.rows()[i];
+    at_line += std::count(text.begin() + static_cast<long>(at), text.begin() + static_cast<long>(begin), '\n');
+    at = begin;
+    rows.push_back({std::move(array[i]), at_line});
+  }
+}
+
+std::optional<Json> JsonlReader::Impl::next_line() {
+  while (const auto line_text = lines->next()) {
+    ++line;
+    const std::string source = file.string();
+    LIGER_CHECK(line_text->size() <= kMaxLine, source, ":", line, ": a line of more than 64 MiB");
+    if (is_blank(*line_text)) continue;
+    const std::string_view row = line_text->ends_with('\r') ? line_text->substr(0, line_text->size() - 1) : *line_text;
+    detail::JsonText json(row, source, static_cast<size_t>(line));
+    detail::DomBuilder<Json> builder(json);
+    detail::run_strict_sax(json, builder);
+    return builder.take();
+  }
+  return std::nullopt;
+}
+
+JsonlReader::JsonlReader(const std::filesystem::path& file) : impl_(std::make_unique<Impl>()) {
+  impl_->file = file;
+  if (file.extension() == ".json") {
+    impl_->read_array();
+  } else {
+    impl_->lines.emplace(file);
+  }
+}
+
+JsonlReader::JsonlReader(JsonlReader&&) noexcept = default;
+JsonlReader& JsonlReader::operator=(JsonlReader&&) noexcept = default;
+JsonlReader::~JsonlReader() = default;
+
+std::optional<Json> JsonlReader::next() {
+  Impl& impl = *impl_;
+  std::optional<Json> row;
+  if (impl.lines) {
+    row = impl.next_line();
+  } else if (impl.next_row < impl.rows.size()) {
+    Row& from = impl.rows[impl.next_row++];
+    impl.line = from.line;
+    row = std::move(from.value);
+  }
+  LIGER_CHECK(!row || row->is_object(), where(), ": expected an object, got ", row ? row->type_name() : "");
+  return row;
+}
+
+int64_t JsonlReader::line() const { return impl_->line; }
+
+std::string JsonlReader::where() const { return cat(impl_->file.string(), ":", impl_->line); }
+
+std::string string_field(const Json& row, const std::string& key, const std::string& where) {
+  const auto at = row.find(key);
+  LIGER_CHECK(at != row.end(), where, ": the field '", detail::printable(key), "' is missing");
+  LIGER_CHECK(at->is_string(), where, ": '", detail::printable(key), "': expected text, got ", at->type_name());
+  return at->get<std::string>();
+}
+
+}  // namespace liger

@@ -1,0 +1,49 @@
+"""Writes tests/data/golden/: tiny random checkpoints and the logits transformers gives for them.
+
+    python tests/compare/make_goldens.py
+
+Each folder is a Hugging Face model plus expected.safetensors: input_ids and attention_mask [B, T] int64, logits
+[B, T, V] float32 computed in float64 on float32 weights. The tests read these files and need no Python.
+"""
+import pathlib
+import sys
+
+try:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+except ImportError as missing:
+    sys.exit(f"skipped: {missing}")
+
+OUT = pathlib.Path(__file__).parent.parent / "data" / "golden"
+SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             max_position_embeddings=256, bos_token_id=1, eos_token_id=2, initializer_range=0.2)
+LLAMA3_ROPE = dict(rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=64)
+MODELS = {
+    "llama_tied_gqa": (LlamaForCausalLM, LlamaConfig(**SHAPE, num_key_value_heads=2, tie_word_embeddings=True)),
+    "llama_untied_mha": (LlamaForCausalLM, LlamaConfig(**SHAPE, num_key_value_heads=4, tie_word_embeddings=False,
+                                                       attention_bias=True, mlp_bias=True)),
+    "llama_rope3": (LlamaForCausalLM, LlamaConfig(**SHAPE, num_key_value_heads=1, head_dim=16,
+                                                  tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE)),
+    "gemma": (GemmaForCausalLM, GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=16)),
+}
+
+for seed, (name, (kind, config)) in enumerate(MODELS.items()):
+    torch.manual_seed(seed)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter.dim() == 1:  # norms and biases away from their neutral values
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(OUT / name)
+    (OUT / name / "generation_config.json").unlink(missing_ok=True)
+
+    ids = torch.randint(3, SHAPE["vocab_size"], (2, 150))
+    mask = torch.ones_like(ids)
+    mask[1, :20] = 0  # left padding
+    with torch.no_grad():
+        logits = model.double()(ids, attention_mask=mask).logits.float()
+    save_file({"input_ids": ids, "attention_mask": mask, "logits": logits[:, ::10].contiguous()},
+              OUT / name / "expected.safetensors")
+    print(name, sum(p.numel() for p in model.parameters()), "parameters")
