@@ -125,7 +125,7 @@ void add_companions(ConvertPlan& plan) {
     plan.files.push_back({.name = file.filename().string(),
                           .action = FileAction::kCopy,
                           .bytes = fs::file_size(file),
-                          .from = file});
+                          .from = file_inside(plan.options.model, file.filename().string())});
   }
 }
 
