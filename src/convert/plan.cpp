@@ -12,7 +12,7 @@
 #include "convert/rewrite.h"
 #include "convert/shards.h"
 #include "liger/convert/convert.h"
-#include "liger/core/checkpoint.h"
+#include "liger/models/check_weights.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/models/family.h"

@@ -6,6 +6,7 @@
 #include "eval/python_random.h"
 #include "eval/python_text.h"
 #include "eval/row.h"
+#include "io/nearest.h"
 #include "liger/error.h"
 #include "liger/io/jsonl.h"
 
@@ -130,9 +131,12 @@ std::vector<std::string> task_names() {
 const Task& find_task(std::string_view name) {
   const auto found = std::find_if(std::begin(kTasks), std::end(kTasks), [&](const Task& t) { return t.name == name; });
   if (found != std::end(kTasks)) return *found;
+  const std::vector<std::string> names = task_names();
+  const std::string nearest = detail::nearest(std::string(name), {names.begin(), names.end()});
   std::string known;
-  for (const std::string& task : task_names()) known += (known.empty() ? "" : ", ") + task;
-  fail(ErrorCode::kUsage, "unknown task '", name, "'; known are ", known);
+  for (const std::string& task : names) known += (known.empty() ? "" : ", ") + task;
+  fail(ErrorCode::kUsage, "unknown task '", name, "'",
+       nearest.empty() ? "; known are " + known : "; did you mean '" + nearest + "'? Known are " + known);
 }
 
 TaskData read_task_data(const Task& task, const char* split, const std::filesystem::path& data) {

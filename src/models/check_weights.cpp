@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "liger/core/checkpoint.h"
+#include "liger/models/check_weights.h"
+#include "liger/models/family.h"
 #include "liger/error.h"
 
 namespace liger {

@@ -10,6 +10,7 @@ prints how many answers differ; exit code 1 if any does. Without the packages it
 A form is a folder of tests/data/tokenizers, perhaps with a JSON merge patch applied to its tokenizer.json.
 """
 import argparse
+import contextlib
 import io
 import json
 import pathlib
@@ -326,7 +327,7 @@ def make_llama3(lines):
             "single": [{"SpecialToken": {"id": specials[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {specials[0]: bos}}]},
-        "decoder": byte_level(add_prefix_space=True, pretokenizers=None)})
+        "decoder": byte_level(add_prefix_space=True)})
     document["model"]["ignore_merges"] = True
     write_json(DATA / "llama3/tokenizer.json", document)
     write_json(DATA / "llama3/tokenizer_config.json",
@@ -413,12 +414,12 @@ def make_gemma(lines):
 
 def make_unigram(lines):
     """A model with normalization rules of its own, unknown characters and collapsed spaces."""
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
-        for source, target in (("é", "e"), ("É", "E"), ("ﬁ", "fi"), ("\u3000", " "), ("\t", " "), ("\n", " "), ("e\u0301", "e")):
-            rules.write(" ".join(f"{ord(c):X}" for c in source) + "\t" + " ".join(f"{ord(c):X}" for c in target) + "\n")
-        rules.flush()
+    rules = (("é", "e"), ("É", "E"), ("ﬁ", "fi"), ("\u3000", " "), ("\t", " "), ("\n", " "), ("e\u0301", "e"))
+    codes = lambda text: " ".join(f"{ord(c):X}" for c in text)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # the model keeps the name of the file
+        pathlib.Path("rules.tsv").write_text("".join(f"{codes(a)}\t{codes(b)}\n" for a, b in rules))
         model = train_sentencepiece(lines, model_type="unigram", vocab_size=400, character_coverage=0.98,
-                                    normalization_rule_tsv=rules.name, user_defined_symbols=["<sep>"])
+                                    normalization_rule_tsv="rules.tsv", user_defined_symbols=["<sep>"])
     path = DATA / "sp_unigram/tokenizer.model"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model)
