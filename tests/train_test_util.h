@@ -16,35 +16,7 @@
 
 namespace liger::test {
 
-/// One token a byte, id = byte + 2; 0 is BOS, 1 is EOS.
-class ByteTokenizer : public Tokenizer {
- public:
-  std::vector<int64_t> encode(std::string_view text, Specials) const override {
-    std::vector<int64_t> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c) + 2);
-    return ids;
-  }
-  std::vector<int64_t> encode_with_specials(std::string_view text, Specials specials) const override {
-    std::vector<int64_t> ids = encode(text, specials);
-    ids.insert(ids.begin(), 0);
-    return ids;
-  }
-  std::string decode(std::span<const int64_t> ids, bool) const override {
-    std::string text;
-    for (const int64_t id : ids)
-      if (id > 1) text += static_cast<char>(id - 2);
-    return text;
-  }
-  int64_t vocab_size() const override { return 258; }
-  std::string token(int64_t id) const override { return std::string(1, static_cast<char>(id - 2)); }
-  std::optional<int64_t> id_of(std::string_view) const override { return {}; }
-  bool is_special(int64_t id) const override { return id < 2; }
-  std::optional<int64_t> bos() const override { return 0; }
-  std::optional<int64_t> eos() const override { return has_eos ? std::optional<int64_t>(1) : std::nullopt; }
-  bool has_eos = true;
-};
-
-/// The same tokenizer as a tokenizer.json: byte-level BPE without a merge.
+/// tokenizer.json of a byte-level BPE without a merge: id = byte + 2; 0 is BOS, 1 is EOS.
 inline void write_byte_tokenizer(const std::filesystem::path& dir) {
   OrderedJson vocab = {{"<s>", 0}, {"</s>", 1}};
   int next = 256;  // the bytes that are no visible character of Latin-1 stand from U+0100 on
