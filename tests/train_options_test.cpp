@@ -67,7 +67,7 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(std::string(kShortest) + "trian: {lr: 1}\n"), {"trian", "train"});
   expect(error_of(kShortest, {"train.lr=0"}), {"lr", "more than 0"});
   expect(error_of(kShortest, {"train.lr=fast"}), {"lr"});
-  expect(error_of(kShortest, {"lora.r=0"}), {"'r'", "at least 1"});
+  expect(error_of(kShortest, {"lora.r=0"}), {"lora.r", "at least 1"});
   expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
   expect(error_of(kShortest, {"data.format=chat"}), {"format", "alpaca, completion, text"});
   expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
