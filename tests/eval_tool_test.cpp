@@ -167,9 +167,10 @@ TEST_F(EvalTool, LogitsEqualTransformers) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_EQ(parse_json(result.out, "stdout"), (Json{{"logits", path("out.safetensors")}}));
   const auto expected = load_tensors(ids);
-  const at::Tensor mask = expected.at("attention_mask").unsqueeze(-1);
+  const auto every_tenth = [](const at::Tensor& x) { return x.slice(1, 0, x.size(1), 10); };  // what the file keeps
+  const at::Tensor mask = every_tenth(expected.at("attention_mask")).unsqueeze(-1);
   const at::Tensor wanted = expected.at("logits") * mask;
-  const at::Tensor logits = load_tensors(folder_ / "out.safetensors").at("logits");
+  const at::Tensor logits = every_tenth(load_tensors(folder_ / "out.safetensors").at("logits")) * mask;
   EXPECT_LT((logits - wanted).abs().max().item<double>(), 1e-5 * wanted.abs().max().item<double>());
 }
 
