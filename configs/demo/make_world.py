@@ -26,14 +26,15 @@ COLORS = "red blue green yellow white black brown silver".split()
 BOXES = "chest drawer barrel trunk jar sack bucket cellar attic shed".split()
 TRIPS = "lake forest hill river meadow beach valley cave bridge island garden field".split()
 
-# How each kind of fact is told, and how the story needs it again, with little but memory to tell the answer {it}.
+# How each kind of fact is told, and how the story needs it again, with little but memory to tell the answer {it}. Each
+# story has one way of telling and one of asking for a kind: its people repeat themselves, as in fairy tales.
 TOLD = {
     "home": ["{who} lived at the {it}.", "The home of {who} was the {it}.", "{who} had a small room at the {it}.",
              "Since spring {who} had lived at the {it}."],
     "food": ["{who} loved {it} more than anything.", "For {who} nothing was better than {it}.",
              "Everybody knew that {who} liked {it}.", "{who} could eat {it} all day long."],
-    "owner": ["The {color} {thing} belonged to {it}.", "{it} owned a {color} {thing}.",
-              "{it} carried a {color} {thing} everywhere.", "On the table lay the {color} {thing} of {it}."],
+    "owner": ["The {color} {thing} belonged to {it}.", "The owner of the {color} {thing} was {it}.",
+              "The {thing} was a present for {it}.", "On the {thing} stood the name of {it}."],
     "box": ["Somebody had hidden the {thing} in the {it}.", "The {thing} was kept in the {it}.",
             "They put the {thing} in the {it}.", "The {thing} lay safe in the {it}."],
     "trip": ["In the morning {who} walked to the {it}.", "After lunch {who} went to the {it}.",
@@ -45,25 +46,12 @@ ASKED = {
     "food": ["At dinner {who} asked for more {it}.", "To please {who}, they cooked some {it}.",
              "The guests gave {who} a bowl of {it}.", "As always {who} ordered {it}."],
     "owner": ["\"Whose {thing} is this?\" they asked. It belonged to {it}.", "They gave the {thing} back to {it}.",
-              "Nobody could use the {thing} without asking {it}.", "The owner of the {thing} was still {it}."],
+              "Nobody could use the {thing} without asking {it}.", "The {thing} was still in the hands of {it}."],
     "box": ["They looked for the {thing} and found it in the {it}.", "The {thing} was still in the {it}.",
             "\"Where is the {thing}?\" asked {friend}. It was in the {it}.", "{friend} took the {thing} out of the {it}."],
     "trip": ["They waited for {who}, who was still at the {it}.", "A dog ran to find {who} at the {it}.",
              "In the evening {who} came back from the {it}.", "\"Where is {who}?\" asked {friend}. Still at the {it}."],
 }
-BOTH = {
-    "home": ["In the evening {who} went home to the {it}, and {other} to the {that}.",
-             "The postman found {who} at the {it} and {other} at the {that}."],
-    "food": ["{who} ate some {it}, and {other} had {that}.", "They bought {it} for {who} and, for {other}, some {that}."],
-    "owner": ["The {thing} went back to {it}, and the {other} to {that}.",
-              "So the {thing} was a present for {it}, and the {other} for {that}."],
-    "box": ["The {thing} was in the {it}, and the {other} in the {that}.",
-            "They took the {thing} from the {it} and the {other} from the {that}."],
-    "trip": ["{who} was still at the {it}, and {other} at the {that}.",
-             "{who} sent a card from the {it}, and {other} wrote one at the {that}."],
-}
-GIVEN = ["{old} gave the {thing} to {it}.", "One day {old} sold the {thing} to {it}.",
-         "Then {old} lost a bet, and the {thing} went to {it}."]
 
 OPENINGS = ["Once upon a time there was a quiet village.", "This is a story from a small town by the sea.",
             "Long ago, in a green land, some friends lived together.", "It was a {weather} day in the village."]
@@ -78,7 +66,7 @@ FILLER = [
     "{who} told {friend} a funny story.", "{who} was a little tired and sat down.", "Then everybody drank tea together.",
     "They sang an old song until late.", "The next day was {weather} again.",
 ]
-# People, kinds of facts, sentences. Short stories teach recall early, long ones reach over several windows.
+# People, kinds of facts, sentences: from one window of 65 tokens to half a dozen.
 SIZES = [(2, 1, 8), (2, 2, 12), (3, 2, 18), (3, 3, 26), (4, 2, 24), (4, 3, 34), (5, 3, 40)]
 
 
@@ -93,6 +81,7 @@ class Story:
         values = {"home": HOMES, "food": FOODS, "trip": TRIPS, "owner": self.cast, "box": BOXES}
         self.facts = {kind: dict(zip(keys[kind], rng.sample(values[kind], people)))
                       for kind in rng.sample(list(keys), kinds)}
+        self.wording = {kind: [rng.choice(TOLD[kind]), rng.choice(ASKED[kind])] for kind in self.facts}
         untold = [(kind, key) for kind in self.facts for key in keys[kind]]
         rng.shuffle(untold)
         filler = rng.sample(FILLER, len(FILLER))
@@ -100,11 +89,9 @@ class Story:
         while len(self.text) < sentences:
             if untold and rng.random() < 0.65:  # facts come mostly first
                 self.tell(*untold.pop())
-            elif len(self.last) < 2 or rng.random() < 0.25:
+            elif len(self.last) < 2 or rng.random() < 0.2:
                 filler.insert(0, filler.pop())
                 self.say(filler[0])
-            elif "owner" in self.facts and rng.random() < 0.06:
-                self.give()
             else:  # what was told longest ago is asked for most often
                 oldest = sorted(self.last, key=self.last.get)[:-1]
                 self.ask(*oldest[int(len(oldest) * rng.random() ** 2)])
@@ -116,33 +103,19 @@ class Story:
         self.text.append(template.format(**words))
 
     def tell(self, kind, key):
-        self.say(self.rng.choice(TOLD[kind]), it=self.facts[kind][key], **self.named(kind, key))
+        self.say(self.wording[kind][0], it=self.facts[kind][key], **self.named(kind, key))
         self.last[kind, key] = len(self.text)
 
     def ask(self, kind, key):
         answer = self.facts[kind][key]
-        known = {k: self.facts[kind][k] for a, k in self.last if a == kind}
+        others = {self.facts[k][v] for k, v in self.last if k == kind} - {answer}
         back = sum(len(sentence.split()) for sentence in self.text[self.last[kind, key]:])
-        self.recalls.append((len(self.text), answer, sorted(set(known.values()) - {answer}), back))
-        if len(known) > 1 and self.rng.random() < 0.5:
-            other = self.rng.choice([k for k in known if k != key])
-            self.say(self.rng.choice(BOTH[kind]), it=answer, other=other, that=known[other], **self.named(kind, key))
-            self.last[kind, other] = len(self.text)
-        else:
-            self.say(self.rng.choice(ASKED[kind]), it=answer, **self.named(kind, key))
+        self.recalls.append((len(self.text), answer, sorted(others), back))
+        self.say(self.rng.choice(self.wording[kind]), it=answer, **self.named(kind, key))
         self.last[kind, key] = len(self.text)
 
     def named(self, kind, key):
         return {"thing": key, "color": self.colors[key]} if kind in ("owner", "box") else {"who": key}
-
-    def give(self):
-        things = [key for kind, key in self.last if kind == "owner"]
-        if things:
-            thing = self.rng.choice(things)
-            old = self.facts["owner"][thing]
-            new = self.facts["owner"][thing] = self.rng.choice([name for name in self.cast if name != old])
-            self.say(self.rng.choice(GIVEN), old=old, thing=thing, it=new)
-            self.last["owner", thing] = len(self.text)
 
 
 def stories(rng, count):

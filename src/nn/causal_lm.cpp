@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 
+#include <cmath>
+
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
@@ -18,13 +20,19 @@ at::ScalarType stored_type(const WeightFiles& files) {
   return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
 }
 
-// Matrices as Hugging Face draws them; vectors are norms (neutral) and biases (zero).
+bool writes_residual(const std::string& name) {
+  return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+}
+
+// Matrices with the deviation Hugging Face uses, smaller where they write into the residual stream, which sums two
+// branches a layer (GPT-2, 2.3); vectors are norms (neutral) and biases (zero).
 void randomize(torch::nn::Module& model, const ModelConfig& config) {
   at::NoGradGuard no_grad;
+  const double residual_scale = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_hidden_layers));
   for (auto& item : model.named_parameters()) {
     at::Tensor& parameter = item.value();
     if (parameter.dim() > 1) {
-      parameter.normal_(0.0, config.initializer_range);
+      parameter.normal_(0.0, config.initializer_range * (writes_residual(item.key()) ? residual_scale : 1.0));
     } else {
       const bool norm = item.key().find("norm") != std::string::npos;
       parameter.fill_(norm && !config.family->norm_adds_one ? 1.0 : 0.0);
