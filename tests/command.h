@@ -19,12 +19,12 @@
 namespace liger::test {
 
 struct CommandOptions {
-  std::map<std::string, std::string> environment;  ///< set on top of ours
-  std::filesystem::path directory;                 ///< to run in; empty = ours
-  std::optional<uint64_t> file_size_limit;         ///< writes beyond it fail, as on a full disk
-  bool close_stdout = false;                       ///< nobody reads the results: a broken pipe
+  std::map<std::string, std::string> environment = {};  ///< set on top of ours
+  std::filesystem::path directory = {};                 ///< to run in; empty = ours
+  std::optional<uint64_t> file_size_limit = {};         ///< writes beyond it fail, as on a full disk
+  bool close_stdout = false;                            ///< nobody reads the results: a broken pipe
   /// Called with all of stderr so far whenever some arrives; the process id is for kill().
-  std::function<void(pid_t, const std::string&)> on_stderr;
+  std::function<void(pid_t, const std::string&)> on_stderr = {};
 };
 
 struct CommandResult {

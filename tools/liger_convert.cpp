@@ -48,22 +48,22 @@ void add_options(CLI::App& app, Options& o) {
       ->option_text("TYPE");
   app.add_option("--shard-size", o.shard_size, "Divide the weights into files of at most this size; 5GB with --dtype")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->check(CLI::PositiveNumber)
       ->option_text("SIZE");
   LigerConfig& liger = o.convert.liger;
   const auto setting = [&](const char* name, auto& value, const char* text) {
     app.add_option(name, value, text)->group("Liger attention (stored in config.json)")->capture_default_str();
   };
-  setting("--window", liger.window,
-          "Keys a query sees in the softmax branch, itself included. 65 is what the released checkpoints see (their 64 "
-          "counts the keys before the query); the paper's Eq. 10 says 64");
+  setting("--window", liger.window, "Keys a query sees in the softmax branch, itself included");
   setting("--sinks", liger.sinks, "First tokens of the text that every query sees as well");
   setting("--mix", liger.mix, "Share of the softmax branch in the output, 0 to 1");
   setting("--gate-divisor", liger.gate_divisor, "log-decay = logsigmoid(k) / this");
-  app.footer("Example: liger-convert --model llama3-8b --arch gla --dry-run");
+  app.footer(
+      "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
+      "query); the paper's Eq. 10 says 64. Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
 
 void check_options(const CLI::App& app, Options& o) {
+  LIGER_CHECK_USAGE(app.count("--shard-size") == 0 || o.shard_size > 0, "--shard-size: expected 1 byte or more, got 0");
   if (o.convert.arch == "softmax") {
     for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor"}) {
       LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with --arch softmax");

@@ -12,7 +12,7 @@
 #include "convert/rewrite.h"
 #include "convert/shards.h"
 #include "liger/convert/convert.h"
-#include "liger/core/checkpoint.h"
+#include "liger/models/check_weights.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
@@ -125,7 +125,7 @@ void add_companions(ConvertPlan& plan) {
     plan.files.push_back({.name = file.filename().string(),
                           .action = FileAction::kCopy,
                           .bytes = fs::file_size(file),
-                          .from = file});
+                          .from = file_inside(plan.options.model, file.filename().string())});
   }
 }
 

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <utility>
 
-#include "liger/core/checkpoint.h"
+#include "liger/models/check_weights.h"
 #include "liger/io/json.h"
 
 namespace liger {

@@ -61,7 +61,7 @@ class LineSource {
 };
 
 struct Row {
-  Json value;
+  OrderedJson value;
   int64_t line;
 };
 
@@ -77,15 +77,18 @@ struct JsonlReader::Impl {
   int64_t line = 0;
 
   void read_array();
-  std::optional<Json> next_line();
+  template <typename J>
+  std::optional<J> next_line();
+  template <typename J>
+  std::optional<J> next();
 };
 
 void JsonlReader::Impl::read_array() {
   const std::string text = read_text(file);
   detail::JsonText json(text, file.string());
-  detail::DomBuilder<Json> builder(json);
+  detail::DomBuilder<OrderedJson> builder(json);
   detail::run_strict_sax(json, builder);
-  Json array = builder.take();
+  OrderedJson array = builder.take();
   LIGER_CHECK(array.is_array(), file.string(), ":1: expected an array of objects; a file of one object per line is "
               "named .jsonl");
   int64_t at_line = 1;
@@ -98,7 +101,8 @@ void JsonlReader::Impl::read_array() {
   }
 }
 
-std::optional<Json> JsonlReader::Impl::next_line() {
+template <typename J>
+std::optional<J> JsonlReader::Impl::next_line() {
   while (const auto line_text = lines->next()) {
     ++line;
     const std::string source = file.string();
@@ -106,11 +110,26 @@ std::optional<Json> JsonlReader::Impl::next_line() {
     if (is_blank(*line_text)) continue;
     const std::string_view row = line_text->ends_with('\r') ? line_text->substr(0, line_text->size() - 1) : *line_text;
     detail::JsonText json(row, source, static_cast<size_t>(line));
-    detail::DomBuilder<Json> builder(json);
+    detail::DomBuilder<J> builder(json);
     detail::run_strict_sax(json, builder);
     return builder.take();
   }
   return std::nullopt;
+}
+
+template <typename J>
+std::optional<J> JsonlReader::Impl::next() {
+  std::optional<J> row;
+  if (lines) {
+    row = next_line<J>();
+  } else if (next_row < rows.size()) {
+    Row& from = rows[next_row++];
+    line = from.line;
+    row = J(std::move(from.value));
+  }
+  LIGER_CHECK(!row || row->is_object(), file.string(), ":", line, ": expected an object, got ",
+              row ? row->type_name() : "");
+  return row;
 }
 
 JsonlReader::JsonlReader(const std::filesystem::path& file) : impl_(std::make_unique<Impl>()) {
@@ -126,19 +145,8 @@ JsonlReader::JsonlReader(JsonlReader&&) noexcept = default;
 JsonlReader& JsonlReader::operator=(JsonlReader&&) noexcept = default;
 JsonlReader::~JsonlReader() = default;
 
-std::optional<Json> JsonlReader::next() {
-  Impl& impl = *impl_;
-  std::optional<Json> row;
-  if (impl.lines) {
-    row = impl.next_line();
-  } else if (impl.next_row < impl.rows.size()) {
-    Row& from = impl.rows[impl.next_row++];
-    impl.line = from.line;
-    row = std::move(from.value);
-  }
-  LIGER_CHECK(!row || row->is_object(), where(), ": expected an object, got ", row ? row->type_name() : "");
-  return row;
-}
+std::optional<Json> JsonlReader::next() { return impl_->next<Json>(); }
+std::optional<OrderedJson> JsonlReader::next_ordered() { return impl_->next<OrderedJson>(); }
 
 int64_t JsonlReader::line() const { return impl_->line; }
 

@@ -1,7 +1,8 @@
+#include "io/nearest.h"
+
 #include <algorithm>
 #include <numeric>
-
-#include "io/settings_node.h"
+#include <vector>
 
 namespace liger::detail {
 namespace {

@@ -4,6 +4,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "io/nearest.h"
 #include "io/settings_node.h"
 #include "io/text.h"
 #include "liger/error.h"

@@ -61,7 +61,4 @@ std::string describe(const SettingsNode& node);
 /// Any YAML value of the subset that settings.h describes.
 SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::string_view text);
 
-/// The candidate that `word` was probably meant to be, or "".
-std::string nearest(const std::string& word, const std::set<std::string, std::less<>>& candidates);
-
 }  // namespace liger::detail

@@ -18,24 +18,6 @@ bool is_within(const fs::path& file, const fs::path& folder) {
   return rest == folder.end();
 }
 
-/// The file behind `name` in the folder. A symbolic link may lead within the folder or, from a snapshot of a
-/// Hugging Face cache (models--X/snapshots/REV), into that entry's blobs; anywhere else could be any file of the user.
-fs::path resolve_inside(const fs::path& dir, const std::string& name) {
-  const fs::path file = dir / name;
-  const auto canonical = [](const fs::path& path) {
-    std::error_code error;
-    fs::path full = fs::canonical(path, error);
-    if (error) detail::fail_errno(path, "open", error.value());
-    return full;
-  };
-  const fs::path target = canonical(file), folder = canonical(dir);
-  const bool snapshot = folder.parent_path().filename() == "snapshots";
-  const fs::path blobs = folder.parent_path().parent_path() / "blobs";
-  LIGER_CHECK(is_within(target, folder) || (snapshot && is_within(target, blobs)), file.string(),
-              ": is a symbolic link out of the model folder, to ", target.string(), "; copy the file there");
-  return file;
-}
-
 bool is_pickled(const fs::path& file) {
   const std::string extension = file.extension().string();
   return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt";
@@ -104,12 +86,25 @@ Index read_index(const fs::path& file) {
 
 }  // namespace
 
+fs::path file_inside(const fs::path& dir, const std::string& name) {
+  const fs::path file = dir / name;
+  std::error_code error;
+  const fs::path target = fs::canonical(file, error);
+  if (error) fail(ErrorCode::kIo, file.string(), ": cannot open: ", error.message());
+  const fs::path folder = fs::canonical(dir);
+  const bool snapshot = folder.parent_path().filename() == "snapshots";
+  const fs::path blobs = folder.parent_path().parent_path() / "blobs";
+  LIGER_CHECK(is_within(target, folder) || (snapshot && is_within(target, blobs)), file.string(),
+              ": is a symbolic link out of the model folder, to ", target.string(), "; copy the file there");
+  return file;
+}
+
 WeightFiles::WeightFiles(const fs::path& dir) {
   std::error_code error;
   LIGER_CHECK(fs::is_directory(dir, error), dir.string(), ": expected a model folder",
               fs::exists(dir, error) ? ", got a file" : "; there is none");
   if (fs::exists(fs::symlink_status(dir / kSingle, error))) {
-    add(std::make_shared<SafetensorsFile>(resolve_inside(dir, kSingle)));
+    add(std::make_shared<SafetensorsFile>(file_inside(dir, kSingle)));
     return;
   }
   if (!fs::exists(fs::symlink_status(dir / kIndex, error))) fail_without_weights(dir);
@@ -122,7 +117,7 @@ void WeightFiles::add(std::shared_ptr<SafetensorsFile> file) {
 }
 
 void WeightFiles::load_shards(const fs::path& dir) {
-  const fs::path index_file = resolve_inside(dir, kIndex);
+  const fs::path index_file = file_inside(dir, kIndex);
   const Index index = read_index(index_file);
   const std::string name = index_file.string();
   std::error_code error;
@@ -131,7 +126,7 @@ void WeightFiles::load_shards(const fs::path& dir) {
   for (auto& [shard, file] : shards) {
     LIGER_CHECK(fs::exists(fs::symlink_status(dir / shard, error)), (dir / shard).string(), ": missing, though ", kIndex,
                 " names it; an incomplete download?");
-    file = std::make_shared<SafetensorsFile>(resolve_inside(dir, shard));
+    file = std::make_shared<SafetensorsFile>(file_inside(dir, shard));
     for (const TensorInfo& info : file->tensors()) {
       const auto listed = index.shard_of.find(info.name);
       const std::string tensor = "tensor '" + detail::printable(info.name) + "'";

@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "liger/core/checkpoint.h"
+#include "liger/models/check_weights.h"
+#include "liger/models/family.h"
 #include "liger/error.h"
 
 namespace liger {
@@ -40,7 +41,7 @@ class Findings {
   std::string text(const std::string& title) const {
     std::string text;
     for (const Entry& e : entries_) {
-      text += cat(text.empty() ? "; " + title + " " : ", ", e.before, ranges(e.layers), e.after, e.detail);
+      text += cat(text.empty() ? cat("; ", title, " ") : ", ", e.before, ranges(e.layers), e.after, e.detail);
     }
     return text;
   }
@@ -62,7 +63,7 @@ class Findings {
       text += cat(text.empty() ? "" : ",", first);
       if (last > first) text += cat("-", last);
     }
-    return "{" + text + "}";
+    return cat("{", text, "}");
   }
 
   std::vector<Entry> entries_;
@@ -106,7 +107,7 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
     expected.insert(tensor.name);
     const auto* entry = weights.find(tensor.name);
     if (entry == nullptr) {
-      missing.add(tensor.name, " " + shape_to_string(tensor.shape));
+      missing.add(tensor.name, cat(" ", shape_to_string(tensor.shape)));
       continue;
     }
     if (entry->info->shape != tensor.shape) {
@@ -118,7 +119,7 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
   for (const auto& [name, entry] : weights.entries()) {
     const bool tied_head = config.tie_word_embeddings && name == "lm_head.weight";
     if (!expected.contains(name) && !tied_head && !is_derived_tensor(name)) {
-      extra.add(name, " " + shape_to_string(entry.info->shape));
+      extra.add(name, cat(" ", shape_to_string(entry.info->shape)));
     }
   }
   const std::string found = missing.text("missing") + extra.text("unexpected") + misshapen.text("wrong shape:") +

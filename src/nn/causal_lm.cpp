@@ -5,6 +5,7 @@
 
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
+#include "liger/models/check_weights.h"
 #include "liger/nn/lora.h"
 #include "nn/decoder.h"
 

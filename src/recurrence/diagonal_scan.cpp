@@ -1,4 +1,5 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -34,15 +35,26 @@ void check(const ScanInputs& in) {
               ", v ", v.scalar_type(), ", g ", g.scalar_type());
 }
 
+ScanMethod best_method(const ScanInputs& in) {
+  return in.q.device().is_cpu() ? ScanMethod::kFused : ScanMethod::kChunked;
+}
+
 }  // namespace
+
+bool wants_gradient(const ScanInputs& in) {
+  return at::GradMode::is_enabled() && (in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad() ||
+                                        in.g.requires_grad() || in.state.requires_grad());
+}
 
 ScanOutputs diagonal_scan(const ScanInputs& in, ScanMethod method) {
   check(in);
   ScanInputs ready = in;
   if (!ready.state.defined())
     ready.state = at::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, in.k.options());
-  if (method == ScanMethod::kAuto)
-    method = in.q.device().is_cpu() ? ScanMethod::kFused : ScanMethod::kChunked;
+  if (method == ScanMethod::kAuto) {
+    if (cuda_kernel_runs(ready) && !wants_gradient(ready)) return diagonal_scan_cuda(ready);
+    method = best_method(ready);
+  }
   switch (method) {
     case ScanMethod::kReference: return diagonal_scan_reference(ready);
     case ScanMethod::kChunked: return diagonal_scan_chunked(ready);

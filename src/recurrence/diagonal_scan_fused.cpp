@@ -127,10 +127,7 @@ class FusedScan : public torch::autograd::Function<FusedScan> {
 }  // namespace
 
 ScanOutputs diagonal_scan_fused(const ScanInputs& in) {
-  const bool wants_gradient = at::GradMode::is_enabled() &&
-                              (in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad() ||
-                               in.g.requires_grad() || in.state.requires_grad());
-  if (wants_gradient) {
+  if (wants_gradient(in)) {
     auto out = FusedScan::apply(in.q, in.k, in.v, in.g, in.state);
     return {out[0], out[1]};
   }

@@ -11,5 +11,11 @@ extern const Recurrence kGla;
 ScanOutputs diagonal_scan_reference(const ScanInputs& in);
 ScanOutputs diagonal_scan_chunked(const ScanInputs& in);
 ScanOutputs diagonal_scan_fused(const ScanInputs& in);
+ScanOutputs diagonal_scan_cuda(const ScanInputs& in);  // no gradient
+
+/// Whether the CUDA kernels of this build can run these inputs.
+bool cuda_kernel_runs(const ScanInputs& in);
+/// Whether a backward pass may be asked of the outputs.
+bool wants_gradient(const ScanInputs& in);
 
 }  // namespace liger

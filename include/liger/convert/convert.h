@@ -14,13 +14,13 @@ namespace liger {
 
 /// What to make of a Hugging Face model folder.
 struct ConvertOptions {
-  std::filesystem::path model;  ///< an existing folder, see resolve_model()
-  std::string arch = "gla";     ///< the recurrence to linearize with, or "softmax": back to the base model
-  std::filesystem::path out;    ///< empty = default_output_name() in the current directory
-  LigerConfig liger;            ///< not used for "softmax"
-  std::optional<Dtype> dtype;   ///< F32, BF16 or F16; absent = as stored
+  std::filesystem::path model = {};  ///< an existing folder, see resolve_model()
+  std::string arch = "gla";          ///< the recurrence to linearize with, or "softmax": back to the base model
+  std::filesystem::path out = {};    ///< empty = default_output_name() in the current directory
+  LigerConfig liger = {};            ///< not used for "softmax"
+  std::optional<Dtype> dtype = {};   ///< F32, BF16 or F16; absent = as stored
   /// Bytes of tensors in one file; absent = the files as they are, or 5 GB where tensors are converted.
-  std::optional<uint64_t> shard_size;
+  std::optional<uint64_t> shard_size = {};
   bool overwrite = false;  ///< replace an output that liger wrote earlier
 };
 

@@ -73,6 +73,11 @@ class SafetensorsWriter {
   std::unique_ptr<Impl> impl_;
 };
 
+/// The file `name` of a model folder. A symbolic link may lead within the folder or, from a snapshot of a Hugging Face
+/// cache (models--X/snapshots/REV), into that entry's blobs; anywhere else could be any file of the user.
+/// Throws Error(kIo) if it is not there, Error(kBadInput) if it leads elsewhere.
+std::filesystem::path file_inside(const std::filesystem::path& dir, const std::string& name);
+
 /// The weights of a Hugging Face folder: model.safetensors, or the shards model.safetensors.index.json names.
 /// A shard must be a plain file name inside the folder; symbolic links are followed only within the folder or into
 /// the `blobs` of the same cache entry. Pickled weights (.bin, .pt, .pth, .ckpt) are refused with the conversion to do.

@@ -39,6 +39,8 @@ class Tokenizer {
   virtual std::string token(int64_t id) const = 0;               ///< the piece as stored
   virtual std::optional<int64_t> id_of(std::string_view token) const = 0;
   virtual bool is_special(int64_t id) const = 0;
+  /// True if the text of `id` is not certain before the next id is known, or is left out by decode().
+  virtual bool waits_for_next(int64_t id) const { return is_special(id); }
   virtual std::optional<int64_t> bos() const = 0;
   virtual std::optional<int64_t> eos() const = 0;
 };
@@ -52,8 +54,10 @@ class StreamDecoder {
   std::string flush();
 
  private:
+  void forget(size_t open);
+
   const Tokenizer& tokenizer_;
-  std::vector<int64_t> ids_;   // since the last place where the text was whole
+  std::vector<int64_t> ids_;   // the last ones; those before cannot change the text any more
   size_t shown_ = 0;           // bytes of decode(ids_) already returned
 };
 

@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Writes the small world that the demo's teacher lives in: village stories whose later sentences need facts told much
+earlier (who lives where, who likes what, who holds what, what lies hidden in which box, who went where).
+
+    make_world.py OUT [--verses N] [--train N] [--lora N] [--test N] [--rows N] [--seed S]
+
+OUT/verses.jsonl, train.jsonl    {"text"}: short verses, then stories, for the teacher
+OUT/lora.jsonl                   {"text"}: stories for recovery
+OUT/perplexity.test.jsonl        {"text"}: stories for evaluation
+OUT/multiple_choice.test.jsonl   {"query", "choices", "gold"}: a story cut before a word that only memory can tell; the
+                                 wrong choices are words of the same story
+Python's standard library only; the same seed writes the same bytes.
+"""
+import argparse
+import json
+import random
+import re
+from pathlib import Path
+
+NAMES = """Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karin Leo Mira Nils Olga Paul Rosa Simon Tilda Viktor Wanda
+Max Nora Tom""".split()
+HOMES = "mill bakery harbor church school castle station farm inn tower library market".split()
+FOODS = "plums bread cheese soup honey apples nuts cake berries pears beans rice".split()
+THINGS = "lamp kite drum book clock ring flute rope cup map mirror bell coat scarf doll ladder".split()
+COLORS = "red blue green yellow white black brown silver".split()
+BOXES = "chest drawer barrel trunk jar sack bucket cellar attic shed".split()
+TRIPS = "lake forest hill river meadow beach valley cave bridge island garden field".split()
+
+# How each kind of fact is told, and how the story needs it again, with little but memory to tell the answer {it}.
+TOLD = {
+    "home": ["{who} lived at the {it}.", "The home of {who} was the {it}.", "{who} had a small room at the {it}.",
+             "Since spring {who} had lived at the {it}."],
+    "food": ["{who} loved {it} more than anything.", "For {who} nothing was better than {it}.",
+             "Everybody knew that {who} liked {it}.", "{who} could eat {it} all day long."],
+    "owner": ["The {color} {thing} belonged to {it}.", "{it} owned a {color} {thing}.",
+              "{it} carried a {color} {thing} everywhere.", "On the table lay the {color} {thing} of {it}."],
+    "box": ["Somebody had hidden the {thing} in the {it}.", "The {thing} was kept in the {it}.",
+            "They put the {thing} in the {it}.", "The {thing} lay safe in the {it}."],
+    "trip": ["In the morning {who} walked to the {it}.", "After lunch {who} went to the {it}.",
+             "{who} took the path to the {it}.", "{who} said goodbye and left for the {it}."],
+}
+ASKED = {
+    "home": ["When it grew dark, {who} went home to the {it}.", "A letter for {who} was brought to the {it}.",
+             "They all met where {who} lived, at the {it}.", "\"Come in,\" said {who} at the door of the {it}."],
+    "food": ["At dinner {who} asked for more {it}.", "To please {who}, they cooked some {it}.",
+             "The guests gave {who} a bowl of {it}.", "As always {who} ordered {it}."],
+    "owner": ["\"Whose {thing} is this?\" they asked. It belonged to {it}.", "They gave the {thing} back to {it}.",
+              "Nobody could use the {thing} without asking {it}.", "The owner of the {thing} was still {it}."],
+    "box": ["They looked for the {thing} and found it in the {it}.", "The {thing} was still in the {it}.",
+            "\"Where is the {thing}?\" asked {friend}. It was in the {it}.", "{friend} took the {thing} out of the {it}."],
+    "trip": ["They waited for {who}, who was still at the {it}.", "A dog ran to find {who} at the {it}.",
+             "In the evening {who} came back from the {it}.", "\"Where is {who}?\" asked {friend}. Still at the {it}."],
+}
+BOTH = {
+    "home": ["In the evening {who} went home to the {it}, and {other} to the {that}.",
+             "The postman found {who} at the {it} and {other} at the {that}."],
+    "food": ["{who} ate some {it}, and {other} had {that}.", "They bought {it} for {who} and, for {other}, some {that}."],
+    "owner": ["The {thing} went back to {it}, and the {other} to {that}.",
+              "So the {thing} was a present for {it}, and the {other} for {that}."],
+    "box": ["The {thing} was in the {it}, and the {other} in the {that}.",
+            "They took the {thing} from the {it} and the {other} from the {that}."],
+    "trip": ["{who} was still at the {it}, and {other} at the {that}.",
+             "{who} sent a card from the {it}, and {other} wrote one at the {that}."],
+}
+GIVEN = ["{old} gave the {thing} to {it}.", "One day {old} sold the {thing} to {it}.",
+         "Then {old} lost a bet, and the {thing} went to {it}."]
+
+OPENINGS = ["Once upon a time there was a quiet village.", "This is a story from a small town by the sea.",
+            "Long ago, in a green land, some friends lived together.", "It was a {weather} day in the village."]
+WEATHER = "sunny rainy windy cold warm cloudy foggy bright".split()
+FILLER = [
+    "The day was {weather} and calm.", "It was a {weather} morning.", "The sky was {weather} all afternoon.",
+    "Rain fell on the roofs, and then the sun came out.", "A soft wind blew from the sea.", "The evening came slowly.",
+    "The birds sang in the trees.", "The children played in the street.", "A cat slept on the warm wall.",
+    "\"Good morning!\" said {who}.", "\"What a {weather} day,\" said {who}.", "{who} smiled and said nothing.",
+    "{who} laughed and began to sing.", "{who} and {friend} talked for a long time.", "Nobody was in a hurry.",
+    "\"How are you?\" asked {who}. \"Very well,\" said {friend}.", "{who} waved to {friend} across the street.",
+    "{who} told {friend} a funny story.", "{who} was a little tired and sat down.", "Then everybody drank tea together.",
+    "They sang an old song until late.", "The next day was {weather} again.",
+]
+# People, kinds of facts, sentences. Short stories teach recall early, long ones reach over several windows.
+SIZES = [(2, 1, 8), (2, 2, 12), (3, 2, 18), (3, 3, 26), (4, 2, 24), (4, 3, 34), (5, 3, 40)]
+
+
+class Story:
+    """Tells facts, lets time pass, and asks for what was told; `recalls` remembers each question it put."""
+
+    def __init__(self, rng, people, kinds, sentences):
+        self.rng, self.text, self.recalls, self.last = rng, [], [], {}
+        self.cast, things = rng.sample(NAMES, people), rng.sample(THINGS, people)
+        self.colors = dict(zip(things, rng.sample(COLORS, people)))
+        keys = {"home": self.cast, "food": self.cast, "trip": self.cast, "owner": things, "box": things}
+        values = {"home": HOMES, "food": FOODS, "trip": TRIPS, "owner": self.cast, "box": BOXES}
+        self.facts = {kind: dict(zip(keys[kind], rng.sample(values[kind], people)))
+                      for kind in rng.sample(list(keys), kinds)}
+        untold = [(kind, key) for kind in self.facts for key in keys[kind]]
+        rng.shuffle(untold)
+        filler = rng.sample(FILLER, len(FILLER))
+        self.say(rng.choice(OPENINGS))
+        while len(self.text) < sentences:
+            if untold and rng.random() < 0.65:  # facts come mostly first
+                self.tell(*untold.pop())
+            elif len(self.last) < 2 or rng.random() < 0.25:
+                filler.insert(0, filler.pop())
+                self.say(filler[0])
+            elif "owner" in self.facts and rng.random() < 0.06:
+                self.give()
+            else:  # what was told longest ago is asked for most often
+                oldest = sorted(self.last, key=self.last.get)[:-1]
+                self.ask(*oldest[int(len(oldest) * rng.random() ** 2)])
+
+    def say(self, template, **words):
+        who = words.get("who") or self.rng.choice(self.cast)
+        friend = self.rng.choice([name for name in self.cast if name != who])
+        words = {"who": who, "friend": friend, "weather": self.rng.choice(WEATHER), **words}
+        self.text.append(template.format(**words))
+
+    def tell(self, kind, key):
+        self.say(self.rng.choice(TOLD[kind]), it=self.facts[kind][key], **self.named(kind, key))
+        self.last[kind, key] = len(self.text)
+
+    def ask(self, kind, key):
+        answer = self.facts[kind][key]
+        known = {k: self.facts[kind][k] for a, k in self.last if a == kind}
+        back = sum(len(sentence.split()) for sentence in self.text[self.last[kind, key]:])
+        self.recalls.append((len(self.text), answer, sorted(set(known.values()) - {answer}), back))
+        if len(known) > 1 and self.rng.random() < 0.5:
+            other = self.rng.choice([k for k in known if k != key])
+            self.say(self.rng.choice(BOTH[kind]), it=answer, other=other, that=known[other], **self.named(kind, key))
+            self.last[kind, other] = len(self.text)
+        else:
+            self.say(self.rng.choice(ASKED[kind]), it=answer, **self.named(kind, key))
+        self.last[kind, key] = len(self.text)
+
+    def named(self, kind, key):
+        return {"thing": key, "color": self.colors[key]} if kind in ("owner", "box") else {"who": key}
+
+    def give(self):
+        things = [key for kind, key in self.last if kind == "owner"]
+        if things:
+            thing = self.rng.choice(things)
+            old = self.facts["owner"][thing]
+            new = self.facts["owner"][thing] = self.rng.choice([name for name in self.cast if name != old])
+            self.say(self.rng.choice(GIVEN), old=old, thing=thing, it=new)
+            self.last["owner", thing] = len(self.text)
+
+
+def stories(rng, count):
+    for _ in range(count):
+        yield " ".join(Story(rng, *rng.choice(SIZES)).text)
+
+
+def verses(rng, count):
+    """Short verses of one kind of fact, sung two to four times: recall is learned here first, being most of the text."""
+    for _ in range(count):
+        people = rng.choice([2, 2, 3, 3, 4])
+        story = Story(rng, people, 5, 0)
+        kind = rng.choice(["color", *story.facts])
+        if kind == "color":
+            lines = [f"the {story.colors[thing]} {thing}," for thing in story.colors]
+        else:
+            template = rng.choice(["{key}, {it}.", *TOLD[kind], *ASKED[kind]])
+            lines = [template.format(key=key, it=it, friend=rng.choice(story.cast), **story.named(kind, key))
+                     for key, it in story.facts[kind].items()]
+        in_order, sung = rng.random() < 0.6, []
+        for _ in range(rng.choice([2, 3, 4])):
+            sung += lines if in_order else rng.sample(lines, len(lines))
+        yield " ".join(sung)
+
+
+def questions(rng, count):
+    """Four choices each, and the fact last mentioned at least 60 words (about 75 tokens) earlier."""
+    while count:
+        story = Story(rng, *rng.choice(SIZES[-2:]))
+        usable = [r for r in story.recalls if len(r[2]) >= 3 and r[3] >= 60]
+        if usable:
+            sentence, answer, others, _ = rng.choice(usable)
+            asked = re.split(rf" {answer}\b", story.text[sentence])[0]
+            choices = rng.sample(others, 3) + [answer]
+            rng.shuffle(choices)
+            yield {"query": " ".join([*story.text[:sentence], asked]), "choices": choices, "gold": choices.index(answer)}
+            count -= 1
+
+
+def write(file, rows):
+    with open(file, "w", encoding="utf-8", newline="\n") as out:
+        for row in rows:
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    for name, default in (("verses", 40000), ("train", 40000), ("lora", 3000), ("test", 150), ("rows", 200)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, file, texts in (("verses", "verses.jsonl", verses), ("train", "train.jsonl", stories),
+                              ("lora", "lora.jsonl", stories), ("test", "perplexity.test.jsonl", stories)):
+        rng = random.Random(f"{args.seed} {name}")  # one each: the size of one file never changes another
+        write(args.out / file, ({"text": text} for text in texts(rng, getattr(args, name))))
+    write(args.out / "multiple_choice.test.jsonl", questions(random.Random(f"{args.seed} rows"), args.rows))
+
+
+if __name__ == "__main__":
+    main()

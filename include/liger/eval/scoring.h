@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "liger/eval/request.h"
+
+namespace liger {
+
+class CausalLM;
+
+struct ScoringOptions {
+  /// Sequences that go through the model together; 0 = as many as `tokens_per_batch` allows.
+  int64_t batch_size = 0;
+  int64_t tokens_per_batch = 4096;
+  /// Log-softmax in the model's dtype instead of (at least) float32, as lm-evaluation-harness does by default.
+  bool model_softmax = false;
+  /// Requests with the same context read it once and go on from copies of its state.
+  bool share_contexts = true;
+};
+
+struct Score {
+  double log_likelihood = 0.0;  ///< of all tokens of the continuation, in nats
+  bool greedy = true;           ///< each of them is the most probable one (the first of equals)
+};
+
+/// Scores every request; the result does not depend on how requests are batched, up to rounding. `progress` is called
+/// with the number of requests done. Throws Error(kBadInput) if the model's output is not finite,
+/// Error(kInterrupted) after a signal.
+std::vector<Score> score(CausalLM& model, std::span<const ScoreRequest> requests, const ScoringOptions& options = {},
+                         const std::function<void(int64_t)>& progress = {});
+
+}  // namespace liger

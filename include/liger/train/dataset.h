@@ -1,0 +1,96 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "liger/core/sequences.h"
+#include "liger/io/tokenizer.h"
+#include "liger/train/options.h"
+
+namespace liger {
+
+/// The rows of a data file as tokens, each with the word whether it is to be learned:
+///   alpaca, completion   [BOS] prompt, not learned; output EOS, learned
+///   text                 [BOS], not learned; text EOS, learned
+/// Prompt and output are encoded apart. Text that spells a special token is just text.
+class Corpus {
+ public:
+  /// Throws Error(kBadInput) "FILE:LINE: ..." on a row that lacks a field, on a file without rows, on a tokenizer
+  /// without EOS, and on a token that is not below `vocab_size`.
+  Corpus(const std::filesystem::path& file, DataFormat format, const Tokenizer& tokenizer, int64_t vocab_size);
+
+  int64_t rows() const { return static_cast<int64_t>(ends_.size()); }
+  int64_t begin(int64_t row) const { return row == 0 ? 0 : ends_[row - 1]; }  ///< index of its first token
+  int64_t end(int64_t row) const { return ends_[row]; }
+  int64_t token(int64_t index) const { return tokens_[index]; }
+  bool learned(int64_t index) const { return learned_[index] != 0; }
+  std::string where(int64_t row) const;  ///< "FILE:LINE"
+
+ private:
+  std::filesystem::path file_;
+  std::vector<int32_t> tokens_;
+  std::vector<uint8_t> learned_;
+  std::vector<int64_t> ends_, lines_;
+};
+
+/// Some tokens of one row of a corpus, which the model reads as a sequence of its own.
+struct Piece {
+  int64_t begin, end;  ///< token indices
+  int64_t row;
+};
+
+/// What one forward pass reads.
+struct MicroBatch {
+  Sequences tokens;
+  at::Tensor targets;        ///< [N] int64: the token after each one, or kIgnoredTarget
+  int64_t target_count = 0;
+};
+
+/// What became of the rows; every number is worth a line in the log.
+struct DatasetCounts {
+  int64_t rows = 0;
+  int64_t tokens = 0, targets = 0;          ///< of all samples: read, learned
+  int64_t truncated = 0, dropped = 0, split = 0;  ///< rows over max_length
+  int64_t samples_without_target = 0;       ///< left out
+};
+
+/// Rows of a corpus cut into samples: chunks of up to max_length tokens (Packing::kConcat) or single rows.
+/// Packed rows stay apart: each piece is a sequence of its own, and a row cut at a chunk's border goes on in the
+/// next chunk as another. A piece in which nothing is learned is left out, and so is a sample of only such pieces.
+class Dataset {
+ public:
+  /// Rows [first, last) of `corpus`. Throws Error(kBadInput) if a row is longer than max_length and over_length says
+  /// error, and if no sample remains.
+  Dataset(std::shared_ptr<const Corpus> corpus, int64_t first, int64_t last, const DataOptions& options);
+
+  int64_t size() const { return static_cast<int64_t>(ends_.size()); }
+  std::span<const Piece> pieces(int64_t sample) const;
+  int64_t targets(int64_t sample) const;  ///< tokens learned
+  const DatasetCounts& counts() const { return counts_; }
+  const Corpus& corpus() const { return *corpus_; }
+
+  MicroBatch batch(std::span<const int64_t> samples, at::Device device) const;
+
+ private:
+  void add_row(int64_t row, const DataOptions& options);
+  void add_piece(Piece piece);
+  void close_sample();
+  int64_t targets(const Piece& piece) const;
+
+  std::shared_ptr<const Corpus> corpus_;
+  std::vector<Piece> pieces_;
+  std::vector<int64_t> ends_, targets_;
+  DatasetCounts counts_;
+  int64_t open_tokens_ = 0;  // of the sample being filled
+};
+
+/// The order in which an epoch visits `size` samples: a permutation that depends on nothing but its arguments.
+std::vector<int64_t> epoch_order(int64_t size, uint64_t seed, int64_t epoch);
+
+}  // namespace liger

@@ -1,0 +1,106 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "liger/io/json.h"
+#include "liger/io/settings.h"
+
+namespace liger {
+
+// The settings of a fine-tuning run, section by section as in the configuration file. The defaults are the
+// reference's recipe for Liger-GLA where it has one. What each key means is said once, in the table of options.cpp
+// that reads, prints and documents them.
+
+enum class Init { kPretrained, kRandom };
+enum class Attention { kAsConfigured, kSoftmax, kLigerGla };
+struct ModelOptions {
+  std::string path;
+  std::optional<std::string> adapter;
+  Init init = Init::kPretrained;
+  std::optional<std::string> dtype;
+  Attention attention = Attention::kAsConfigured;
+  std::optional<int64_t> window, sinks;
+  std::optional<double> mix, gate_divisor;
+};
+
+struct LoraOptions {
+  int64_t r = 8;
+  double alpha = 8.0;
+  double dropout = 0.0;
+  std::vector<std::string> targets = {"q_proj", "k_proj", "v_proj"};
+  bool rslora = false;
+};
+
+enum class DataFormat { kAlpaca, kCompletion, kText };
+enum class Packing { kConcat, kNone };
+enum class OverLength { kError, kTruncate, kDrop, kSplit };
+struct DataOptions {
+  std::string train;
+  std::optional<std::string> val;
+  int64_t val_size = 200;
+  DataFormat format = DataFormat::kAlpaca;
+  int64_t max_length = 1024;
+  Packing pack = Packing::kConcat;
+  OverLength over_length = OverLength::kError;
+};
+
+enum class SchedulerKind { kConstant, kCosine, kLinear, kPlateau };
+enum class OnNonfinite { kStop };
+struct TrainOptions {
+  int64_t epochs = 2;
+  std::optional<int64_t> max_steps;
+  int64_t batch_size = 8;
+  int64_t micro_batch_size = 1;
+  double lr = 1e-3;
+  double weight_decay = 0.01;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  SchedulerKind scheduler = SchedulerKind::kPlateau;
+  int64_t warmup_steps = 0;
+  double min_lr = 1e-5;
+  double plateau_factor = 0.1;
+  int64_t plateau_patience = 10;
+  double max_grad_norm = 1.0;
+  int64_t seed = 0;
+  int64_t eval_every = 200;
+  OnNonfinite on_nonfinite = OnNonfinite::kStop;
+};
+
+struct SaveOptions {
+  std::string dir;
+  int64_t every = 1000;
+  int64_t keep = 3;
+  std::string resume = "auto";
+  bool overwrite = false;
+};
+
+struct LogOptions {
+  int64_t every = 1;
+  bool jsonl = true;
+  bool csv = true;
+  bool svg = true;
+};
+
+struct FinetuneOptions {
+  ModelOptions model;
+  std::optional<LoraOptions> lora = LoraOptions{};  ///< nothing = every parameter is trained
+  DataOptions data;
+  TrainOptions train;
+  SaveOptions save;
+  LogOptions log;
+};
+
+/// Reads a whole configuration. Throws Error(kUsage) with the place of the first key that is unknown, missing, of
+/// the wrong type, out of range or in contradiction to another.
+FinetuneOptions read_finetune_options(const Settings& settings);
+
+/// The configuration with every key, as YAML with what each key means beside it; reading it gives the same options.
+std::string to_yaml(const FinetuneOptions& options);
+OrderedJson to_json(const FinetuneOptions& options);
+
+}  // namespace liger

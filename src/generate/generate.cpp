@@ -1,0 +1,148 @@
+#include "liger/generate/generate.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <iterator>
+
+#include "liger/core/sequences.h"
+#include "liger/error.h"
+#include "liger/generate/stop.h"
+#include "liger/io/interrupt.h"
+#include "liger/io/tokenizer.h"
+#include "liger/nn/causal_lm.h"
+
+namespace liger {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+double rate(int64_t tokens, double seconds) {
+  return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
+}
+
+std::vector<int64_t> end_ids(const CausalLM& model, const Tokenizer& tokenizer) {
+  if (!model.config().eos_token_ids.empty()) return model.config().eos_token_ids;
+  if (const auto eos = tokenizer.eos()) return {*eos};
+  return {};
+}
+
+// Advances the state over `ids` and returns the hidden state of the last one, [1, hidden_size].
+at::Tensor read_tokens(CausalLM& model, std::span<const int64_t> ids, DecodingState& state) {
+  const at::Tensor hidden = model.hidden_states(Sequences({{ids.begin(), ids.end()}}, model.device()), &state);
+  return hidden.narrow(0, hidden.size(0) - 1, 1);
+}
+
+// From ids to text that is certain, and to the end of it.
+class TextStream {
+ public:
+  // The prompt's ids go in front and their text is dropped: what a token looks like may depend on those before it
+  // (the first word of a sentencepiece text loses its space).
+  TextStream(const Tokenizer& tokenizer, std::span<const int64_t> prompt, const std::vector<std::string>& stops,
+             const std::function<void(std::string_view)>& on_text, std::string& text)
+      : decoder_(tokenizer), matcher_(stops), on_text_(on_text), text_(text) {
+    for (const int64_t id : prompt) decoder_.push(id);
+  }
+  void push(int64_t id) { emit(matcher_.push(decoder_.push(id))); }
+  void finish() {
+    emit(matcher_.push(decoder_.flush()));
+    if (!stopped()) emit(matcher_.flush());
+  }
+  bool stopped() const { return matcher_.stopped(); }
+
+ private:
+  void emit(const std::string& piece) {
+    if (piece.empty()) return;
+    text_ += piece;
+    if (on_text_) on_text_(piece);
+  }
+  StreamDecoder decoder_;
+  StopMatcher matcher_;
+  const std::function<void(std::string_view)>& on_text_;
+  std::string& text_;
+};
+
+at::Tensor prefill(CausalLM& model, std::span<const int64_t> prompt, int64_t chunk, DecodingState& state) {
+  at::Tensor last;
+  for (size_t begin = 0; begin < prompt.size();) {
+    throw_if_interrupted();
+    const size_t count = std::min(prompt.size() - begin, static_cast<size_t>(chunk));
+    last = read_tokens(model, prompt.subspan(begin, count), state);
+    begin += count;
+  }
+  return last;
+}
+
+}  // namespace
+
+void validate(const GenerateOptions& options) {
+  LIGER_CHECK_USAGE(options.max_tokens > 0, "max-tokens must be 1 or more, got ", options.max_tokens);
+  LIGER_CHECK_USAGE(options.prefill_chunk > 0, "prefill_chunk must be 1 or more, got ", options.prefill_chunk);
+  Sampler{options.sampling};
+  StopMatcher{options.stop};
+}
+
+double Generation::prefill_tokens_per_second() const { return rate(prompt_tokens, prefill_seconds); }
+double Generation::decode_tokens_per_second() const { return rate(decode_steps, decode_seconds); }
+
+std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text) {
+  std::vector<int64_t> ids;
+  if (!text.empty()) ids = tokenizer.encode_with_specials(text, Specials::kParse);
+  if (!ids.empty()) return ids;
+  const auto first = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
+  LIGER_CHECK_USAGE(first.has_value(), "the prompt is empty, and the tokenizer has no BOS or EOS to begin a text with");
+  return {*first};
+}
+
+Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> prompt,
+                    const GenerateOptions& options, const std::function<void(std::string_view)>& on_text) {
+  LIGER_CHECK_USAGE(!prompt.empty(), "the prompt has no tokens");
+  validate(options);
+  const c10::InferenceMode inference;
+  model.eval();
+  Sampler sampler(options.sampling);
+  Generation result;
+  result.prompt_tokens = std::ssize(prompt);
+  result.finish_reason = "length";
+  TextStream stream(tokenizer, prompt, options.stop, on_text, result.text);
+  const std::vector<int64_t> ends = options.ignore_eos ? std::vector<int64_t>{} : end_ids(model, tokenizer);
+
+  DecodingState state;
+  const auto start = Clock::now();
+  at::Tensor last = prefill(model, prompt, options.prefill_chunk, state);
+  int64_t id = sampler.sample(model.logits(last));
+  result.prefill_seconds = seconds_since(start);
+
+  const auto decode_start = Clock::now();
+  while (true) {
+    if (std::find(ends.begin(), ends.end(), id) != ends.end()) {
+      result.finish_reason = "stop";
+      break;
+    }
+    result.tokens.push_back(id);
+    stream.push(id);
+    if (stream.stopped() || std::ssize(result.tokens) == options.max_tokens) break;
+    throw_if_interrupted();
+    last = read_tokens(model, std::span(&id, 1), state);
+    id = sampler.sample(model.logits(last));
+    ++result.decode_steps;
+  }
+  result.decode_seconds = seconds_since(decode_start);
+  stream.finish();
+  if (stream.stopped()) result.finish_reason = "stop";
+  return result;
+}
+
+int64_t peak_memory_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
+}  // namespace liger

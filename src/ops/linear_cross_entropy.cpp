@@ -1,0 +1,92 @@
+#include "liger/ops/linear_cross_entropy.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_log_softmax.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+#include "liger/core/dtype.h"
+#include "liger/error.h"
+
+namespace liger {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Logits held at a time: large enough that re-reading the weight is paid off, small enough to stay in cache.
+constexpr int64_t kBlockElements = int64_t{1} << 22;
+constexpr int64_t kMinBlockRows = 128;
+
+struct Result {
+  at::Tensor loss;
+  at::Tensor hidden_grad, weight_grad;  // of the loss; undefined unless asked for
+};
+
+Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
+               bool weight_needs_grad) {
+  const at::ScalarType type = wide_type(hidden);
+  const at::Tensor rows = at::nonzero(targets != kIgnoredTarget).squeeze(1);
+  const int64_t count = rows.size(0);
+  const int64_t block = std::max(kMinBlockRows, kBlockElements / weight.size(0));
+  Result result;
+  at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble));
+  if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
+  // Summed over the blocks, so not in a 16-bit type.
+  if (weight_needs_grad) result.weight_grad = at::zeros(weight.sizes(), weight.options().dtype(type));
+
+  for (int64_t begin = 0; begin < count; begin += block) {
+    const at::Tensor index = rows.narrow(0, begin, std::min(block, count - begin));
+    const at::Tensor x = hidden.index_select(0, index);
+    const at::Tensor target = targets.index_select(0, index).unsqueeze(1);
+    at::Tensor p = at::_log_softmax(at::mm(x, weight.t()).to(type), 1, /*half_to_float=*/false);
+    loss -= p.gather(1, target).sum(at::kDouble);
+    if (!hidden_needs_grad && !weight_needs_grad) continue;
+    // d loss / d logits = softmax - one-hot.
+    p.exp_().scatter_add_(1, target, at::scalar_tensor(-1.0, p.options()).expand_as(target));
+    if (hidden_needs_grad) result.hidden_grad.index_copy_(0, index, at::mm(p.to(weight.scalar_type()), weight));
+    if (weight_needs_grad) result.weight_grad.addmm_(p.t(), x.to(type));
+  }
+  result.loss = loss.to(type);
+  if (weight_needs_grad) result.weight_grad = result.weight_grad.to(weight.scalar_type());
+  return result;
+}
+
+struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
+                            const at::Tensor& targets, bool hidden_needs_grad, bool weight_needs_grad) {
+    const Result result = compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+    context->save_for_backward({result.hidden_grad, result.weight_grad});
+    return result.loss;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list upstream) {
+    LIGER_CHECK(!at::GradMode::is_enabled(), "linear_cross_entropy: its gradient cannot be differentiated again");
+    const variable_list saved = context->get_saved_variables();
+    const auto chained = [&](const at::Tensor& grad) { return grad.defined() ? grad * upstream[0] : grad; };
+    return {chained(saved[0]), chained(saved[1]), {}, {}, {}};
+  }
+};
+
+}  // namespace
+
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
+  LIGER_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&
+                  targets.size(0) == hidden.size(0) && hidden.scalar_type() == weight.scalar_type(),
+              "linear_cross_entropy: expected hidden [N, D], weight [V, D] of one dtype and targets [N], got ",
+              hidden.sizes(), " ", hidden.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ",
+              targets.sizes());
+  const bool grad = at::GradMode::is_enabled();
+  const bool hidden_needs_grad = grad && hidden.requires_grad(), weight_needs_grad = grad && weight.requires_grad();
+  if (!hidden_needs_grad && !weight_needs_grad) return compute(hidden, weight, targets, false, false).loss;
+  return LinearCrossEntropy::apply(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+}
+
+}  // namespace liger

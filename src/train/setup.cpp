@@ -1,0 +1,143 @@
+#include <ATen/Context.h>
+
+#include <algorithm>
+
+#include "liger/core/dtype.h"
+#include "liger/core/hub.h"
+#include "liger/error.h"
+#include "liger/io/files.h"
+#include "liger/io/log.h"
+#include "liger/train/trainer.h"
+
+namespace liger {
+namespace {
+
+/// The Liger layers to run with: config.json's, with what the options say instead.
+std::optional<LigerConfig> mixer(const ModelOptions& options, const ModelConfig& config) {
+  std::optional<LigerConfig> liger = config.liger;
+  if (options.attention == Attention::kSoftmax) liger.reset();
+  if (options.attention == Attention::kLigerGla && !liger) liger = LigerConfig{};
+  const bool changed = options.window || options.sinks || options.mix || options.gate_divisor;
+  LIGER_CHECK_USAGE(liger || !changed, "model: window, sinks, mix and gate_divisor belong to Liger layers, and ",
+                    options.path, " has softmax attention; set model.attention to liger_gla, or convert it first");
+  if (!liger) return liger;
+  liger->window = options.window.value_or(liger->window);
+  liger->sinks = options.sinks.value_or(liger->sinks);
+  liger->mix = options.mix.value_or(liger->mix);
+  liger->gate_divisor = options.gate_divisor.value_or(liger->gate_divisor);
+  return liger;
+}
+
+LoraConfig lora_config(const LoraOptions& options, const std::string& base) {
+  LoraConfig config;
+  config.r = options.r;
+  config.alpha = options.alpha;
+  config.dropout = options.dropout;
+  config.targets = options.targets;
+  config.rslora = options.rslora;
+  config.base_model_name_or_path = base;
+  return config;
+}
+
+/// An adapter that training goes on from is the one the options describe.
+void check_same(const LoraConfig& adapter, const LoraConfig& wanted, const std::string& where) {
+  const auto check = [&](const char* key, const auto& has, const auto& asked) {
+    LIGER_CHECK_USAGE(has == asked, where, ": its ", key, " is ", has, ", but lora.", key, " is ", asked);
+  };
+  const auto joined = [](std::vector<std::string> names) {
+    std::sort(names.begin(), names.end());
+    std::string text;
+    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+    return text;
+  };
+  check("r", adapter.r, wanted.r);
+  check("alpha", adapter.alpha, wanted.alpha);
+  check("dropout", adapter.dropout, wanted.dropout);
+  check("rslora", adapter.rslora, wanted.rslora);
+  check("targets", joined(adapter.targets), joined(wanted.targets));
+}
+
+void load_rows(TrainingSetup& setup) {
+  const DataOptions& data = setup.options.data;
+  const auto corpus = [&](const std::string& file) {
+    return std::make_shared<const Corpus>(file, data.format, *setup.tokenizer, setup.base_config.vocab_size);
+  };
+  const auto training = corpus(data.train);
+  const int64_t held_out = data.val ? 0 : data.val_size;
+  LIGER_CHECK(held_out < training->rows(), data.train, ": its ", training->rows(), " rows leave nothing to train on, "
+              "as data.val_size ", held_out, " of them are for validation; set it lower, or 0 for none");
+  setup.train = std::make_shared<const Dataset>(training, held_out, training->rows(), data);
+  if (data.val) {
+    const auto validation = corpus(*data.val);
+    setup.validation = std::make_shared<const Dataset>(validation, 0, validation->rows(), data);
+  } else if (held_out > 0) {
+    setup.validation = std::make_shared<const Dataset>(training, 0, held_out, data);
+  }
+  setup.data_sha256 = sha256_file(data.train);
+}
+
+}  // namespace
+
+TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
+  TrainingSetup setup;
+  setup.options = options;
+  setup.base = resolve_model(options.model.path);
+  setup.base_config = ModelConfig::read(setup.base);
+  setup.tokenizer = Tokenizer::load(setup.base);
+  load_rows(setup);
+  const int64_t batch = options.train.batch_size;
+  setup.steps_per_epoch = (setup.train->size() + batch - 1) / batch;
+  setup.total_steps = options.train.max_steps.value_or(options.train.epochs * setup.steps_per_epoch);
+  return setup;
+}
+
+void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
+  const bool full = !options.lora;
+  std::optional<at::ScalarType> dtype;
+  if (options.model.dtype) dtype = scalar_type_from_string(*options.model.dtype);
+  if (full && !dtype) dtype = at::kFloat;
+  ModelConfig config = base_config;
+  config.liger = mixer(options.model, config);
+
+  at::manual_seed(static_cast<uint64_t>(options.train.seed));
+  const bool all_from_checkpoint = full && !checkpoint.empty();
+  if (options.model.init == Init::kRandom && !all_from_checkpoint) {
+    model = std::make_shared<CausalLM>(config, at::TensorOptions(dtype.value_or(at::kFloat)));
+  } else {
+    LoadOptions load;
+    load.dtype = dtype;
+    load.liger = config.liger;
+    load.softmax = !config.liger;
+    model = CausalLM::load(all_from_checkpoint ? checkpoint : base, load);
+  }
+  if (full) {
+    for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
+    return;
+  }
+  lora = lora_config(*options.lora, options.model.path);
+  const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
+  if (adapter.empty()) {
+    add_lora(*model, *lora);
+  } else {
+    check_same(load_adapter(*model, adapter), *lora, adapter.string());
+  }
+}
+
+std::vector<NamedParameter> TrainingSetup::trainable() const {
+  std::vector<NamedParameter> out;
+  for (const auto& item : model->named_parameters()) {
+    if (item.value().requires_grad()) out.push_back({item.key(), item.value()});
+  }
+  return out;
+}
+
+TrainingSetup::Counts TrainingSetup::parameter_counts() const {
+  Counts counts{};
+  for (const at::Tensor& parameter : model->parameters()) {
+    counts.all += parameter.numel();
+    if (parameter.requires_grad()) counts.trained += parameter.numel();
+  }
+  return counts;
+}
+
+}  // namespace liger

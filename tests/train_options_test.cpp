@@ -1,0 +1,91 @@
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "liger/error.h"
+#include "liger/io/settings.h"
+#include "liger/train/options.h"
+
+namespace liger {
+namespace {
+
+const char* const kShortest = "model: {path: m}\ndata: {train: d.jsonl}\nsave: {dir: out}\n";
+
+FinetuneOptions read(const std::string& yaml, const std::vector<std::string>& assignments = {}) {
+  Settings settings = Settings::from_yaml(yaml, "run.yaml");
+  for (const std::string& assignment : assignments) settings.override_with(assignment);
+  return read_finetune_options(settings);
+}
+
+std::string error_of(const std::string& yaml, const std::vector<std::string>& assignments = {}) {
+  try {
+    read(yaml, assignments);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kUsage) << e.what();
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(FinetuneOptions, DefaultsAreTheReferences) {
+  const FinetuneOptions o = read(kShortest);
+  ASSERT_TRUE(o.lora);
+  EXPECT_EQ(o.lora->r, 8);
+  EXPECT_EQ(o.lora->alpha, 8);
+  EXPECT_EQ(o.lora->targets, (std::vector<std::string>{"q_proj", "k_proj", "v_proj"}));
+  EXPECT_EQ(o.train.lr, 1e-3);
+  EXPECT_EQ(o.train.scheduler, SchedulerKind::kPlateau);
+  EXPECT_EQ(o.data.max_length, 1024);
+  EXPECT_EQ(o.data.pack, Packing::kConcat);
+}
+
+TEST(FinetuneOptions, LoraNullIsFullTraining) {
+  EXPECT_FALSE(read(std::string(kShortest) + "lora: null\n").lora);
+  EXPECT_FALSE(read(kShortest, {"lora=null"}).lora);
+  EXPECT_EQ(read(std::string(kShortest) + "lora: {r: 3}\n").lora->r, 3);
+}
+
+TEST(FinetuneOptions, WhatIsPrintedReadsTheSame) {
+  FinetuneOptions o = read(std::string(kShortest) + "lora: null\n",
+                           {"model.path='a \"b\": #c'", "model.attention=liger_gla", "model.window=17", "train.lr=3.3e-4",
+                            "train.max_steps=7", "data.over_length=split", "data.pack=none", "data.format=text",
+                            "train.scheduler=cosine", "log.svg=false", "save.resume=never"});
+  const FinetuneOptions again = read(to_yaml(o));
+  EXPECT_EQ(to_yaml(again), to_yaml(o));
+  EXPECT_EQ(to_json(again), to_json(o));
+  EXPECT_EQ(again.model.path, "a \"b\": #c");
+  EXPECT_EQ(again.train.lr, 3.3e-4);
+  EXPECT_EQ(again.model.window, 17);
+  EXPECT_EQ(to_yaml(read(to_yaml(read(kShortest)))), to_yaml(read(kShortest)));
+}
+
+TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
+  const auto expect = [](const std::string& error, const std::vector<std::string>& parts) {
+    for (const std::string& part : parts) EXPECT_NE(error.find(part), std::string::npos) << error;
+  };
+  expect(error_of(std::string(kShortest) + "train:\n  learning_rat: 1\n"), {"run.yaml:5", "learning_rat"});
+  expect(error_of(std::string(kShortest) + "trian: {lr: 1}\n"), {"trian", "train"});
+  expect(error_of(kShortest, {"train.lr=0"}), {"lr", "more than 0"});
+  expect(error_of(kShortest, {"train.lr=fast"}), {"lr"});
+  expect(error_of(kShortest, {"lora.r=0"}), {"lora.r", "at least 1"});
+  expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
+  expect(error_of(kShortest, {"data.format=chat"}), {"format", "alpaca, completion, text"});
+  expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
+  expect(error_of(kShortest, {"data.val_size=0"}), {"scheduler", "plateau"});
+  expect(error_of(kShortest, {"model.attention=softmax", "model.window=8"}), {"window", "softmax"});
+  expect(error_of(kShortest, {"lora=null", "model.dtype=bf16"}), {"dtype", "float32"});
+  expect(error_of(kShortest, {"model.init=random"}), {"init", "lora"});
+  expect(error_of(kShortest, {"train.scheduler=cosine", "train.min_lr=1"}), {"min_lr"});
+  expect(error_of("data: {train: d.jsonl}\nsave: {dir: out}\n"), {"path"});
+  expect(error_of("model: {path: m}\nsave: {dir: out}\n"), {"train"});
+  expect(error_of("model: {path: m}\ndata: {train: d}\n"), {"dir"});
+}
+
+TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {
+  for (const char* key : {"log.tensorboard=true", "sample.every=5", "train.distributed=true", "lora.dora=true"}) {
+    EXPECT_NE(error_of(kShortest, {key}).find("unknown"), std::string::npos) << key;
+  }
+}
+
+}  // namespace
+}  // namespace liger

@@ -1,0 +1,253 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "liger/core/checkpoint.h"
+#include "liger/error.h"
+#include "liger/train/dry_run.h"
+#include "liger/train/trainer.h"
+#include "train_test_util.h"
+
+namespace liger {
+namespace {
+
+namespace fs = std::filesystem;
+using test::read_options;
+using test::slurp;
+using test::tiny_run;
+
+class TrainerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    test::write_tiny_model(folder_ / "model");
+    test::write_text_rows(folder_ / "rows.jsonl", 40);
+  }
+
+  FinetuneResult train(const std::string& run, std::vector<std::string> assignments = {}) {
+    return Trainer(read_options(tiny_run(folder_.path(), run), assignments)).run();
+  }
+  fs::path final_weights(const std::string& run) const {
+    const fs::path result = folder_ / run / "final";
+    return result / (fs::exists(result / "adapter_model.safetensors") ? "adapter_model.safetensors" : "model.safetensors");
+  }
+  // Rows of metrics.jsonl without what depends on the clock.
+  std::vector<Json> metrics(const std::string& run) const {
+    std::vector<Json> rows;
+    std::istringstream lines(slurp(folder_ / run / "metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      Json row = parse_json(line, "metrics.jsonl");
+      for (const char* key : {"elapsed_time", "remaining_time", "tokens_per_second", "peak_memory_gb", "time"}) row.erase(key);
+      rows.push_back(row);
+    }
+    return rows;
+  }
+  static at::Tensor logits(const fs::path& model, const fs::path& adapter) {
+    const at::NoGradGuard no_grad;
+    LoadOptions options;
+    options.adapter = adapter;
+    const auto loaded = CausalLM::load(model, options);
+    loaded->eval();
+    return loaded->logits(loaded->hidden_states(Sequences({{0, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140}, {0, 5}})));
+  }
+
+  test::TemporaryFolder folder_;
+};
+
+TEST_F(TrainerTest, SameSeedSameBits) {
+  const FinetuneResult a = train("a"), b = train("b");
+  EXPECT_EQ(slurp(final_weights("a")), slurp(final_weights("b")));
+  EXPECT_EQ(metrics("a"), metrics("b"));
+  EXPECT_EQ(a.steps, 8);
+  train("c", {"train.seed=1"});
+  EXPECT_NE(slurp(final_weights("a")), slurp(final_weights("c")));
+}
+
+// Batches of 4 samples read 1, 2 and 4 at a time: the samples hold different numbers of tokens to learn.
+TEST_F(TrainerTest, AccumulationIsNormalisedByTokens) {
+  std::map<int, std::vector<Json>> rows;
+  for (const int micro : {1, 2, 4}) {
+    train(cat("m", micro), {cat("train.micro_batch_size=", micro), "data.pack=none"});
+    rows[micro] = metrics(cat("m", micro));
+  }
+  ASSERT_EQ(rows[1].size(), rows[4].size());
+  for (const int micro : {2, 4}) {
+    for (size_t i = 0; i < rows[1].size(); ++i) {
+      for (const char* key : {"loss", "grad_norm", "eval_loss"}) {
+        if (rows[1][i][key].is_null()) continue;
+        const double expected = rows[1][i][key], actual = rows[micro][i][key];
+        EXPECT_NEAR(actual, expected, 2e-5 * std::abs(expected)) << key << " in row " << i;
+      }
+    }
+  }
+  EXPECT_NEAR(rows[1][1]["loss"].get<double>(), rows[4][1]["loss"].get<double>(), 1e-6);  // before rounding adds up
+}
+
+TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
+  // Dropout draws random numbers, an epoch ends within, and step 3 and 6 are saved.
+  const std::vector<std::string> settings = {"lora.dropout=0.1", "save.keep=9", "train.scheduler=plateau",
+                                             "train.plateau_patience=0", "log.every=2"};
+  train("straight", settings);
+  for (const char* checkpoint : {"ckpt-3", "ckpt-6"}) {
+    // As if the process had been killed later on: what was logged after the checkpoint is written again.
+    const std::string run = cat("resumed-", checkpoint);
+    fs::create_directories(folder_ / run);
+    for (const char* name : {checkpoint, "metrics.jsonl", "metrics.csv"}) {
+      fs::copy(folder_ / "straight" / name, folder_ / run / name, fs::copy_options::recursive);
+    }
+    train(run, settings);
+    EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights(run)));
+    EXPECT_EQ(metrics("straight"), metrics(run));
+    for (const char* file : {"optimizer.safetensors", "adapter_model.safetensors"}) {
+      EXPECT_EQ(slurp(folder_ / "straight" / "ckpt-8" / file), slurp(folder_ / run / "ckpt-8" / file)) << file;
+    }
+  }
+}
+
+TEST_F(TrainerTest, FullTrainingResumesToo) {
+  const std::vector<std::string> settings = {"lora=null", "save.keep=9", "model.init=random", "train.lr=1e-3"};
+  train("straight", settings);
+  auto resumed = settings;
+  resumed.push_back("save.resume=" + (folder_ / "straight" / "ckpt-3").string());
+  train("resumed", resumed);
+  EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights("resumed")));
+}
+
+TEST_F(TrainerTest, BrokenCheckpointIsSkipped) {
+  const std::vector<std::string> settings = {"save.keep=9"};
+  train("straight", settings);
+  fs::copy(folder_ / "straight", folder_ / "run", fs::copy_options::recursive);
+  fs::remove_all(folder_ / "run" / "final");
+  std::ofstream(folder_ / "run" / "ckpt-8" / "trainer.json", std::ios::app) << " ";
+  fs::remove(folder_ / "run" / "ckpt-6" / "MANIFEST.json");
+  train("run", settings);
+  EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights("run")));
+  EXPECT_NO_THROW(verify_manifest(folder_ / "run" / "ckpt-8"));
+}
+
+TEST_F(TrainerTest, OtherSettingsAreNotResumed) {
+  train("run", {"train.max_steps=3"});
+  const auto error = [&](const std::string& assignment) -> std::string {
+    try {
+      train("run", {assignment});
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      return e.what();
+    }
+    return "no error";
+  };
+  EXPECT_NE(error("train.seed=5").find("train.seed 0"), std::string::npos);
+  EXPECT_NE(error("data.max_length=32").find("data.max_length 64"), std::string::npos);
+  EXPECT_NE(error("lora.alpha=2").find("alpha"), std::string::npos);
+  train("run");  // more steps are the same run
+}
+
+TEST_F(TrainerTest, OverfitsAFewLines) {
+  write_text_atomic(folder_ / "rows.jsonl", "{\"text\": \"the cat sat on the mat\"}\n{\"text\": \"a dog ran\"}\n");
+  const FinetuneResult result = train("run", {"lora=null", "data.val_size=0", "train.max_steps=60", "train.batch_size=2",
+                                              "train.lr=1e-2", "save.every=0", "log.every=20"});
+  EXPECT_LT(*result.loss, 0.2);
+  EXPECT_GT(metrics("run").front()["loss"].get<double>(), 1.5);
+}
+
+TEST_F(TrainerTest, LoraLearnsAndReloadsWithEqualLogits) {
+  Trainer trainer(read_options(tiny_run(folder_.path())));
+  const FinetuneResult result = trainer.run();
+  EXPECT_LT(*result.eval_loss, *result.first_eval_loss);
+  EXPECT_EQ(*result.best_eval_loss, *result.eval_loss);
+  const at::Tensor reloaded = logits(folder_ / "model", result.output);
+  const at::NoGradGuard no_grad;
+  CausalLM& model = *trainer.setup().model;
+  model.eval();
+  const Sequences tokens({{0, 50, 60, 70, 80, 90, 100, 110, 120, 130, 140}, {0, 5}});
+  EXPECT_TRUE(model.logits(model.hidden_states(tokens)).equal(reloaded));
+  EXPECT_FALSE(reloaded.equal(logits(folder_ / "model", {})));
+  EXPECT_TRUE(fs::exists(result.output / "README.md"));
+  EXPECT_NO_THROW(verify_manifest(result.output));
+}
+
+TEST_F(TrainerTest, GoesOnFromAnAdapter) {
+  const FinetuneResult first = train("first");
+  const FinetuneResult second = train("second", {"model.adapter=" + first.output.string()});
+  EXPECT_NEAR(*second.first_eval_loss, *first.eval_loss, 1e-6);
+  EXPECT_THROW(train("third", {"model.adapter=" + first.output.string(), "lora.alpha=3"}), Error);
+}
+
+TEST_F(TrainerTest, FullTrainingWritesAWholeModelAsItIsStored) {
+  test::write_tiny_model(folder_ / "model", /*liger=*/false, at::kBFloat16);
+  const FinetuneResult result =
+      train("run", {"lora=null", "model.attention=liger_gla", "model.window=5", "train.lr=1e-3"});
+  const ModelConfig config = ModelConfig::read(result.output);
+  ASSERT_TRUE(config.liger);
+  EXPECT_EQ(config.liger->window, 5);
+  EXPECT_EQ(CausalLM::load(result.output)->dtype(), at::kBFloat16);
+  EXPECT_EQ(CausalLM::load(folder_ / "run" / "ckpt-8")->dtype(), at::kFloat);
+  EXPECT_EQ(slurp(result.output / "tokenizer.json"), slurp(folder_ / "model" / "tokenizer.json"));
+}
+
+TEST_F(TrainerTest, FolderOfAnotherRunIsNotTouched) {
+  train("run");
+  const auto code = [&](std::vector<std::string> assignments) {
+    try {
+      train("run", std::move(assignments));
+    } catch (const Error& e) {
+      return e.code();
+    }
+    return ErrorCode::kInternal;
+  };
+  const std::string before = slurp(final_weights("run"));
+  EXPECT_EQ(code({}), ErrorCode::kLocked);  // finished
+  EXPECT_EQ(code({"save.resume=never"}), ErrorCode::kLocked);
+  EXPECT_EQ(code({"save.resume=" + (folder_ / "run" / "ckpt-6").string()}), ErrorCode::kLocked);  // loses ckpt-8
+  EXPECT_EQ(slurp(final_weights("run")), before);
+  EXPECT_TRUE(fs::exists(folder_ / "run" / "ckpt-8"));
+  train("run", {"save.overwrite=true", "train.seed=2"});
+  EXPECT_NE(slurp(final_weights("run")), before);
+  Trainer holder(read_options(tiny_run(folder_.path(), "other")));
+  EXPECT_THROW(train("other"), Error);
+}
+
+TEST_F(TrainerTest, KeepsTheNewestCheckpoints) {
+  train("run", {"save.every=2", "save.keep=2"});
+  EXPECT_FALSE(fs::exists(folder_ / "run" / "ckpt-4"));
+  EXPECT_TRUE(fs::exists(folder_ / "run" / "ckpt-6"));
+  EXPECT_TRUE(fs::exists(folder_ / "run" / "ckpt-8"));
+}
+
+TEST_F(TrainerTest, NonFiniteWeightsStopBeforeTheUpdate) {
+  auto tensors = load_tensors(folder_ / "model" / "model.safetensors");
+  at::Tensor bad = tensors.at("model.layers.1.mlp.up_proj.weight").clone();
+  bad[3][4] = NAN;
+  tensors["model.layers.1.mlp.up_proj.weight"] = bad;
+  save_tensors(folder_ / "model" / "model.safetensors", tensors);
+  for (const char* val_size : {"4", "0"}) {
+    try {
+      train(cat("run", val_size), {cat("data.val_size=", val_size)});
+      ADD_FAILURE() << "no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kNonFinite);
+      EXPECT_NE(std::string(e.what()).find("model.layers.1.mlp.up_proj.weight"), std::string::npos) << e.what();
+      EXPECT_NE(std::string(e.what()).find("rows.jsonl:"), std::string::npos) << e.what();
+    }
+    EXPECT_FALSE(fs::exists(folder_ / cat("run", val_size) / "final"));
+  }
+}
+
+TEST_F(TrainerTest, DryRunWritesNothing) {
+  const DryRun run = dry_run(read_options(tiny_run(folder_.path())));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+  EXPECT_EQ(run.setup.total_steps, 8);
+  EXPECT_EQ(run.setup.parameter_counts().trained, 2 * 4 * ((32 + 32) + 2 * (32 + 16)));
+  const std::string text = to_text(run);
+  EXPECT_NE(text.find("8 updates"), std::string::npos) << text;
+  const OrderedJson json = to_json(run);
+  EXPECT_EQ(json["first_samples"].size(), 2u);
+  EXPECT_FALSE(json["first_samples"][0][0]["learned"]);  // BOS
+  EXPECT_TRUE(json["first_samples"][0][1]["learned"]);
+}
+
+}  // namespace
+}  // namespace liger

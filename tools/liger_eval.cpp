@@ -1,0 +1,153 @@
+// liger-eval: perplexity and multiple-choice accuracy in lm-evaluation-harness's form, or raw logits.
+
+#include <torch/nn/module.h>
+
+#include <chrono>
+#include <iostream>
+
+#include "liger/core/dtype.h"
+#include "liger/core/hub.h"
+#include "liger/error.h"
+#include "liger/eval/evaluate.h"
+#include "liger/eval/logits.h"
+#include "liger/eval/results.h"
+#include "liger/io/log.h"
+#include "liger/io/tokenizer.h"
+#include "liger/nn/causal_lm.h"
+#include "tool.h"
+
+namespace liger {
+namespace {
+
+struct Arguments {
+  tool::CommonOptions common;
+  std::string model, dtype, attention, limit;
+  std::filesystem::path adapter, output_path, input_ids, logits;
+  std::string batch_size = "auto", softmax_dtype = "float32";
+  EvalOptions eval;
+};
+
+constexpr const char* kDescription =
+    "Scores a model on local data, equal to lm-evaluation-harness 0.4.13, without Python or a network.\n\n"
+    "  liger-eval --model DIR --tasks perplexity --data stories.jsonl\n"
+    "  liger-eval --model DIR --tasks piqa,arc_easy --data DIR --num_fewshot 5 --json\n"
+    "  liger-eval --model DIR --input-ids ids.safetensors --logits out.safetensors --dtype f64\n\n"
+    "Tasks read DIR/{task}.{split}.jsonl, rows as in the Hugging Face dataset: piqa (validation), arc_easy,\n"
+    "arc_challenge, openbookqa (test), multiple_choice (test; rows {\"query\", \"choices\", \"gold\"}), perplexity\n"
+    "(test; rows {\"text\"}); few-shot examples come from {task}.train.jsonl. Requests longer than the model's\n"
+    "max_position_embeddings are cut on the left and longer documents read in rolling windows of that length, for\n"
+    "Liger models too, as lm-evaluation-harness does.";
+
+void add_options(CLI::App& app, Arguments& a) {
+  app.add_option("--model", a.model, "Folder or name of the model")->required()->option_text("NAME|DIR");
+  app.add_option("--adapter", a.adapter, "PEFT LoRA folder to add")->option_text("DIR");
+  CLI::Option* tasks = app.add_option("--tasks", a.eval.tasks, "Tasks, separated by commas");
+  tasks->delimiter(',')->option_text("A,B");
+  CLI::Option* data = app.add_option("--data", a.eval.data, "Folder of the tasks' files, or perplexity's own file");
+  data->option_text("DIR|FILE");
+  tasks->needs(data);
+  app.add_option("--num_fewshot", a.eval.num_fewshot, "Answered examples in front of every question")
+      ->check(CLI::NonNegativeNumber)
+      ->option_text("N");
+  app.add_option("--limit", a.limit, "Rows per task: a number, or a share below 1")->option_text("N|0.x");
+  app.add_option("--batch_size", a.batch_size, "Sequences at once; auto = by a budget of tokens")->option_text("N|auto");
+  app.add_option("--output_path", a.output_path, "Also write results_{time}.json under DIR/{model}")
+      ->option_text("DIR");
+  app.add_flag("--log_samples", a.eval.keep_samples, "With --output_path: every row's requests and scores as well");
+  app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
+  app.add_option("--softmax-dtype", a.softmax_dtype, "float32, or model to round as lm-evaluation-harness does")
+      ->check(CLI::IsMember({"float32", "model"}))
+      ->option_text("TYPE");
+  app.add_option("--attention", a.attention, "Run the weights with softmax or liger_gla, whatever config.json says")
+      ->check(CLI::IsMember({"softmax", "liger_gla"}))
+      ->option_text("KIND");
+  CLI::Option* ids = app.add_option("--input-ids", a.input_ids, "input_ids [B, T] (and attention_mask) to run");
+  ids->option_text("FILE")->excludes(tasks);
+  CLI::Option* logits = app.add_option("--logits", a.logits, "Where the logits [B, T, V] of --input-ids go");
+  logits->option_text("FILE")->needs(ids);
+  ids->needs(logits);
+  tool::add_common_options(app, a.common);
+}
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+std::shared_ptr<CausalLM> load_model(const Arguments& a, const std::filesystem::path& dir) {
+  LoadOptions options;
+  if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
+  options.adapter = a.adapter;
+  options.softmax = a.attention == "softmax";
+  // A Liger model keeps its own window, sinks and mix; a plain one gets the defaults.
+  if (a.attention == "liger_gla" && !ModelConfig::read(dir).liger) options.liger = LigerConfig{};
+  return CausalLM::load(dir, options);
+}
+
+template <typename Number>
+Number parse_number(const std::string& option, const std::string& text, const char* expected) {
+  Number value{};
+  LIGER_CHECK_USAGE(CLI::detail::lexical_cast(text, value) && value > 0, option, ": expected ", expected, ", got '",
+                    text, "'");
+  return value;
+}
+
+int64_t count_parameters(const CausalLM& model) {
+  int64_t count = 0;
+  for (const at::Tensor& parameter : model.parameters()) count += parameter.numel();
+  return count;
+}
+
+void run_tasks(Arguments& a) {
+  if (!a.limit.empty()) a.eval.limit = parse_number<double>("--limit", a.limit, "a number above 0");
+  if (a.batch_size != "auto") {
+    a.eval.scoring.batch_size = parse_number<int64_t>("--batch_size", a.batch_size, "a number above 0 or auto");
+  }
+  a.eval.scoring.model_softmax = a.softmax_dtype == "model";
+  LIGER_CHECK_USAGE(!a.eval.keep_samples || !a.output_path.empty(), "--log_samples needs --output_path");
+  RunDescription run;
+  run.started = now();
+  const std::filesystem::path dir = resolve_model(a.model);
+  const std::vector<PreparedTask> tasks = prepare_tasks(a.eval);
+  const auto tokenizer = Tokenizer::load(dir);
+  const auto model = load_model(a, dir);
+  std::vector<TaskResult> results;
+  for (const PreparedTask& task : tasks) results.push_back(evaluate(*model, *tokenizer, task, a.eval));
+  run.model = a.model;
+  run.adapter = a.adapter.string();
+  run.dtype = cat(model->dtype());
+  run.batch_size = a.batch_size;
+  run.limit = a.eval.limit;
+  run.parameters = count_parameters(*model);
+  run.max_length = max_length(*model);
+  run.seconds = now() - run.started;
+  const OrderedJson document = results_json(results, a.eval, run, *tokenizer);
+  if (!a.output_path.empty()) {
+    log_info("results written to " + write_results(a.output_path, results, document, run).string());
+  }
+  if (a.common.json) {
+    tool::print_json(document);
+  } else {
+    std::cout << results_table(results);
+  }
+}
+
+void run(Arguments& a) {
+  if (!a.input_ids.empty()) {
+    const auto model = load_model(a, resolve_model(a.model));
+    write_logits(*model, a.input_ids, a.logits);
+    if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
+    return;
+  }
+  LIGER_CHECK_USAGE(!a.eval.tasks.empty(), "nothing to do: give --tasks with --data, or --input-ids with --logits");
+  run_tasks(a);
+}
+
+}  // namespace
+}  // namespace liger
+
+int main(int argc, char** argv) {
+  CLI::App app(liger::kDescription, "liger-eval");
+  liger::Arguments arguments;
+  liger::add_options(app, arguments);
+  return liger::tool::run(app, arguments.common, argc, argv, [&] { liger::run(arguments); });
+}

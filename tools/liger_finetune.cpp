@@ -1,0 +1,94 @@
+// liger-finetune: LoRA or full-parameter training of a model folder, as a YAML file says.
+
+#include <iomanip>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "liger/io/settings.h"
+#include "liger/train/dry_run.h"
+#include "liger/train/options.h"
+#include "liger/train/trainer.h"
+#include "tool.h"
+
+namespace {
+
+using namespace liger;
+
+struct Options {
+  std::string config, model;
+  std::vector<std::string> assignments;
+  bool dry_run = false, print_config = false;
+};
+
+OrderedJson to_json(const FinetuneResult& r) {
+  const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
+  return {{"output", r.output.string()},
+          {"steps", r.steps},
+          {"tokens", r.tokens},
+          {"loss", number(r.loss)},
+          {"first_eval_loss", number(r.first_eval_loss)},
+          {"eval_loss", number(r.eval_loss)},
+          {"best_eval_loss", number(r.best_eval_loss)},
+          {"best_step", r.best_step},
+          {"seconds", r.seconds},
+          {"tokens_per_second", r.tokens_per_second},
+          {"peak_memory_bytes", r.peak_memory_bytes}};
+}
+
+void print(const FinetuneResult& r) {
+  std::cout << "output              " << r.output.string() << "\n"
+            << "updates             " << r.steps << "\n"
+            << "tokens              " << r.tokens << "\n";
+  const auto loss = [](const char* name, const std::optional<double>& value) {
+    if (value) std::cout << name << std::fixed << std::setprecision(4) << *value << "\n";
+  };
+  loss("training loss       ", r.loss);
+  loss("validation before   ", r.first_eval_loss);
+  loss("validation after    ", r.eval_loss);
+  std::cout << std::setprecision(1) << "tokens per second   " << r.tokens_per_second << "\n"
+            << std::setprecision(3) << "peak memory         " << static_cast<double>(r.peak_memory_bytes) / 1e9
+            << " GB\n";
+}
+
+void finetune(const Options& o, bool json) {
+  Settings settings = Settings::from_yaml_file(o.config);
+  if (!o.model.empty()) settings.override_with("model.path=" + OrderedJson(o.model).dump());
+  for (const std::string& assignment : o.assignments) settings.override_with(assignment);
+  const FinetuneOptions options = read_finetune_options(settings);
+  if (o.print_config) {
+    if (json) return tool::print_json(liger::to_json(options));
+    std::cout << to_yaml(options);
+  } else if (o.dry_run) {
+    const DryRun run = dry_run(options);
+    if (json) return tool::print_json(liger::to_json(run));
+    std::cout << to_text(run);
+  } else {
+    const FinetuneResult result = Trainer(options).run();
+    if (json) return tool::print_json(to_json(result));
+    print(result);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
+               "means: --print-config.",
+               "liger-finetune");
+  tool::CommonOptions common;
+  Options options;
+  app.add_option("config", options.config, "Configuration, such as configs/lora.yaml")
+      ->required()
+      ->option_text("CONFIG.yaml");
+  app.add_option("--model", options.model, "Folder or name of the model; the same as --set model.path=...")
+      ->option_text("NAME|DIR");
+  app.add_option("--set", options.assignments, "Another value for a key, e.g. train.lr=2e-4; repeatable")
+      ->option_text("KEY=VALUE")
+      ->take_all()
+      ->expected(1);
+  app.add_flag("--dry-run", options.dry_run, "Load and check everything, make one update on random tokens, write nothing");
+  app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
+  tool::add_common_options(app, common);
+  return tool::run(app, common, argc, argv, [&] { finetune(options, common.json); });
+}

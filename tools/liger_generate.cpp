@@ -1,0 +1,130 @@
+// liger-generate: continues a prompt and streams the text.
+
+#include <unistd.h>
+
+#include <iostream>
+#include <iterator>
+
+#include "liger/core/dtype.h"
+#include "liger/core/hub.h"
+#include "liger/error.h"
+#include "liger/generate/generate.h"
+#include "liger/io/files.h"
+#include "liger/io/log.h"
+#include "liger/io/tokenizer.h"
+#include "liger/nn/causal_lm.h"
+#include "tool.h"
+
+namespace liger {
+namespace {
+
+struct Arguments {
+  tool::CommonOptions common;
+  std::string model, dtype, prompt;
+  std::filesystem::path adapter, file;
+  bool has_prompt = false, stats = false;
+  GenerateOptions generate;
+};
+
+constexpr const char* kDescription =
+    "Continues a prompt and prints the text as it comes; memory stays constant for Liger models.\n\n"
+    "  liger-generate --model DIR --prompt 'Once upon a time' --max-tokens 100\n"
+    "  liger-generate --model DIR -f prompt.txt --temp 0.8 --top-p 0.95 --seed 7 --stats\n\n"
+    "The prompt comes from --prompt, a file or standard input, of which one newline at the end is dropped. An empty\n"
+    "prompt is the bare BOS. With --temp 0, the default, the most probable token is taken. Otherwise, in this order,\n"
+    "--top-k keeps the k most probable tokens, --top-p the fewest of these that hold a share P of their probability,\n"
+    "--min-p those with at least X times the highest probability.";
+
+void add_options(CLI::App& app, Arguments& a) {
+  app.add_option("--model", a.model, "Folder or name of the model")->required()->option_text("NAME|DIR");
+  app.add_option("--adapter", a.adapter, "PEFT LoRA folder to add")->option_text("DIR");
+  CLI::Option* prompt = app.add_option("-p,--prompt", a.prompt, "Text to continue")->option_text("TEXT");
+  app.add_option("-f,--file", a.file, "File with the text to continue")->option_text("FILE")->excludes(prompt);
+  app.add_option("-m,--max-tokens", a.generate.max_tokens, "Tokens to generate at most")
+      ->capture_default_str()
+      ->option_text("N (256)");
+  app.add_option("--temp", a.generate.sampling.temperature, "Temperature; 0 = no sampling")->option_text("X (0)");
+  app.add_option("--top-p", a.generate.sampling.top_p, "Share of probability to keep")->option_text("P (1)");
+  app.add_option("--top-k", a.generate.sampling.top_k, "Tokens to keep; 0 = all")->option_text("N (0)");
+  app.add_option("--min-p", a.generate.sampling.min_p, "Least probability to keep, relative")->option_text("X (0)");
+  app.add_option("--seed", a.generate.sampling.seed, "The same seed gives the same text")->option_text("N (0)");
+  app.add_option("--stop", a.generate.stop, "End before this text; may be repeated")
+      ->option_text("TEXT")
+      ->allow_extra_args(false);
+  app.add_flag("--ignore-eos", a.generate.ignore_eos, "Go on after an end-of-text token");
+  app.add_flag("--stats", a.stats, "Speed and memory on stderr");
+  app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
+  tool::add_common_options(app, a.common);
+}
+
+std::string read_prompt(const Arguments& a) {
+  if (a.has_prompt) return a.prompt;
+  std::string text;
+  if (!a.file.empty()) {
+    text = read_text(a.file);
+  } else {
+    LIGER_CHECK_USAGE(isatty(STDIN_FILENO) == 0, "no prompt: give --prompt, -f FILE or standard input");
+    text.assign(std::istreambuf_iterator<char>(std::cin), {});
+  }
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+void warn_if_long(const CausalLM& model, int64_t prompt_tokens, int64_t max_tokens) {
+  const int64_t positions = model.config().max_position_embeddings;
+  if (model.config().liger || positions <= 0 || prompt_tokens + max_tokens <= positions) return;
+  log_warning(cat("prompt and text together may reach ", prompt_tokens + max_tokens,
+                  " tokens, more than the ", positions, " positions this model was trained for"));
+}
+
+void print_stats(const Generation& g) {
+  std::cerr << "prompt:     " << g.prompt_tokens << " tokens, " << g.prefill_tokens_per_second() << " tokens/s\n"
+            << "generation: " << g.tokens.size() << " tokens, " << g.decode_tokens_per_second() << " tokens/s\n"
+            << "peak memory: " << static_cast<double>(peak_memory_bytes()) / (1 << 20) << " MiB\n";
+}
+
+OrderedJson to_json(const Generation& g) {
+  return {{"text", g.text},
+          {"finish_reason", g.finish_reason},
+          {"prompt_tokens", g.prompt_tokens},
+          {"generated_tokens", g.tokens.size()},
+          {"prefill_tokens_per_second", g.prefill_tokens_per_second()},
+          {"decode_tokens_per_second", g.decode_tokens_per_second()},
+          {"peak_memory_bytes", peak_memory_bytes()}};
+}
+
+void run(const Arguments& a) {
+  const std::string text = read_prompt(a);
+  validate(a.generate);  // a bad option should not have to wait for the model
+  const std::filesystem::path dir = resolve_model(a.model);
+  const auto tokenizer = Tokenizer::load(dir);
+  LoadOptions options;
+  if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
+  options.adapter = a.adapter;
+  const auto model = CausalLM::load(dir, options);
+  const std::vector<int64_t> prompt = encode_prompt(*tokenizer, text);
+  warn_if_long(*model, std::ssize(prompt), a.generate.max_tokens);
+  const auto show = [&](std::string_view piece) {
+    if (!a.common.json) std::cout << piece << std::flush;
+  };
+  const Generation result = generate(*model, *tokenizer, prompt, a.generate, show);
+  if (a.common.json) {
+    tool::print_json(to_json(result));
+  } else {
+    std::cout << std::endl;
+  }
+  if (a.stats) print_stats(result);
+}
+
+}  // namespace
+}  // namespace liger
+
+int main(int argc, char** argv) {
+  CLI::App app(liger::kDescription, "liger-generate");
+  liger::Arguments arguments;
+  liger::add_options(app, arguments);
+  return liger::tool::run(app, arguments.common, argc, argv, [&] {
+    arguments.has_prompt = app.count("--prompt") > 0;
+    liger::run(arguments);
+  });
+}
