@@ -30,9 +30,10 @@ class TempDir {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
   /// Names of everything in the folder, hidden files too.
-  std::vector<std::string> list() const {
+  std::vector<std::string> list() const { return list(path_); }
+  static std::vector<std::string> list(const std::filesystem::path& folder) {
     std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(path_)) names.push_back(entry.path().filename());
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) names.push_back(entry.path().filename());
     std::sort(names.begin(), names.end());
     return names;
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <optional>
 
 #include "liger/error.h"
 #include "liger/io/files.h"
@@ -50,7 +51,7 @@ fs::path swap_folders(const fs::path& from, const fs::path& to, bool exchange) {
 void recover_swap(const fs::path& folder) {
   std::error_code error;
   for (const fs::path& old : numbered_siblings(folder, ".old-")) {
-    if (fs::exists(fs::symlink_status(folder, error))) {
+    if (fs::exists(fs::symlink_status(folder))) {
       fs::remove_all(old, error);
     } else if (::rename(old.c_str(), folder.c_str()) != 0) {
       fail_errno(old, "restore");
@@ -65,22 +66,17 @@ namespace {
 
 /// Symbolic links followed, "x/" and "x/." taken as "x": the name that will be renamed over.
 fs::path resolve(const fs::path& dir) {
-  std::error_code error;
-  fs::path full = fs::weakly_canonical(fs::absolute(dir), error);
-  if (error) detail::fail_errno(dir, "open", error.value());
+  fs::path full = detail::with_file_errors([&] { return fs::weakly_canonical(fs::absolute(dir)); });
   if (!full.has_filename()) full = full.parent_path();
   LIGER_CHECK_USAGE(full.has_filename(), "'", dir.string(), "' cannot be an output folder");
   return full;
 }
 
 bool is_filled(const fs::path& dir) {
-  std::error_code error;
-  const fs::file_status status = fs::symlink_status(dir, error);
+  const fs::file_status status = fs::symlink_status(dir);
   if (!fs::exists(status)) return false;
   if (!fs::is_directory(status)) fail(ErrorCode::kLocked, dir.string(), ": exists and is not a folder");
-  const bool empty = fs::is_empty(dir, error);
-  if (error) detail::fail_errno(dir, "read", error.value());
-  return !empty;
+  return !fs::is_empty(dir);
 }
 
 void check_target(const fs::path& dir, bool overwrite) {
@@ -102,22 +98,24 @@ struct AtomicDirectory::Impl {
       : dir(std::move(target)),
         overwrite(may_overwrite),
         parents(dir),
-        lock(dir),
+        lock(std::in_place, dir),
         temp(detail::sibling(dir, ".tmp-" + std::to_string(::getpid()))) {}
 
   // In this order: the lock file lies in the parents, so it goes first when they are taken back.
   fs::path dir;
   bool overwrite;
   detail::ParentFolders parents;
-  detail::FolderLock lock;
+  std::optional<detail::FolderLock> lock;
   fs::path temp;
   bool committed = false;
 };
 
 AtomicDirectory::AtomicDirectory(fs::path dir, bool overwrite)
     : impl_(std::make_unique<Impl>(resolve(dir), overwrite)) {
-  detail::recover_swap(impl_->dir);
-  check_target(impl_->dir, overwrite);
+  detail::with_file_errors([&] {
+    detail::recover_swap(impl_->dir);
+    check_target(impl_->dir, overwrite);
+  });
   if (::mkdir(impl_->temp.c_str(), 0777) != 0) detail::fail_errno(impl_->temp, "create");
 }
 
@@ -131,10 +129,12 @@ const fs::path& AtomicDirectory::path() const { return impl_->committed ? impl_-
 void AtomicDirectory::commit(uint64_t hash_limit) {
   Impl& impl = *impl_;
   if (impl.committed) fail(ErrorCode::kInternal, impl.dir.string(), ": committed twice");
-  detail::write_manifest(impl.temp, hash_limit);
-  check_target(impl.dir, impl.overwrite);
+  detail::with_file_errors([&] {
+    detail::write_manifest(impl.temp, hash_limit);
+    check_target(impl.dir, impl.overwrite);
+  });
   fs::path old;
-  if (is_filled(impl.dir)) {
+  if (detail::with_file_errors([&] { return is_filled(impl.dir); })) {
     old = detail::swap_folders(impl.temp, impl.dir);
   } else if (::rename(impl.temp.c_str(), impl.dir.c_str()) != 0) {
     detail::fail_errno(impl.dir, "create");
@@ -144,6 +144,7 @@ void AtomicDirectory::commit(uint64_t hash_limit) {
   detail::sync_folder(detail::folder_of(impl.dir));
   std::error_code ignored;
   if (!old.empty()) fs::remove_all(old, ignored);
+  impl.lock.reset();
 }
 
 }  // namespace liger

@@ -54,9 +54,11 @@ void AtomicFile::Impl::create() {
     fd = detail::Fd(::open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
     if (!fd && errno == EEXIST) continue;
     if (!fd) detail::fail_errno(file, "create");
-    // Another process may take the new file for a stale one before the lock is ours; then it is gone, and we retry.
+    // Another process may take the new file for a stale one before the lock is ours; then it goes, and we retry.
+    // Where there are no locks nobody removes files either.
+    const bool taken = ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     struct stat status {};
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0 && ::fstat(fd.get(), &status) == 0 && status.st_nlink > 0) return;
+    if (!taken && (::fstat(fd.get(), &status) != 0 || status.st_nlink > 0)) return;
   }
 }
 

@@ -35,6 +35,16 @@ class Fd {
 /// Throws Error(kIo) "PATH: cannot `doing`: reason".
 [[noreturn]] void fail_errno(const std::filesystem::path& path, const std::string& doing, int error = errno);
 
+/// Runs `body`; an error of std::filesystem leaves it as an Error(kIo) that names the path and the reason.
+template <typename Body>
+decltype(auto) with_file_errors(Body&& body) {
+  try {
+    return std::forward<Body>(body)();
+  } catch (const std::filesystem::filesystem_error& error) {
+    fail_errno(error.path1(), "read", error.code().value());
+  }
+}
+
 /// Opens a regular file for reading; never blocks. Throws Error(kIo), or Error(kBadInput) naming what else it is.
 Fd open_regular(const std::filesystem::path& file);
 uint64_t size_of(const Fd& fd, const std::filesystem::path& file);

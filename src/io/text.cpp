@@ -3,31 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "io/utf8.h"
+
 namespace liger::detail {
-namespace {
-
-/// Length of the valid sequence at the front of `text`, or 0.
-size_t utf8_sequence(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
-  const auto tail = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
-  const uint8_t lead = byte(0), second = byte(1);
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return tail(1) ? 2 : 0;
-  if (lead >= 0xE0 && lead <= 0xEF) {
-    const bool overlong = lead == 0xE0 && second < 0xA0;
-    const bool surrogate = lead == 0xED && second > 0x9F;
-    return tail(1) && tail(2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (lead >= 0xF0 && lead <= 0xF4) {
-    const bool overlong = lead == 0xF0 && second < 0x90;
-    const bool too_large = lead == 0xF4 && second > 0x8F;
-    return tail(1) && tail(2) && tail(3) && !overlong && !too_large ? 4 : 0;
-  }
-  return 0;
-}
-
-}  // namespace
-
 size_t find_invalid_utf8(std::string_view text) {
   size_t at = 0;
   while (at < text.size()) {
@@ -35,9 +13,9 @@ size_t find_invalid_utf8(std::string_view text) {
       ++at;
       continue;
     }
-    const size_t length = utf8_sequence(text.substr(at, 4));
-    if (length == 0) return at;
-    at += length;
+    const Utf8Step step = utf8_step(text.substr(at));
+    if (!step.valid) return at;
+    at += step.bytes;
   }
   return std::string_view::npos;
 }
@@ -48,14 +26,14 @@ std::string printable(std::string_view text, size_t limit) {
   size_t at = 0;
   while (at < text.size() && out.size() < limit) {
     const auto c = static_cast<uint8_t>(text[at]);
-    const size_t length = utf8_sequence(text.substr(at, 4));
-    const bool c1_control = length == 2 && c == 0xC2 && static_cast<uint8_t>(text[at + 1]) < 0xA0;
-    if (length == 0 || c < 0x20 || c == 0x7F || c1_control) {
+    const Utf8Step step = utf8_step(text.substr(at));
+    const bool c1_control = step.valid && c == 0xC2 && static_cast<uint8_t>(text[at + 1]) < 0xA0;
+    if (!step.valid || c < 0x20 || c == 0x7F || c1_control) {
       out += {'\\', 'x', kHex[c >> 4], kHex[c & 15]};
       ++at;
     } else {
-      out.append(text.substr(at, length));
-      at += length;
+      out.append(text.substr(at, step.bytes));
+      at += step.bytes;
     }
   }
   if (at < text.size()) out += "...";

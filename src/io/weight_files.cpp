@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "io/posix.h"
 #include "io/text.h"
 #include "liger/error.h"
 #include "liger/io/json.h"
@@ -23,15 +24,14 @@ bool is_pickled(const fs::path& file) {
 }
 
 [[noreturn]] void fail_without_weights(const fs::path& dir) {
-  std::error_code error;
-  fs::directory_iterator entries(dir, error);
-  if (error) fail(ErrorCode::kIo, dir.string(), ": cannot open: ", error.message());
   std::vector<std::string> pickled, others;
-  for (const fs::directory_entry& entry : entries) {
-    const std::string name = entry.path().filename().string();
-    if (is_pickled(entry.path())) pickled.push_back(name);
-    if (name.ends_with(".gguf") || name.ends_with(".safetensors")) others.push_back(name);
-  }
+  detail::with_file_errors([&] {
+    for (const fs::directory_entry& entry : fs::directory_iterator(dir)) {
+      const std::string name = entry.path().filename().string();
+      if (is_pickled(entry.path())) pickled.push_back(name);
+      if (name.ends_with(".gguf") || name.ends_with(".safetensors")) others.push_back(name);
+    }
+  });
   std::sort(pickled.begin(), pickled.end());
   std::sort(others.begin(), others.end());
   if (!pickled.empty()) {
@@ -120,10 +120,11 @@ void WeightFiles::load_shards(const fs::path& dir) {
   const fs::path index_file = file_inside(dir, kIndex);
   const Index index = read_index(index_file);
   const std::string name = index_file.string();
+  std::error_code error;
   std::map<std::string, std::shared_ptr<SafetensorsFile>> shards;
   for (const auto& [tensor, shard] : index.shard_of) shards.try_emplace(shard);
   for (auto& [shard, file] : shards) {
-    LIGER_CHECK(fs::exists(fs::symlink_status(dir / shard)), (dir / shard).string(), ": missing, though ", kIndex,
+    LIGER_CHECK(fs::exists(fs::symlink_status(dir / shard, error)), (dir / shard).string(), ": missing, though ", kIndex,
                 " names it; an incomplete download?");
     file = std::make_shared<SafetensorsFile>(file_inside(dir, shard));
     for (const TensorInfo& info : file->tensors()) {
