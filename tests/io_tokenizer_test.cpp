@@ -1,8 +1,7 @@
-#include "liger/io/tokenizer.h"
-
 #include <random>
 
 #include "io/text.h"
+#include "liger/io/tokenizer.h"
 #include "tokenizer_testing.h"
 
 namespace liger {
@@ -154,7 +153,8 @@ TEST(Tokenizer, PrefersTokenizerJson) {
   Json json = test::tokenizer_json("llama3");
   folder.put_json("tokenizer.json", json);
   test::put(folder / "tokenizer_config.json", "{}");
-  EXPECT_EQ(folder.load()->id_of("<|eot_id|>"), Tokenizer::load(test::tokenizer_data() / "llama3")->id_of("<|eot_id|>"));
+  EXPECT_EQ(folder.load()->id_of("<|eot_id|>"),
+            Tokenizer::load(test::tokenizer_data() / "llama3")->id_of("<|eot_id|>"));
 }
 
 TEST(Tokenizer, BosAndEosFallBackFromFileToFile) {

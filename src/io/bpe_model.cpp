@@ -27,16 +27,17 @@ std::pair<std::string_view, std::string_view> merge_halves(const Json& merge, si
               describe_type(merge));
   const std::string_view both = text(merge);
   const size_t space = both.find(' ');
-  LIGER_CHECK(space != std::string_view::npos && both.find(' ', space + 1) == std::string_view::npos, "model.merges[", i,
-              "]: expected two pieces with one space between, got ", describe_type(merge));
+  LIGER_CHECK(space != std::string_view::npos && both.find(' ', space + 1) == std::string_view::npos, "model.merges[",
+              i, "]: expected two pieces with one space between, got ", describe_type(merge));
   return {both.substr(0, space), both.substr(space + 1)};
 }
 
 }  // namespace
 
 BpeModel::BpeModel(const Json& model) {
-  check_fields(model, "model", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-                                "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
+  check_fields(model, "model",
+               {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                "byte_fallback", "ignore_merges", "vocab", "merges"});
   const std::string type = string_field(model, "type", "model", "BPE");
   LIGER_CHECK(type == "BPE", "model: type '", printable(type), "' is not supported, only BPE");
   if (const Json* dropout = find_field(model, "dropout")) {

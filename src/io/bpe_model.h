@@ -44,9 +44,9 @@ class BpeModel {
   std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> ids_;
   std::vector<const std::string*> pieces_;  // by id; the strings live in ids_
   MergeTable merges_;
-  std::vector<int32_t> basic_chars_;                      // id of each one-character piece of the basic plane, or -1
-  std::unordered_map<char32_t, int32_t> other_chars_;     // the same beyond it
-  std::array<int32_t, 256> bytes_{};                      // id of "<0x00>" ...
+  std::vector<int32_t> basic_chars_;                   // id of each one-character piece of the basic plane, or -1
+  std::unordered_map<char32_t, int32_t> other_chars_;  // the same beyond it
+  std::array<int32_t, 256> bytes_{};                   // id of "<0x00>" ...
   int32_t unknown_ = -1;
   bool fuse_unknown_ = false, byte_fallback_ = false, ignore_merges_ = false;
 };

@@ -65,10 +65,13 @@ void SentencePieceTokenizer::add_tokens(const std::vector<AddedToken>& tokens) {
   const auto in_model = static_cast<int64_t>(pieces_.size());
   std::vector<TokenMatcher::Pattern> patterns, guarded;
   for (const AddedToken& token : tokens) {
-    const auto where = [&] { return cat("tokenizer_config.json: added token ", token.id, " '", printable(token.content), "'"); };
+    const auto where = [&] {
+      return cat("tokenizer_config.json: added token ", token.id, " '", printable(token.content), "'");
+    };
     if (token.id < in_model) {
       Piece& piece = pieces_[static_cast<size_t>(token.id)];
-      LIGER_CHECK(piece.text == token.content, where(), ": the model's piece with this id is '", printable(piece.text), "'");
+      LIGER_CHECK(piece.text == token.content, where(), ": the model's piece with this id is '", printable(piece.text),
+                  "'");
       if (!token.special || piece.special) continue;
       piece.special = true;
       if (piece.type == Type::kUserDefined) guarded.push_back({token.content, token});
