@@ -227,9 +227,6 @@ TEST(TokenizerConfig, BrokenFilesAreNamed) {
   refuse(config, R"({"bos_token": 5})", "bos_token: expected a token, got 5");
   refuse(config, R"({"bos_token": {"lstrip": false}})", "'content' is missing");
   refuse(config, R"({"add_bos_token": "yes"})", "expected true or false");
-  refuse(config, R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "'x' is not a token id");
-  refuse(config, R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "'-1' is not a token id");
-  refuse(config, R"({"added_tokens_decoder": []})", "expected an object, got an array");
   test::put(folder / config, "{}");
   refuse("special_tokens_map.json", R"({"bos_token": []})", "bos_token: expected a token, got an array");
   refuse("config.json", R"({"eos_token_id": -5})", "expected a token id");
@@ -243,6 +240,10 @@ TEST(TokenizerConfig, AddedTokensMustFitTheSentencePieceModel) {
     test::put(folder / "tokenizer_config.json", std::string("{\"added_tokens_decoder\": ") + tokens + "}");
     EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, expected);
   };
+  refuse(R"({"x": {"content": "a"}})", "'x' is not a token id");
+  refuse(R"({"-1": {"content": "a"}})", "'-1' is not a token id");
+  refuse("[]", "expected an object, got an array");
+  refuse(R"({"5": {"content": ""}})", "'content' is empty");
   refuse(R"({"5": {"content": "<x>"}})", "the model's piece with this id is");
   refuse(R"({"2000000000": {"content": "<x>"}})", "far beyond");
   refuse(R"({"620": {"content": "<x>"}, "621": {"content": "<x>"}})", "match the same text");
@@ -347,7 +348,8 @@ TEST_F(BadModel, Wire) {
   refuse(kPieces + "\x0F", "unknown kind 7");
   refuse(kPieces + std::string(1, '\0') + "\x01", "0 is not a field number");
   refuse(kPieces + "\x0D\x01", "the data ends inside a number");
-  refuse("version https://git-lfs.github.com/spec/v1", "tokenizer.model");
+  refuse("version https://git-lfs.github.com/spec/v1", "run `git lfs pull`");
+  refuse("IQ== 0\nIg== 1\n", "a tiktoken vocabulary");
   refuse("<html>not found</html>", "tokenizer.model");
 }
 

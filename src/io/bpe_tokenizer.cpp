@@ -21,11 +21,23 @@ const Json& checked(const Json& json) {
   return json;
 }
 
+/// The special ones of added_tokens, which read_added_tokens() checks.
+BpeModel::Specials special_contents(const Json& json) {
+  BpeModel::Specials specials;
+  const Json* list = find_field(json, "added_tokens");
+  if (list == nullptr || !list->is_array()) return specials;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const AddedToken token = read_added_token((*list)[i], cat("added_tokens[", i, "]"));
+    if (token.special) specials.insert(token.content);
+  }
+  return specials;
+}
+
 }  // namespace
 
 // "truncation" and "padding" are about batches and say nothing about the ids of a text: they are not used.
 BpeTokenizer::BpeTokenizer(const Json& json, const TokenizerConfig& config)
-    : model_(need_field(checked(json), "model", "the document")),
+    : model_(need_field(checked(json), "model", "the document"), special_contents(json)),
       normalizer_(find_field(json, "normalizer")),
       pre_tokenizer_(find_field(json, "pre_tokenizer")),
       decoder_(find_field(json, "decoder")),

@@ -120,6 +120,10 @@ void check_pieces(const SentencePieceModel& model, bool byte_fallback) {
 }  // namespace
 
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
+  LIGER_CHECK(!bytes.starts_with("version https://git-lfs"),
+              "a git-lfs pointer, not the file itself; run `git lfs pull`");
+  LIGER_CHECK(!bytes.starts_with("IQ== 0"),
+              "a tiktoken vocabulary, which is not supported; the tokenizer.json of the same model is");
   SentencePieceModel model;
   bool byte_fallback = false;
   ProtobufReader message(bytes, "the document");
