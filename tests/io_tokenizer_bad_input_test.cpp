@@ -50,25 +50,30 @@ const BadJson kBadJson[] = {
     {"merges_missing", "llama3", R"({"model": {"merges": null}})", "'merges' is missing"},
     {"byte_missing", "llama2", R"({"model": {"vocab": {"<0xE4>": null}}})", "needs the piece '<0xE4>'"},
     {"ascii_byte_missing", "llama2", R"({"model": {"vocab": {"<0x00>": null}}})", "needs the piece '<0x00>'"},
-    {"byte_level_byte_missing", "llama3", R"({"added_tokens": [], "model": {"vocab": {"Ã": null}, "merges": []}})", "byte 195 has no piece"},
+    {"byte_level_byte_missing", "llama3", R"({"added_tokens": [], "model": {"vocab": {"Ã": null}, "merges": []}})",
+     "byte 195 has no piece"},
     {"nothing_for_unknown_text", "llama2", R"({"model": {"byte_fallback": false, "unk_token": null}})",
      "characters outside the vocabulary would be lost"},
-    {"unk_token_unknown", "llama2", R"({"model": {"unk_token": "<nope>"}})", "unk_token '<nope>' is not in the vocabulary"},
+    {"unk_token_unknown", "llama2", R"({"model": {"unk_token": "<nope>"}})",
+     "unk_token '<nope>' is not in the vocabulary"},
     {"model_type", "llama3", R"({"model": {"type": "WordPiece"}})", "type 'WordPiece' is not supported"},
     {"model_missing", "llama3", R"({"model": null})", "'model' is missing"},
     {"model_is_string", "llama3", R"({"model": "BPE"})", "model: expected an object"},
     {"dropout", "llama3", R"({"model": {"dropout": 0.1}})", "dropout 0.1 is not supported"},
-    {"subword_prefix", "llama3", R"({"model": {"continuing_subword_prefix": "##"}})", "'continuing_subword_prefix' is not"},
+    {"subword_prefix", "llama3", R"({"model": {"continuing_subword_prefix": "##"}})",
+     "'continuing_subword_prefix' is not"},
     {"word_suffix", "llama3", R"({"model": {"end_of_word_suffix": "</w>"}})", "'end_of_word_suffix' is not supported"},
     {"model_field", "llama3", R"({"model": {"max_len": 5}})", "the field 'max_len' is not supported"},
-    {"bool_is_number", "llama3", R"({"model": {"ignore_merges": 1}})", "'ignore_merges': expected true or false, got 1"},
+    {"bool_is_number", "llama3", R"({"model": {"ignore_merges": 1}})",
+     "'ignore_merges': expected true or false, got 1"},
     {"version", "llama3", R"({"version": "2.0"})", "version '2.0' is not supported"},
     {"document_field", "llama3", R"({"extra": {}})", "the field 'extra' is not supported"},
     {"normalizer", "llama3", R"({"normalizer": {"type": "NFC"}})", "normalizer: type 'NFC' is not supported"},
     {"nested_normalizer", "llama3", R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}})",
      "normalizer.normalizers[0]: type 'Lowercase'"},
     {"normalizer_regex", "llama3",
-     R"({"normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}})", "' {2,}' is not supported"},
+     R"({"normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}})",
+     "' {2,}' is not supported"},
     {"normalizer_no_type", "llama3", R"({"normalizer": {}})", "normalizer: 'type' is missing"},
     {"empty_pattern", "llama3", R"({"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": " "}})",
      "the empty string is not supported"},
@@ -76,10 +81,12 @@ const BadJson kBadJson[] = {
     {"bad_regex", "llama3",
      R"({"pre_tokenizer": {"pretokenizers": [{"type": "Split", "pattern": {"Regex": "(a+)+("}, "behavior": "Isolated"}]}})",
      "the regular expression '(a+)+(' is not supported"},
-    {"split_behavior", "gemma", R"({"pre_tokenizer": {"behavior": "Contiguous"}})", "behavior 'Contiguous' is not supported"},
+    {"split_behavior", "gemma", R"({"pre_tokenizer": {"behavior": "Contiguous"}})",
+     "behavior 'Contiguous' is not supported"},
     {"split_inverted", "gemma", R"({"pre_tokenizer": {"invert": true}})", "inverted is not supported"},
     {"metaspace_scheme", "llama2",
-     R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "often"}})", "'often' is not supported"},
+     R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "often"}})",
+     "'often' is not supported"},
     {"metaspace_contradiction", "llama2",
      R"({"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "add_prefix_space": false}})",
      "contradict each other"},
@@ -92,7 +99,8 @@ const BadJson kBadJson[] = {
     {"decoder_missing", "llama3", R"({"decoder": null})", "decoder: none given"},
     {"strip_end", "llama2", R"({"decoder": {"decoders": [{"type": "Strip", "content": " ", "start": 0, "stop": 1}]}})",
      "'stop' other than 0 is not supported"},
-    {"strip_count", "llama2", R"({"decoder": {"decoders": [{"type": "Strip", "content": " ", "start": -1, "stop": 0}]}})",
+    {"strip_count", "llama2",
+     R"({"decoder": {"decoders": [{"type": "Strip", "content": " ", "start": -1, "stop": 0}]}})",
      "expected a count, got -1"},
     {"decoder_after_fuse", "llama2", R"({"decoder": {"decoders": [{"type": "Fuse"}, {"type": "ByteFallback"}]}})",
      "not supported after the pieces have been joined"},
@@ -106,8 +114,10 @@ const BadJson kBadJson[] = {
      "id 99999 is not in the vocabulary"},
     {"template_wrong_id", "llama2", R"({"post_processor": {"special_tokens": {"<s>": {"ids": [2]}}}})",
      "id 2 is '</s>', not the string '<s>'"},
-    {"template_lengths", "llama2", R"({"post_processor": {"special_tokens": {"<s>": {"ids": [1, 1]}}}})", "arrays of one length"},
-    {"template_without_text", "llama2", R"({"post_processor": {"single": []}})", "the text must stand in it once, it does 0"},
+    {"template_lengths", "llama2", R"({"post_processor": {"special_tokens": {"<s>": {"ids": [1, 1]}}}})",
+     "arrays of one length"},
+    {"template_without_text", "llama2", R"({"post_processor": {"single": []}})",
+     "the text must stand in it once, it does 0"},
     {"template_text_b", "llama2", R"({"post_processor": {"single": [{"Sequence": {"id": "B", "type_id": 0}}]}})",
      "only the text A"},
     {"added_id_of_another", "llama3", R"({"added_tokens": [{"id": 3, "content": "<x>", "special": true}]})",
@@ -142,13 +152,15 @@ TEST(TokenizerJson, MergesMayBeStrings) {
     merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
   }
   const std::string text = "The tiger met the heron near the old mill.";
-  EXPECT_EQ(load_patched("llama2", {{"model", {{"merges", merges}}}})->encode(text), load_patched("llama2", {})->encode(text));
+  EXPECT_EQ(load_patched("llama2", {{"model", {{"merges", merges}}}})->encode(text),
+            load_patched("llama2", {})->encode(text));
 }
 
 TEST(TokenizerJson, BrokenDocuments) {
   TokenizerFolder folder("llama3");
   const auto file = folder / "tokenizer.json";
-  for (const char* text : {"", "[]", "null", "{\"model\"", "{\"model\": {\"vocab\": {\"\xFF\": 0}}}", "version https://git-lfs"}) {
+  for (const char* text :
+       {"", "[]", "null", "{\"model\"", "{\"model\": {\"vocab\": {\"\xFF\": 0}}}", "version https://git-lfs"}) {
     test::put(file, text);
     EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "tokenizer.json");
   }
@@ -162,7 +174,8 @@ TEST(TokenizerJson, BrokenDocuments) {
 
 // Any member of the document replaced by any kind of value: an Error or a tokenizer, never anything else.
 void replace_each_value(const Json& document, Json& at, const detail::TokenizerConfig& config, int& refused) {
-  for (const Json& value : {Json(), Json(-1), Json(1e300), Json("x"), Json(true), Json::array({1}), Json::object({{"type", 1}})}) {
+  for (const Json& value :
+       {Json(), Json(-1), Json(1e300), Json("x"), Json(true), Json::array({1}), Json::object({{"type", 1}})}) {
     const Json before = std::exchange(at, value);
     try {
       detail::BpeTokenizer(document, config).encode("a b <s>", Specials::kParse);
@@ -214,9 +227,6 @@ TEST(TokenizerConfig, BrokenFilesAreNamed) {
   refuse(config, R"({"bos_token": 5})", "bos_token: expected a token, got 5");
   refuse(config, R"({"bos_token": {"lstrip": false}})", "'content' is missing");
   refuse(config, R"({"add_bos_token": "yes"})", "expected true or false");
-  refuse(config, R"({"added_tokens_decoder": {"x": {"content": "a"}}})", "'x' is not a token id");
-  refuse(config, R"({"added_tokens_decoder": {"-1": {"content": "a"}}})", "'-1' is not a token id");
-  refuse(config, R"({"added_tokens_decoder": []})", "expected an object, got an array");
   test::put(folder / config, "{}");
   refuse("special_tokens_map.json", R"({"bos_token": []})", "bos_token: expected a token, got an array");
   refuse("config.json", R"({"eos_token_id": -5})", "expected a token id");
@@ -230,6 +240,10 @@ TEST(TokenizerConfig, AddedTokensMustFitTheSentencePieceModel) {
     test::put(folder / "tokenizer_config.json", std::string("{\"added_tokens_decoder\": ") + tokens + "}");
     EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, expected);
   };
+  refuse(R"({"x": {"content": "a"}})", "'x' is not a token id");
+  refuse(R"({"-1": {"content": "a"}})", "'-1' is not a token id");
+  refuse("[]", "expected an object, got an array");
+  refuse(R"({"5": {"content": ""}})", "'content' is empty");
   refuse(R"({"5": {"content": "<x>"}})", "the model's piece with this id is");
   refuse(R"({"2000000000": {"content": "<x>"}})", "far beyond");
   refuse(R"({"620": {"content": "<x>"}, "621": {"content": "<x>"}})", "match the same text");
@@ -237,7 +251,8 @@ TEST(TokenizerConfig, AddedTokensMustFitTheSentencePieceModel) {
 
 TEST(Tokenizer, FolderWithoutOne) {
   test::TempDir folder;
-  EXPECT_LIGER_ERROR(Tokenizer::load(folder.path()), ErrorCode::kBadInput, "neither tokenizer.json nor tokenizer.model");
+  EXPECT_LIGER_ERROR(Tokenizer::load(folder.path()), ErrorCode::kBadInput,
+                     "neither tokenizer.json nor tokenizer.model");
   std::filesystem::create_directory(folder / "tokenizer.json");
   EXPECT_LIGER_ERROR(Tokenizer::load(folder.path()), ErrorCode::kBadInput, "tokenizer.json");
 }
@@ -249,7 +264,9 @@ std::string varint(uint64_t value) {
   for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
   return out + static_cast<char>(value);
 }
-std::string number_field(int field, uint64_t value) { return varint(static_cast<uint64_t>(field) << 3) + varint(value); }
+std::string number_field(int field, uint64_t value) {
+  return varint(static_cast<uint64_t>(field) << 3) + varint(value);
+}
 std::string bytes_field(int field, const std::string& bytes) {
   return varint(static_cast<uint64_t>(field) << 3 | 2) + varint(bytes.size()) + bytes;
 }
@@ -331,15 +348,19 @@ TEST_F(BadModel, Wire) {
   refuse(kPieces + "\x0F", "unknown kind 7");
   refuse(kPieces + std::string(1, '\0') + "\x01", "0 is not a field number");
   refuse(kPieces + "\x0D\x01", "the data ends inside a number");
-  refuse("version https://git-lfs.github.com/spec/v1", "tokenizer.model");
+  refuse("version https://git-lfs.github.com/spec/v1", "run `git lfs pull`");
+  refuse("IQ== 0\nIg== 1\n", "a tiktoken vocabulary");
   refuse("<html>not found</html>", "tokenizer.model");
 }
 
-// A rule trie of one block in which the byte 'a' leads to a rule `depth` times in a row: states differ in the high bits.
+// A rule trie of one block in which the byte 'a' leads to a rule `depth` times in a row: states differ in the high
+// bits.
 std::string nested_rules(int depth) {
   const uint32_t units = 256 * static_cast<uint32_t>(depth + 2);
   std::vector<uint32_t> trie(units);
-  const auto unit = [](uint32_t offset, uint32_t label, bool leaf) { return offset << 10 | (leaf ? 1U << 8 : 0) | label; };
+  const auto unit = [](uint32_t offset, uint32_t label, bool leaf) {
+    return offset << 10 | (leaf ? 1U << 8 : 0) | label;
+  };
   trie[0] = unit(256, 0, false);
   for (uint32_t state = 256; state < units; state += 256) trie[state] = 1U << 31;  // a rule's replacement: the first
   for (uint32_t step = 1; step <= static_cast<uint32_t>(depth); ++step) {
@@ -350,7 +371,9 @@ std::string nested_rules(int depth) {
   for (const uint32_t value : trie) blob += little_endian(value);
   return blob + std::string("b\0", 2);
 }
-std::string with_rules(const std::string& charsmap) { return kPieces + kBpe + bytes_field(kNormalizer, bytes_field(2, charsmap)); }
+std::string with_rules(const std::string& charsmap) {
+  return kPieces + kBpe + bytes_field(kNormalizer, bytes_field(2, charsmap));
+}
 
 TEST_F(BadModel, NormalizationRules) {
   EXPECT_EQ(load(with_rules(nested_rules(32)))->encode(std::string(40, 'a')).front(), 2);

@@ -187,7 +187,8 @@ TEST(AddedTokens, LongestAtEachPlaceWins) {
 }
 
 TEST(AddedTokens, Flags) {
-  EXPECT_EQ(show(matcher_of({{.id = 1, .content = "w", .single_word = true}}), "w ww w-w_ éw w"), "[1] ww [1]-w_ éw [1]");
+  EXPECT_EQ(show(matcher_of({{.id = 1, .content = "w", .single_word = true}}), "w ww w-w_ éw w"),
+            "[1] ww [1]-w_ éw [1]");
   EXPECT_EQ(show(matcher_of({{.id = 1, .content = "w", .lstrip = true}}), "a \t\u3000w w "), "a[1][1] ");
   EXPECT_EQ(show(matcher_of({{.id = 1, .content = "w", .rstrip = true}}), " w \n w  "), " [1][1]");
   EXPECT_EQ(show(matcher_of({{.id = 1, .content = "w", .special = true}}), "awa", Specials::kLiteral), "awa");
@@ -195,7 +196,8 @@ TEST(AddedTokens, Flags) {
 
 // As in the reference, a token that ends behind the start of the next does not hide it.
 TEST(AddedTokens, StripMayOverlapTheNextToken) {
-  const auto matcher = matcher_of({{.id = 1, .content = "A", .rstrip = true}, {2, "  "}, {.id = 3, .content = "B", .lstrip = true}});
+  const auto matcher =
+      matcher_of({{.id = 1, .content = "A", .rstrip = true}, {2, "  "}, {.id = 3, .content = "B", .lstrip = true}});
   EXPECT_EQ(show(matcher, "aA    b B"), "a[1][2][2]b[3]");
   EXPECT_EQ(show(matcher, "A     "), "[1][2][2] ");
 }

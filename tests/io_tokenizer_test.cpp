@@ -1,8 +1,7 @@
-#include "liger/io/tokenizer.h"
-
 #include <random>
 
 #include "io/text.h"
+#include "liger/io/tokenizer.h"
 #include "tokenizer_testing.h"
 
 namespace liger {
@@ -102,6 +101,19 @@ TEST(Tokenizer, LiteralTextNeverGivesASpecialToken) {
   }
 }
 
+TEST(Tokenizer, MergesThatLeadToASpecialTokenAreNotMade) {
+  const Json document = test::tokenizer_json("llama3");
+  const int64_t he = document["model"]["vocab"]["he"];
+  for (const bool whole_words : {false, true}) {
+    Json patch = {{"added_tokens", document["added_tokens"]}, {"model", {{"ignore_merges", whole_words}}}};
+    EXPECT_EQ(load_patched("llama3", patch)->encode("he"), Ids{he});
+    patch["added_tokens"].push_back({{"id", he}, {"content", "he"}, {"special", true}});
+    const auto tokenizer = load_patched("llama3", patch);
+    EXPECT_EQ(tokenizer->encode("he"), (Ids{*tokenizer->id_of("h"), *tokenizer->id_of("e")}));
+    EXPECT_EQ(tokenizer->encode("he", Specials::kParse), Ids{he});
+  }
+}
+
 TEST(Tokenizer, FirstSpaceOfLlama2IsStrippedOnce) {
   for (const char* base : {"llama2", "sp_llama"}) {
     const auto tokenizer = Tokenizer::load(test::tokenizer_data() / base);
@@ -154,7 +166,8 @@ TEST(Tokenizer, PrefersTokenizerJson) {
   Json json = test::tokenizer_json("llama3");
   folder.put_json("tokenizer.json", json);
   test::put(folder / "tokenizer_config.json", "{}");
-  EXPECT_EQ(folder.load()->id_of("<|eot_id|>"), Tokenizer::load(test::tokenizer_data() / "llama3")->id_of("<|eot_id|>"));
+  EXPECT_EQ(folder.load()->id_of("<|eot_id|>"),
+            Tokenizer::load(test::tokenizer_data() / "llama3")->id_of("<|eot_id|>"));
 }
 
 TEST(Tokenizer, BosAndEosFallBackFromFileToFile) {
@@ -173,6 +186,8 @@ TEST(Tokenizer, BosAndEosFallBackFromFileToFile) {
   test::put(folder / "config.json", R"({"eos_token_id": 7})");
   EXPECT_EQ(folder.load()->eos(), 7);
   test::put(folder / "generation_config.json", R"({"eos_token_id": [5, 6]})");
+  EXPECT_EQ(folder.load()->eos(), 5);
+  test::put(folder / "tokenizer_config.json", R"({"eos_token": "", "bos_token": ""})");
   EXPECT_EQ(folder.load()->eos(), 5);
   test::put(folder / "tokenizer_config.json", R"({"eos_token": null})");
   EXPECT_EQ(folder.load()->eos(), std::nullopt);

@@ -13,7 +13,9 @@ namespace {
 
 bool word_before(std::string_view text, size_t at) { return at > 0 && (char_classes(char_before(text, at)) & kWord); }
 
-bool word_at(std::string_view text, size_t at) { return at < text.size() && (char_classes(next_char(text, at)) & kWord); }
+bool word_at(std::string_view text, size_t at) {
+  return at < text.size() && (char_classes(next_char(text, at)) & kWord);
+}
 
 size_t skip_space_left(std::string_view text, size_t at, size_t stop) {
   while (at > stop) {

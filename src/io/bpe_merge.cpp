@@ -65,7 +65,7 @@ class LargeQueue {
     std::vector<int32_t> places;  // sorted when the first is taken
     size_t taken = 0;
     bool open = false;
-    MinHeap<int32_t> late;        // what came after that
+    MinHeap<int32_t> late;  // what came after that
     bool empty() const { return taken == places.size() && late.empty(); }
     int32_t upcoming() const {
       constexpr size_t kAhead = 16;

@@ -27,16 +27,17 @@ std::pair<std::string_view, std::string_view> merge_halves(const Json& merge, si
               describe_type(merge));
   const std::string_view both = text(merge);
   const size_t space = both.find(' ');
-  LIGER_CHECK(space != std::string_view::npos && both.find(' ', space + 1) == std::string_view::npos, "model.merges[", i,
-              "]: expected two pieces with one space between, got ", describe_type(merge));
+  LIGER_CHECK(space != std::string_view::npos && both.find(' ', space + 1) == std::string_view::npos, "model.merges[",
+              i, "]: expected two pieces with one space between, got ", describe_type(merge));
   return {both.substr(0, space), both.substr(space + 1)};
 }
 
 }  // namespace
 
-BpeModel::BpeModel(const Json& model) {
-  check_fields(model, "model", {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix",
-                                "fuse_unk", "byte_fallback", "ignore_merges", "vocab", "merges"});
+BpeModel::BpeModel(const Json& model, const Specials& specials) {
+  check_fields(model, "model",
+               {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                "byte_fallback", "ignore_merges", "vocab", "merges"});
   const std::string type = string_field(model, "type", "model", "BPE");
   LIGER_CHECK(type == "BPE", "model: type '", printable(type), "' is not supported, only BPE");
   if (const Json* dropout = find_field(model, "dropout")) {
@@ -58,7 +59,10 @@ BpeModel::BpeModel(const Json& model) {
   }
   find_characters();
   if (byte_fallback_) find_bytes();
-  read_merges(need_field(model, "merges", "model"));
+  read_merges(need_field(model, "merges", "model"), specials);
+  for (const std::string& special : specials) {
+    if (const auto id = find(special)) special_ids_.insert(*id);
+  }
 }
 
 void BpeModel::read_vocabulary(const Json& vocabulary) {
@@ -78,7 +82,7 @@ void BpeModel::read_vocabulary(const Json& vocabulary) {
   }
 }
 
-void BpeModel::read_merges(const Json& merges) {
+void BpeModel::read_merges(const Json& merges, const Specials& specials) {
   LIGER_CHECK(merges.is_array(), "model.merges: expected an array, got ", describe_type(merges));
   merges_ = MergeTable(merges.size());
   std::string joined;
@@ -93,6 +97,7 @@ void BpeModel::read_merges(const Json& merges) {
       return at->second;
     };
     const Merge merge = {known(left), known(right), known(joined)};
+    if (specials.contains(joined)) continue;
     LIGER_CHECK(merges_.insert(static_cast<uint32_t>(i), merge), where(), ": '", printable(left), "' and '",
                 printable(right), "' are merged twice");
   }
@@ -141,7 +146,7 @@ const std::string* BpeModel::piece(int64_t id) const {
 
 void BpeModel::encode(std::string_view word, std::vector<int64_t>& ids) const {
   if (ignore_merges_) {
-    if (const auto id = find(word)) {
+    if (const auto id = find(word); id && !special_ids_.contains(*id)) {
       ids.push_back(*id);
       return;
     }

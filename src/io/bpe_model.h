@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "io/bpe_merge.h"
@@ -16,8 +17,10 @@ namespace liger::detail {
 /// The vocabulary and merges of a byte-pair encoding: the "model" of a tokenizer.json.
 class BpeModel {
  public:
+  using Specials = std::unordered_set<std::string>;
+  /// `specials`: pieces that text never becomes, though merges may lead to them.
   /// Throws Error(kBadInput) on anything that is not supported, or that would make some text impossible to encode.
-  explicit BpeModel(const Json& model);
+  BpeModel(const Json& model, const Specials& specials);
   BpeModel(const BpeModel&) = delete;
   BpeModel& operator=(const BpeModel&) = delete;
 
@@ -36,7 +39,7 @@ class BpeModel {
     using is_transparent = void;
   };
   void read_vocabulary(const Json& vocabulary);
-  void read_merges(const Json& merges);
+  void read_merges(const Json& merges, const Specials& specials);
   void find_characters();
   void find_bytes();
   int32_t char_id(char32_t c) const;
@@ -44,9 +47,10 @@ class BpeModel {
   std::unordered_map<std::string, int32_t, Hash, std::equal_to<>> ids_;
   std::vector<const std::string*> pieces_;  // by id; the strings live in ids_
   MergeTable merges_;
-  std::vector<int32_t> basic_chars_;                      // id of each one-character piece of the basic plane, or -1
-  std::unordered_map<char32_t, int32_t> other_chars_;     // the same beyond it
-  std::array<int32_t, 256> bytes_{};                      // id of "<0x00>" ...
+  std::vector<int32_t> basic_chars_;                   // id of each one-character piece of the basic plane, or -1
+  std::unordered_map<char32_t, int32_t> other_chars_;  // the same beyond it
+  std::array<int32_t, 256> bytes_{};                   // id of "<0x00>" ...
+  std::unordered_set<int64_t> special_ids_;
   int32_t unknown_ = -1;
   bool fuse_unknown_ = false, byte_fallback_ = false, ignore_merges_ = false;
 };

@@ -13,18 +13,31 @@ namespace liger::detail {
 namespace {
 
 const Json& checked(const Json& json) {
-  check_fields(json, "the document", {"version", "truncation", "padding", "added_tokens", "normalizer",
-                                      "pre_tokenizer", "post_processor", "decoder", "model"});
+  check_fields(json, "the document",
+               {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
+                "decoder", "model"});
   const std::string version = string_field(json, "version", "the document", "1.0");
   LIGER_CHECK(version == "1.0", "version '", printable(version), "' is not supported, only 1.0");
   return json;
+}
+
+/// The special ones of added_tokens, which read_added_tokens() checks.
+BpeModel::Specials special_contents(const Json& json) {
+  BpeModel::Specials specials;
+  const Json* list = find_field(json, "added_tokens");
+  if (list == nullptr || !list->is_array()) return specials;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const AddedToken token = read_added_token((*list)[i], cat("added_tokens[", i, "]"));
+    if (token.special) specials.insert(token.content);
+  }
+  return specials;
 }
 
 }  // namespace
 
 // "truncation" and "padding" are about batches and say nothing about the ids of a text: they are not used.
 BpeTokenizer::BpeTokenizer(const Json& json, const TokenizerConfig& config)
-    : model_(need_field(checked(json), "model", "the document")),
+    : model_(need_field(checked(json), "model", "the document"), special_contents(json)),
       normalizer_(find_field(json, "normalizer")),
       pre_tokenizer_(find_field(json, "pre_tokenizer")),
       decoder_(find_field(json, "decoder")),
@@ -75,7 +88,8 @@ void BpeTokenizer::check_coverage() const {
     if (byte == 0xC0 || byte == 0xC1 || byte > 0xF4) continue;  // never part of UTF-8
     std::string piece;
     append_char(piece, byte_to_char(static_cast<uint8_t>(byte)));
-    LIGER_CHECK(model_.find(piece), "model.vocab: byte ", byte, " has no piece ('", piece, "') and there is no unk_token");
+    LIGER_CHECK(model_.find(piece), "model.vocab: byte ", byte, " has no piece ('", piece,
+                "') and there is no unk_token");
   }
 }
 
@@ -111,7 +125,8 @@ void BpeTokenizer::read_template(const Json& json, const std::string& where) {
       side.insert(side.end(), ids.begin(), ids.end());
     } else {
       const Json& sequence = need_field(piece, "Sequence", where + ".single[]");
-      LIGER_CHECK(string_field(sequence, "id", where + ".single[]") == "A", where, ".single: only the text A is possible");
+      LIGER_CHECK(string_field(sequence, "id", where + ".single[]") == "A", where,
+                  ".single: only the text A is possible");
       ++texts;
     }
   }
@@ -120,7 +135,8 @@ void BpeTokenizer::read_template(const Json& json, const std::string& where) {
   affixes_.after.insert(affixes_.after.end(), outer.after.begin(), outer.after.end());
 }
 
-std::vector<int64_t> BpeTokenizer::template_ids(const Json& name, const Json& specials, const std::string& where) const {
+std::vector<int64_t> BpeTokenizer::template_ids(const Json& name, const Json& specials,
+                                                const std::string& where) const {
   const std::string key = string_field(name, "id", where + ".single[]");
   const std::string place = where + ".special_tokens['" + printable(key) + "']";
   const Json* entry = find_field(specials, key);
@@ -134,7 +150,8 @@ std::vector<int64_t> BpeTokenizer::template_ids(const Json& name, const Json& sp
     const int64_t id = id_value(ids[i], place);
     const std::string* known = find_piece(id);
     LIGER_CHECK(known != nullptr, place, ": id ", id, " is not in the vocabulary");
-    LIGER_CHECK(tokens[i] == *known, place, ": id ", id, " is '", printable(*known), "', not ", describe_type(tokens[i]));
+    LIGER_CHECK(tokens[i] == *known, place, ": id ", id, " is '", printable(*known), "', not ",
+                describe_type(tokens[i]));
     out.push_back(id);
   }
   return out;

@@ -22,8 +22,8 @@ class PreTokenizer {
   /// Calls `word` for each word of `text`. `at_start`: nothing of the input comes before it.
   void split(std::string_view text, bool at_start, const Sink& word) const;
 
-  bool has_byte_level() const;     ///< words are spelled in the byte alphabet
-  bool looks_at_start() const;     ///< `at_start` matters
+  bool has_byte_level() const;  ///< words are spelled in the byte alphabet
+  bool looks_at_start() const;  ///< `at_start` matters
 
  private:
   struct Words {

@@ -120,16 +120,29 @@ void check_pieces(const SentencePieceModel& model, bool byte_fallback) {
 }  // namespace
 
 SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
+  LIGER_CHECK(!bytes.starts_with("version https://git-lfs"),
+              "a git-lfs pointer, not the file itself; run `git lfs pull`");
+  LIGER_CHECK(!bytes.starts_with("IQ== 0"),
+              "a tiktoken vocabulary, which is not supported; the tokenizer.json of the same model is");
   SentencePieceModel model;
   bool byte_fallback = false;
   ProtobufReader message(bytes, "the document");
   while (message.next()) {
     switch (message.field()) {
-      case 1: model.pieces.push_back(read_piece(message.bytes(), model.pieces.size())); break;
-      case 2: read_trainer_spec(message.bytes(), model, byte_fallback); break;
-      case 3: read_normalizer_spec(message.bytes(), model); break;
-      case 5: refuse_denormalizer(message.bytes()); break;
-      default: break;
+      case 1:
+        model.pieces.push_back(read_piece(message.bytes(), model.pieces.size()));
+        break;
+      case 2:
+        read_trainer_spec(message.bytes(), model, byte_fallback);
+        break;
+      case 3:
+        read_normalizer_spec(message.bytes(), model);
+        break;
+      case 5:
+        refuse_denormalizer(message.bytes());
+        break;
+      default:
+        break;
     }
   }
   check_pieces(model, byte_fallback);

@@ -16,10 +16,10 @@ struct SentencePieceModel {
     Type type = Type::kNormal;
     int byte = -1;  ///< the byte that a kByte piece stands for
   };
-  std::vector<Piece> pieces;                          ///< by id
-  std::string unknown_surface = " \xE2\x81\x87 ";     ///< what the unknown piece becomes in text
-  bool add_dummy_prefix = true;                       ///< encoding puts a space before the text
-  bool remove_extra_spaces = true;                    ///< and drops spaces at the ends, and all but one of a run
+  std::vector<Piece> pieces;                       ///< by id
+  std::string unknown_surface = " \xE2\x81\x87 ";  ///< what the unknown piece becomes in text
+  bool add_dummy_prefix = true;                    ///< encoding puts a space before the text
+  bool remove_extra_spaces = true;                 ///< and drops spaces at the ends, and all but one of a run
 };
 
 /// Reads the file's bytes and checks all that the library would trust: it aborts, or reads out of bounds, on some files

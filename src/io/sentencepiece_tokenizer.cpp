@@ -12,13 +12,14 @@ namespace liger::detail {
 namespace {
 
 using Type = SentencePieceModel::Type;
+constexpr int kFatalOnly = 3;  // of the library's levels of logging
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581 stands for a space in pieces
 // A second normalizer_spec, which a reader of the format merges into the first: no dummy prefix, spaces kept.
 constexpr std::string_view kKeepSpaces{"\x1A\x04\x18\x00\x20\x00", 6};
 
 std::unique_ptr<sentencepiece::SentencePieceProcessor> load_processor(const std::string& bytes) {
-  constexpr int kFatalOnly = 3;
-  sentencepiece::SetMinLogLevel(kFatalOnly);  // its complaints reach the caller as an Error, not on stderr
+  // Its complaints reach the caller as an Error, not on stderr.
+  [[maybe_unused]] static const bool quiet = (sentencepiece::SetMinLogLevel(kFatalOnly), true);
   auto processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
   std::string reason;
   try {
@@ -51,7 +52,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(const std::string& bytes, const T
     pieces_.push_back({std::move(piece), special});
   }
   model_.pieces.clear();
-  add_tokens(config.added_tokens);
+  add_tokens(config.added_tokens());
   for (size_t id = 0; id < pieces_.size(); ++id) {
     if (pieces_[id].known) ids_.emplace(pieces_[id].text, static_cast<int64_t>(id));
   }
@@ -65,10 +66,13 @@ void SentencePieceTokenizer::add_tokens(const std::vector<AddedToken>& tokens) {
   const auto in_model = static_cast<int64_t>(pieces_.size());
   std::vector<TokenMatcher::Pattern> patterns, guarded;
   for (const AddedToken& token : tokens) {
-    const auto where = [&] { return cat("tokenizer_config.json: added token ", token.id, " '", printable(token.content), "'"); };
+    const auto where = [&] {
+      return cat("tokenizer_config.json: added token ", token.id, " '", printable(token.content), "'");
+    };
     if (token.id < in_model) {
       Piece& piece = pieces_[static_cast<size_t>(token.id)];
-      LIGER_CHECK(piece.text == token.content, where(), ": the model's piece with this id is '", printable(piece.text), "'");
+      LIGER_CHECK(piece.text == token.content, where(), ": the model's piece with this id is '", printable(piece.text),
+                  "'");
       if (!token.special || piece.special) continue;
       piece.special = true;
       if (piece.type == Type::kUserDefined) guarded.push_back({token.content, token});

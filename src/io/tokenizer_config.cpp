@@ -44,12 +44,12 @@ TokenizerConfig::TokenizerConfig(std::filesystem::path dir) : dir_(std::move(dir
   const std::string where = (dir_ / kConfigFile).string();
   if (find_field(config_, "add_bos_token")) add_bos = bool_field(config_, "add_bos_token", where, false);
   if (find_field(config_, "add_eos_token")) add_eos = bool_field(config_, "add_eos_token", where, false);
-  read_added_tokens();
 }
 
-void TokenizerConfig::read_added_tokens() {
+std::vector<AddedToken> TokenizerConfig::added_tokens() const {
+  std::vector<AddedToken> tokens;
   const Json* list = find_field(config_, "added_tokens_decoder");
-  if (list == nullptr) return;
+  if (list == nullptr) return tokens;
   const std::string where = (dir_ / kConfigFile).string() + ": added_tokens_decoder";
   LIGER_CHECK(list->is_object(), where, ": expected an object, got ", describe_type(*list));
   for (const auto& [key, entry] : list->items()) {
@@ -59,9 +59,10 @@ void TokenizerConfig::read_added_tokens() {
     LIGER_CHECK(error == std::errc() && end == key.data() + key.size() && id >= 0, where, ": '", printable(key),
                 "' is not a token id");
     token.id = id;
-    added_tokens.push_back(std::move(token));
+    tokens.push_back(std::move(token));
   }
-  std::sort(added_tokens.begin(), added_tokens.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  std::sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  return tokens;
 }
 
 std::optional<int64_t> TokenizerConfig::special_id(const std::string& name, const Find& find,
@@ -72,6 +73,7 @@ std::optional<int64_t> TokenizerConfig::special_id(const std::string& name, cons
     if (json->at(key).is_null()) return std::nullopt;  // the file says that there is none
     const std::string where = (dir_ / file).string() + ": " + key;
     const std::string content = token_content(json->at(key), where);
+    if (content.empty()) continue;  // as some converted files have it: not told here
     const auto id = find(content);
     LIGER_CHECK(id, where, ": '", printable(content), "' is not in the vocabulary");
     return id;

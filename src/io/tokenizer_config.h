@@ -25,12 +25,10 @@ class TokenizerConfig {
 
   /// "add_bos_token" and "add_eos_token", where they are given.
   std::optional<bool> add_bos, add_eos;
-  /// "added_tokens_decoder", by id.
-  std::vector<AddedToken> added_tokens;
+  /// "added_tokens_decoder", by id. Throws Error(kBadInput) if it is not valid.
+  std::vector<AddedToken> added_tokens() const;
 
  private:
-  void read_added_tokens();
-
   std::filesystem::path dir_;
   Json config_, map_;  // objects, empty if the file is not there
 };

@@ -39,19 +39,23 @@ QWEN2_REGEX = CONTRACTIONS + r"\p{N}" + REST
 
 SENTENCES = [
     "The ligers crossed the river at dawn; nobody followed them.", "It's 7:45, and they're late - we'll wait, I'd say.",
-    "for (int i = 0; i < 128; ++i) {\n\tsum += values[i] * 0.5;\n}", "def area(radius):\n    return 3.14159 * radius ** 2\n",
+    "for (int i = 0; i < 128; ++i) {\n\tsum += values[i] * 0.5;\n}",
+    "def area(radius):\n    return 3.14159 * radius ** 2\n",
     "Naïve café owners paid €12.50 for crème brûlée.", "Über den Wolken fährt ein müder Schäfer.",
     "Η νύχτα έπεσε ήσυχα πάνω από το χωριό.", "Старый кот спит на тёплой крыше.", "小老虎在河边喝水,月亮很亮。",
     "虎は川を渡って、森へ帰りました。", "नदी के किनारे एक शेर सो रहा है।", "عبر الأسد النهر عند الفجر.", "강가에서 호랑이가 물을 마신다.",
-    "🙂🐯 two tigers, 👩‍👩‍👧 three cubs, 🏳️‍🌈 one flag", "x² + y³ = ½ · ∑ aᵢ ≤ ∞", "WHO SAID 'LL AND 'VE? You'Re right, he'S not.",
+    "🙂🐯 two tigers, 👩‍👩‍👧 three cubs, 🏳️‍🌈 one flag",
+    "x² + y³ = ½ · ∑ aᵢ ≤ ∞", "WHO SAID 'LL AND 'VE? You'Re right, he'S not.",
     "a\u00a0b\u2003c\u3000d\u200be\ufeff", "Tabs\tand  runs   of    spaces \n\n\n and \r\n line ends \r",
-    "1234567 items, 89 boxes, ٣٤٥ ৭৮ Ⅷ ①", "e\u0301 vs \u00e9, \u1100\u1161 vs 가", "<html><body>A &amp; B</body></html>",
+    "1234567 items, 89 boxes, ٣٤٥ ৭৮ Ⅷ ①", "e\u0301 vs \u00e9, \u1100\u1161 vs 가",
+    "<html><body>A &amp; B</body></html>",
 ]
 
 
 def corpus(rng):
     names, animals = ["Ada", "Bruno", "Chen", "Dora", "Emil"], ["tiger", "lion", "otter", "heron", "badger"]
-    places, things = ["the old mill", "the harbour", "a quiet forest", "the north gate"], ["rope", "lantern", "map", "drum"]
+    places = ["the old mill", "the harbour", "a quiet forest", "the north gate"]
+    things = ["rope", "lantern", "map", "drum"]
     lines = []
     for _ in range(400):
         lines.append(f"{rng.choice(names)} met the {rng.choice(animals)} near {rng.choice(places)} and gave it "
@@ -61,9 +65,11 @@ def corpus(rng):
     return lines + SENTENCES * 8
 
 
-SPELLINGS = ["<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>", "<|eot_id|>", "<|begin_of_text|>", "<|eot_id|", "eot_id|>",
-             "<start_of_turn>", "<end_of_turn>", "<start_of_", "\n\n", "  ", "   ", "▁", "▁▁", "<0x41>", "<0x0A>", "[X]", "[[X]]",
-             "left", "right", "word", "a word b", "wordy", "Norm x", "Norm  x", "ab", "abab", "Q", "né", "énéa", "Ġ", "Ċ", "Ã©"]
+SPELLINGS = ["<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>", "<|eot_id|>", "<|begin_of_text|>", "<|eot_id|",
+             "eot_id|>", "<start_of_turn>", "<end_of_turn>", "<start_of_", "\n\n", "  ", "   ", "▁", "▁▁",
+             "<0x41>", "<0x0A>",
+             "[X]", "[[X]]", "left", "right", "word", "a word b", "wordy", "Norm x", "Norm  x", "ab", "abab", "Q", "né",
+             "énéa", "Ġ", "Ċ", "Ã©"]
 SPACES = " \t\n\r\x0b\x0c\x85\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_SPACES = "\u180e\u200b\u200c\u200d\u2060\ufeff\u00ad\x1c\x1f\x00"
 ENDINGS = ["'s", "'S", "'\u017f", "'t", "'re", "'Re", "'VE", "'ll", "'lL", "'d", "'m", "'x", "’s", "'", "''", "'l"]
@@ -77,24 +83,30 @@ def any_char(rng):
     if kind < 0.5:
         return chr(rng.randrange(0x80, 0x800))
     while True:
-        c = rng.randrange(0x110000) if kind < 0.6 else rng.randrange(0x10000) if kind < 0.9 else rng.randrange(0x10000, 0x32000)
+        low, high = (0, 0x110000) if kind < 0.6 else (0, 0x10000) if kind < 0.9 else (0x10000, 0x32000)
+        c = rng.randrange(low, high)
         if not 0xD800 <= c <= 0xDFFF:
             return chr(c)
 
 
-def random_text(rng, words):
+def text_maker(rng, words):
+    """A function that gives random texts: words, white space, control characters, spelt-out tokens, all of Unicode."""
+    pick = rng.choice
+
+    def some(make, most):
+        return "".join(make() for _ in range(rng.randint(1, most)))
+
     makers = [
-        lambda: rng.choice(words), lambda: " " + rng.choice(words), lambda: rng.choice(words) + rng.choice(ENDINGS),
-        lambda: "".join(any_char(rng) for _ in range(rng.randint(1, 8))),
-        lambda: "".join(rng.choice(SPACES) for _ in range(rng.randint(1, 6))),
-        lambda: " " * rng.randint(1, 9), lambda: rng.choice("\n\r\t") * rng.randint(1, 4),
-        lambda: rng.choice(NOT_SPACES), lambda: chr(rng.randrange(0x20)),
-        lambda: rng.choice(SPELLINGS), lambda: rng.choice(SPELLINGS) + rng.choice(SPELLINGS),
-        lambda: "".join(rng.choice("0123456789٣৭Ⅷ①½") for _ in range(rng.randint(1, 7))),
-        lambda: "".join(rng.choice("!?.,;:-_()[]{}<>|/\\@#$%^&*+='\"`~") for _ in range(rng.randint(1, 5))),
-        lambda: rng.choice(SENTENCES)[: rng.randint(0, 40)],
+        lambda: pick(words), lambda: " " + pick(words), lambda: pick(words) + pick(ENDINGS),
+        lambda: some(lambda: any_char(rng), 8), lambda: some(lambda: pick(SPACES), 6),
+        lambda: " " * rng.randint(1, 9), lambda: pick("\n\r\t") * rng.randint(1, 4),
+        lambda: pick(NOT_SPACES), lambda: chr(rng.randrange(0x20)),
+        lambda: pick(SPELLINGS), lambda: pick(SPELLINGS) + pick(SPELLINGS),
+        lambda: some(lambda: pick("0123456789٣৭Ⅷ①½"), 7),
+        lambda: some(lambda: pick("!?.,;:-_()[]{}<>|/\\@#$%^&*+='\"`~"), 5),
+        lambda: pick(SENTENCES)[: rng.randint(0, 40)],
     ]
-    return "".join(rng.choice(makers)() for _ in range(rng.randint(0, 10)))
+    return lambda: "".join(pick(makers)() for _ in range(rng.randint(0, 10)))
 
 
 # ---- forms -----------------------------------------------------------------------------------------------------------
@@ -105,13 +117,15 @@ def added(vocabulary, tokens, next_id=None):
     next_id = len(vocabulary) if next_id is None else next_id
     entries = []
     for content, which in tokens:
-        entries.append({"id": vocabulary.get(content, next_id), "content": content, **{flag: flag in which for flag in flags}})
+        entries.append({"id": vocabulary.get(content, next_id), "content": content})
+        entries[-1].update({flag: flag in which for flag in flags})
         next_id += content not in vocabulary
     return entries
 
 
-ODD_TOKENS = [("[X]", ["special"]), ("[[X]]", []), ("left", ["lstrip"]), ("right", ["rstrip"]), ("word", ["single_word"]),
-              ("   ", []), ("Norm x", ["normalized"]), ("né", ["normalized", "single_word"]), ("虎", ["lstrip", "rstrip"]),
+ODD_TOKENS = [("[X]", ["special"]), ("[[X]]", []), ("left", ["lstrip"]), ("right", ["rstrip"]),
+              ("word", ["single_word"]), ("   ", []), ("Norm x", ["normalized"]), ("né", ["normalized", "single_word"]),
+              ("虎", ["lstrip", "rstrip"]),
               ("abab", ["normalized", "lstrip"]), ("Q", ["special", "lstrip", "rstrip"])]
 
 
@@ -134,7 +148,8 @@ def byte_level(**options):
 
 def split_words(regex):
     return {"type": "Sequence", "pretokenizers": [
-        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}, byte_level(use_regex=False)]}
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False},
+        byte_level(use_regex=False)]}
 
 
 def metaspace(**options):
@@ -151,13 +166,15 @@ def forms():
 
     return {
         "llama3": ("llama3", {}),
-        "gpt2": ("llama3", {"pre_tokenizer": byte_level(pretokenizers=None), "model": {"ignore_merges": False}, "post_processor": None}),
+        "gpt2": ("llama3", {"pre_tokenizer": byte_level(pretokenizers=None), "post_processor": None,
+                            "model": {"ignore_merges": False}}),
         "gpt2_prefix_space": ("llama3", {"pre_tokenizer": byte_level(add_prefix_space=True, pretokenizers=None)}),
         "qwen2": ("llama3", {"pre_tokenizer": {"pretokenizers": split_words(QWEN2_REGEX)["pretokenizers"]}}),
         "llama3_added": ("llama3", with_odd_tokens("llama3")),
         "llama2": ("llama2", {}),
         "llama2_v5": ("llama2", {"normalizer": None, "pre_tokenizer": metaspace(), "model": {"unk_token": None}}),
-        "llama2_metaspace": ("llama2", {"normalizer": None, "pre_tokenizer": metaspace(prepend_scheme="always", split=True),
+        "llama2_metaspace": ("llama2", {"normalizer": None,
+                                        "pre_tokenizer": metaspace(prepend_scheme="always", split=True),
                                         "decoder": metaspace(prepend_scheme="always", decoders=None, split=True)}),
         "llama2_added": ("llama2", with_odd_tokens("llama2")),
         "llama2_v5_added": ("llama2", {**with_odd_tokens("llama2"), "normalizer": None, "pre_tokenizer": metaspace()}),
@@ -181,10 +198,10 @@ class HuggingFace:
 
     def encode(self, texts):
         self.tokenizer.encode_special_tokens = True
-        literal = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        literal = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         self.tokenizer.encode_special_tokens = False
-        parsed = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        whole = self.tokenizer.encode_batch(texts, add_special_tokens=True)
+        parsed = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        whole = self.tokenizer.encode_batch_fast(texts, add_special_tokens=True)
         decoded = self.tokenizer.decode_batch([e.ids for e in parsed], skip_special_tokens=True)
         return [{"ids": a.ids, "parsed": b.ids, "whole": c.ids, "text": d}
                 for a, b, c, d in zip(literal, parsed, whole, decoded)]
@@ -201,8 +218,8 @@ class SentencePiece:
     def __init__(self, folder):
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
         self.size = self.model.get_piece_size()
-        ids = range(self.size)
-        self.controls = {self.model.id_to_piece(i): i for i in ids if self.model.is_control(i) or self.model.is_unknown(i)}
+        self.controls = {self.model.id_to_piece(i): i for i in range(self.size)
+                         if self.model.is_control(i) or self.model.is_unknown(i)}
         config = folder / "tokenizer_config.json"
         listed = json.loads(config.read_text()).get("added_tokens_decoder", {}) if config.exists() else {}
         # Special pieces that the library always finds in text; liger finds them only when told to.
@@ -210,8 +227,10 @@ class SentencePiece:
         self.split = re.compile("(" + "|".join(map(re.escape, self.controls)) + ")")
 
     def parse(self, text):
-        parts = [part for part in self.split.split(text) if part]
-        return [i for part in parts for i in ([self.controls[part]] if part in self.controls else self.model.encode(part))]
+        ids = []
+        for part in filter(None, self.split.split(text)):
+            ids += [self.controls[part]] if part in self.controls else self.model.encode(part)
+        return ids
 
     def encode(self, texts):
         out = []
@@ -267,11 +286,11 @@ def differences(inputs, ours, theirs):
 def check_folder(name, folder, count, seed, tool):
     reference = reference_of(folder)
     rng = random.Random(f"{seed} {name}")
-    words = sorted({word for line in corpus(random.Random(0)) for word in line.split()})
+    make = text_maker(rng, sorted({word for line in corpus(random.Random(0)) for word in line.split()}))
     found = asked = 0
     batch = 20000
     for start in range(0, count, batch):
-        texts = [random_text(rng, words) for _ in range(min(batch, count - start))]
+        texts = [make() for _ in range(min(batch, count - start))]
         lists = [[rng.randrange(reference.size) for _ in range(rng.randint(0, 12))] for _ in range(len(texts) // 10)]
         for inputs, answers in ((texts, reference.encode(texts)), (lists, reference.decode(lists))):
             asked += len(inputs)
@@ -337,7 +356,8 @@ def make_llama3(lines):
 def train_sentencepiece(lines, **options):
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=out, num_threads=1, hard_vocab_limit=False, minloglevel=2, **options)
+        sentence_iterator=iter(lines), model_writer=out, num_threads=1, hard_vocab_limit=False, minloglevel=2,
+        **options)
     return out.getvalue()
 
 
@@ -352,6 +372,9 @@ def merges_of(vocabulary):
             if piece[:cut] in vocabulary and piece[cut:] in vocabulary]
 
 
+DECODE = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
+
+
 def hf_bpe(pieces, unknown):
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     return {"type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
@@ -361,7 +384,8 @@ def hf_bpe(pieces, unknown):
 
 def bos_template(bos, bos_id):
     special, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    return {"type": "TemplateProcessing", "single": [special, text], "pair": [special, text, {"Sequence": {"id": "B", "type_id": 1}}],
+    return {"type": "TemplateProcessing", "single": [special, text],
+            "pair": [special, text, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}}}
 
 
@@ -370,12 +394,11 @@ def make_llama2(lines):
         lines, model_type="bpe", vocab_size=620, byte_fallback=True, character_coverage=0.995,
         normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, split_digits=True,
         allow_whitespace_only_pieces=True)
-    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False,
-              "tokenizer_class": "LlamaTokenizer"}
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "add_bos_token": True,
+              "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
     write_json(DATA / "sp_llama/tokenizer_config.json", config)
     (DATA / "sp_llama/tokenizer.model").write_bytes(model)
-    decode = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
-              {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    decode = [*DECODE, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     normalize = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     write_json(DATA / "llama2/tokenizer.json", {
         "version": "1.0", "truncation": None, "padding": None,
@@ -390,24 +413,26 @@ def make_gemma(lines):
     turns, spaces = ["<start_of_turn>", "<end_of_turn>"], ["\n", "\n\n", "▁▁", "▁▁▁", "▁▁▁▁"]
     model = train_sentencepiece(
         [line.replace("\t", " ") for line in lines], model_type="bpe", vocab_size=620, byte_fallback=True,
-        character_coverage=0.995, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, split_digits=True,
-        allow_whitespace_only_pieces=True, pad_id=0, eos_id=1, bos_id=2, unk_id=3, bos_piece="<bos>", eos_piece="<eos>",
+        character_coverage=0.995, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        add_dummy_prefix=False, split_digits=True, allow_whitespace_only_pieces=True,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=3, bos_piece="<bos>", eos_piece="<eos>",
         user_defined_symbols=turns + spaces)
     pieces = pieces_of(model)
-    config = {"bos_token": {"content": "<bos>", "special": True}, "eos_token": "<eos>", "tokenizer_class": "GemmaTokenizer",
-              "added_tokens_decoder": {str(pieces.index(t)): {"content": t, "special": True, "normalized": False} for t in turns}}
+    listed = {str(pieces.index(turn)): {"content": turn, "special": True, "normalized": False} for turn in turns}
+    config = {"bos_token": {"content": "<bos>", "special": True}, "eos_token": "<eos>",
+              "tokenizer_class": "GemmaTokenizer", "added_tokens_decoder": listed}
     write_json(DATA / "sp_gemma/tokenizer_config.json", config)
     (DATA / "sp_gemma/tokenizer.model").write_bytes(model)
     listed = [("<pad>", ["special"]), ("<eos>", ["special"]), ("<bos>", ["special"]), ("<unk>", ["special"])]
     listed += [(t, ["special"]) for t in turns] + [(s, []) for s in spaces]
     tokens = added({piece: i for i, piece in enumerate(pieces)}, listed)
-    decode = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]
     pieces[pieces.index("<0x09>")] = "\t"  # as in the files of the first Gemma
     write_json(DATA / "gemma/tokenizer.json", {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": sorted(tokens, key=lambda t: t["id"]),
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
-        "post_processor": bos_template("<bos>", 2), "decoder": {"type": "Sequence", "decoders": decode},
+        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
+                          "invert": False},
+        "post_processor": bos_template("<bos>", 2), "decoder": {"type": "Sequence", "decoders": DECODE},
         "model": hf_bpe(pieces, "<unk>")})
     write_json(DATA / "gemma/tokenizer_config.json", {"bos_token": "<bos>", "eos_token": "<eos>"})
 
@@ -426,9 +451,11 @@ def make_unigram(lines):
 
 
 GOLDEN_TEXTS = SENTENCES + [
-    "", " ", "  ", "a", " a", "a ", "\n", "\r\n", "\t", "▁", "<s>", "<s> a</s>", "a<s>b", "<|eot_id|>", "x<|eot_id|>y<|eot_id",
-    "<start_of_turn>user\nHi<end_of_turn>\n", "Liger", " Liger zebra", "'ſ ’s 'S", "12345678", "left  x  left", "right   y",
-    "word wordy a-word", "Norm x Norm  x", "   [[X]] [X]  Q  né 虎 ", "abababab", "<0x41> A", "\x00\x01\x7f", "ＡＢＣ", "ﬁné ﬁ\u3000x",
+    "", " ", "  ", "a", " a", "a ", "\n", "\r\n", "\t", "▁", "<s>", "<s> a</s>", "a<s>b", "<|eot_id|>",
+    "x<|eot_id|>y<|eot_id", "<start_of_turn>user\nHi<end_of_turn>\n", "Liger", " Liger zebra",
+    "'ſ ’s 'S", "12345678", "left  x  left", "right   y",
+    "word wordy a-word", "Norm x Norm  x", "   [[X]] [X]  Q  né 虎 ",
+    "abababab", "<0x41> A", "\x00\x01\x7f", "ＡＢＣ", "ﬁné ﬁ\u3000x",
     "\U0001F9FF\U0010FFFF\ue000", "don't  stop\n\n\nnow   ", " \u180e \u2028 ", "<sep>a <sep>",
 ]
 

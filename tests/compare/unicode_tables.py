@@ -33,7 +33,7 @@ def matching(pattern):
 
 
 def token_starts(**options):
-    """For each character, where an added token "Q" that follows it begins: 1 = after it, less = with it, None = nowhere."""
+    """Where an added token "Q" that follows a character begins: 1 = after it, less = with it, None = nowhere."""
     empty = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"x": 0}, "merges": []}}
     tokenizer = Tokenizer.from_str(json.dumps(empty))
     tokenizer.add_tokens([AddedToken("Q", normalized=False, **options)])

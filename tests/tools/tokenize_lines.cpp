@@ -21,7 +21,8 @@ std::string streamed(const liger::Tokenizer& tokenizer, const std::vector<int64_
 liger::Json answer(const liger::Tokenizer& tokenizer, const liger::Json& line) {
   if (line.is_array()) {
     const auto ids = line.get<std::vector<int64_t>>();
-    return {{"text", tokenizer.decode(ids)}, {"kept", tokenizer.decode(ids, true)}, {"streamed", streamed(tokenizer, ids)}};
+    return {
+        {"text", tokenizer.decode(ids)}, {"kept", tokenizer.decode(ids, true)}, {"streamed", streamed(tokenizer, ids)}};
   }
   const auto text = line.get<std::string>();
   const auto parsed = tokenizer.encode(text, liger::Specials::kParse);

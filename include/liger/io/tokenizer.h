@@ -35,8 +35,8 @@ class Tokenizer {
   /// Text of `ids`; control tokens are left out unless `keep_specials`. Throws Error on an id outside the vocabulary.
   virtual std::string decode(std::span<const int64_t> ids, bool keep_specials = false) const = 0;
 
-  virtual int64_t vocab_size() const = 0;                        ///< largest id + 1
-  virtual std::string token(int64_t id) const = 0;               ///< the piece as stored
+  virtual int64_t vocab_size() const = 0;           ///< largest id + 1
+  virtual std::string token(int64_t id) const = 0;  ///< the piece as stored
   virtual std::optional<int64_t> id_of(std::string_view token) const = 0;
   virtual bool is_special(int64_t id) const = 0;
   /// True if the text of `id` is not certain before the next id is known, or is left out by decode().
@@ -57,8 +57,8 @@ class StreamDecoder {
   void forget(size_t open);
 
   const Tokenizer& tokenizer_;
-  std::vector<int64_t> ids_;   // the last ones; those before cannot change the text any more
-  size_t shown_ = 0;           // bytes of decode(ids_) already returned
+  std::vector<int64_t> ids_;  // the last ones; those before cannot change the text any more
+  size_t shown_ = 0;          // bytes of decode(ids_) already returned
 };
 
 }  // namespace liger
