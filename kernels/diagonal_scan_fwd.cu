@@ -22,7 +22,7 @@ __global__ void diagonal_scan_fwd_kernel(DiagonalScanForward p) {
 
   const int64_t state = (b * p.Hkv + kv) * K * p.V + column;
   float S[K];
-#pragma unroll
+LIGER_UNROLL
   for (int i = 0; i < K; ++i) S[i] = p.state_in[state + i * p.V];
 
   for (int64_t t = 0; t < p.T; ++t) {
@@ -30,17 +30,17 @@ __global__ void diagonal_scan_fwd_kernel(DiagonalScanForward p) {
     const float* k = p.k + (token * p.Hkv + kv) * K;
     const float* g = p.g + (token * p.Hkv + kv) * K;
     const float v = p.v[(token * p.Hkv + kv) * p.V + column];
-#pragma unroll
+LIGER_UNROLL
     for (int i = 0; i < K; ++i) S[i] = expf(g[i]) * S[i] + k[i] * v;
     for (int64_t h = kv * group; h < (kv + 1) * group; ++h) {
       const float* q = p.q + (token * p.H + h) * K;
       float sum = 0.0f;
-#pragma unroll
+LIGER_UNROLL
       for (int i = 0; i < K; ++i) sum += q[i] * S[i];
       p.o[(token * p.H + h) * p.V + column] = sum;
     }
   }
-#pragma unroll
+LIGER_UNROLL
   for (int i = 0; i < K; ++i) p.state_out[state + i * p.V] = S[i];
 }
 

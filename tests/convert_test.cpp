@@ -62,7 +62,8 @@ TEST_F(Convert, ThereAndBackIsTheSameModel) {
     convert({.model = there, .arch = "softmax", .out = back});
     EXPECT_EQ(test::read_file(back / "config.json"), test::read_file(model / "config.json"));
     EXPECT_EQ(test::read_weights(back), test::read_weights(model));
-    for (const auto& file : WeightFiles(model).files()) {
+    const WeightFiles weights(model);
+    for (const auto& file : weights.files()) {
       EXPECT_TRUE(same_inode(file->path(), there / file->path().filename()));
       EXPECT_TRUE(same_inode(file->path(), back / file->path().filename()));
     }
@@ -211,7 +212,7 @@ TEST_F(Convert, ShardsKeepToTheSizeAndTheIndexIsComplete) {
   EXPECT_EQ(index["metadata"]["total_size"], bytes);
   EXPECT_EQ(index["metadata"]["total_parameters"], elements);
   EXPECT_EQ(index["weight_map"].size(), weights.entries().size());
-  convert({.model = out_, .out = folder_ / "one", .shard_size = 1'000'000});
+  convert({.model = out_, .arch = "softmax", .out = folder_ / "one", .shard_size = 1'000'000});
   EXPECT_EQ(test::read_file(folder_ / "one/model.safetensors"), test::read_file(model_ / "model.safetensors"));
 }
 

@@ -7,6 +7,7 @@
 
 #define __global__
 #define __device__
+#define LIGER_UNROLL
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;

@@ -64,11 +64,12 @@ TEST_P(Golden, Decode) {
 
 TEST_P(Golden, StreamEqualsWholeDecode) {
   const auto tokenizer = load();
+  const auto size = static_cast<uint32_t>(tokenizer->vocab_size());
   std::mt19937 random(7);
   for (int round = 0; round < 300; ++round) {
     Ids ids(random() % 60);
     // Mostly low ids: those are the bytes and special tokens, where a stream must wait.
-    for (int64_t& id : ids) id = static_cast<int64_t>(random()) % (random() % 4 ? 280 : tokenizer->vocab_size());
+    for (int64_t& id : ids) id = static_cast<int64_t>(random() % (random() % 4 ? std::min(size, 280U) : size));
     EXPECT_EQ(stream_decode(*tokenizer, ids), tokenizer->decode(ids)) << Json(ids).dump();
   }
 }
@@ -232,13 +233,15 @@ TEST(Tokenizer, IdsOutsideTheVocabularyAreErrors) {
   }
 }
 
-TEST(Tokenizer, TenMegabytesInOneWord) {
+// Takes minutes if anything is quadratic in the length.
+TEST(Tokenizer, MegabytesInOneWord) {
+  constexpr size_t kBytes = 2'000'000;
   std::mt19937 random(3);
-  std::string letters(10'000'000, 'a');
+  std::string letters(kBytes, 'a');
   for (char& c : letters) c = static_cast<char>('a' + random() % 26);
   for (const char* base : {"llama3", "llama2", "sp_llama"}) {
     const auto tokenizer = Tokenizer::load(test::tokenizer_data() / base);
-    for (const std::string& word : {std::string(10'000'000, 'a'), letters}) {
+    for (const std::string& word : {std::string(kBytes, 'a'), letters}) {
       EXPECT_EQ(tokenizer->decode(tokenizer->encode(word)), word) << base;
     }
   }

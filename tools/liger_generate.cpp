@@ -95,7 +95,7 @@ OrderedJson to_json(const Generation& g) {
 
 void run(const Arguments& a) {
   const std::string text = read_prompt(a);
-  Sampler{a.generate.sampling};  // a bad option should not have to wait for the model
+  validate(a.generate);  // a bad option should not have to wait for the model
   const std::filesystem::path dir = resolve_model(a.model);
   const auto tokenizer = Tokenizer::load(dir);
   LoadOptions options;

@@ -2,9 +2,11 @@
 """Writes the small world that the demo's teacher lives in: village stories whose later sentences need facts told much
 earlier (who lives where, who likes what, who holds what, what lies hidden in which box, who went where).
 
-    make_world.py OUT [--train N] [--lora N] [--test N] [--rows N] [--seed S]
+    make_world.py OUT [--verses N] [--train N] [--lora N] [--test N] [--rows N] [--seed S]
 
-OUT/train.jsonl, lora.jsonl, perplexity.test.jsonl   {"text": story}: for the teacher, for recovery, for evaluation
+OUT/verses.jsonl, train.jsonl    {"text"}: short verses, then stories, for the teacher
+OUT/lora.jsonl                   {"text"}: stories for recovery
+OUT/perplexity.test.jsonl        {"text"}: stories for evaluation
 OUT/multiple_choice.test.jsonl   {"query", "choices", "gold"}: a story cut before a word that only memory can tell; the
                                  wrong choices are words of the same story
 Python's standard library only; the same seed writes the same bytes.
@@ -145,7 +147,25 @@ class Story:
 
 def stories(rng, count):
     for _ in range(count):
-        yield Story(rng, *rng.choice(SIZES))
+        yield " ".join(Story(rng, *rng.choice(SIZES)).text)
+
+
+def verses(rng, count):
+    """Short verses of one kind of fact, sung two to four times: recall is learned here first, being most of the text."""
+    for _ in range(count):
+        people = rng.choice([2, 2, 3, 3, 4])
+        story = Story(rng, people, 5, 0)
+        kind = rng.choice(["color", *story.facts])
+        if kind == "color":
+            lines = [f"the {story.colors[thing]} {thing}," for thing in story.colors]
+        else:
+            template = rng.choice(["{key}, {it}.", *TOLD[kind], *ASKED[kind]])
+            lines = [template.format(key=key, it=it, friend=rng.choice(story.cast), **story.named(kind, key))
+                     for key, it in story.facts[kind].items()]
+        in_order, sung = rng.random() < 0.6, []
+        for _ in range(rng.choice([2, 3, 4])):
+            sung += lines if in_order else rng.sample(lines, len(lines))
+        yield " ".join(sung)
 
 
 def questions(rng, count):
@@ -171,14 +191,15 @@ def write(file, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    for name, default in (("train", 40000), ("lora", 3000), ("test", 150), ("rows", 200)):
+    for name, default in (("verses", 40000), ("train", 40000), ("lora", 3000), ("test", 150), ("rows", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, file in (("train", "train.jsonl"), ("lora", "lora.jsonl"), ("test", "perplexity.test.jsonl")):
+    for name, file, texts in (("verses", "verses.jsonl", verses), ("train", "train.jsonl", stories),
+                              ("lora", "lora.jsonl", stories), ("test", "perplexity.test.jsonl", stories)):
         rng = random.Random(f"{args.seed} {name}")  # one each: the size of one file never changes another
-        write(args.out / file, ({"text": " ".join(s.text)} for s in stories(rng, getattr(args, name))))
+        write(args.out / file, ({"text": text} for text in texts(rng, getattr(args, name))))
     write(args.out / "multiple_choice.test.jsonl", questions(random.Random(f"{args.seed} rows"), args.rows))
 
 

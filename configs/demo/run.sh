@@ -22,7 +22,7 @@ measure() {
 
 rm -rf "$out"
 mkdir -p "$out"
-python3 configs/demo/make_world.py "$out/data" --train 0
+python3 configs/demo/make_world.py "$out/data" --verses 0 --train 0
 python3 configs/demo/table.py "$out" --prompt >"$out/prompt.txt"
 
 step "1/5 the teacher: softmax attention over everything before"

@@ -53,7 +53,8 @@ fs::path run_conversion(const ConvertPlan& plan) {
   uint64_t total = 0, done = 0;
   for (const PlannedFile& file : plan.files) total += is_rewritten(file) ? file.bytes : 0;
   std::optional<Progress> progress;
-  if (total > 0) progress.emplace("converting", static_cast<int64_t>(total));
+  constexpr uint64_t kMegabyte = 1'000'000;
+  if (total >= kMegabyte) progress.emplace("converting, MB", static_cast<int64_t>(total / kMegabyte));
 
   for (const PlannedFile& file : plan.files) {
     throw_if_interrupted();
@@ -65,7 +66,7 @@ fs::path run_conversion(const ConvertPlan& plan) {
       case FileAction::kRewrite:
         rewrite_file(weights, to, file.tensors, [&](uint64_t bytes) {
           done += bytes;
-          progress->update(static_cast<int64_t>(done), file.name);
+          if (progress) progress->update(static_cast<int64_t>(done / kMegabyte), file.name);
         });
     }
   }

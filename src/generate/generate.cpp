@@ -79,6 +79,13 @@ at::Tensor prefill(CausalLM& model, std::span<const int64_t> prompt, int64_t chu
 
 }  // namespace
 
+void validate(const GenerateOptions& options) {
+  LIGER_CHECK_USAGE(options.max_tokens > 0, "max-tokens must be 1 or more, got ", options.max_tokens);
+  LIGER_CHECK_USAGE(options.prefill_chunk > 0, "prefill_chunk must be 1 or more, got ", options.prefill_chunk);
+  Sampler{options.sampling};
+  StopMatcher{options.stop};
+}
+
 double Generation::prefill_tokens_per_second() const { return rate(prompt_tokens, prefill_seconds); }
 double Generation::decode_tokens_per_second() const { return rate(decode_steps, decode_seconds); }
 
@@ -94,8 +101,7 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
 Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> prompt,
                     const GenerateOptions& options, const std::function<void(std::string_view)>& on_text) {
   LIGER_CHECK_USAGE(!prompt.empty(), "the prompt has no tokens");
-  LIGER_CHECK_USAGE(options.max_tokens > 0, "max-tokens must be 1 or more, got ", options.max_tokens);
-  LIGER_CHECK_USAGE(options.prefill_chunk > 0, "prefill_chunk must be 1 or more, got ", options.prefill_chunk);
+  validate(options);
   const c10::InferenceMode inference;
   model.eval();
   Sampler sampler(options.sampling);

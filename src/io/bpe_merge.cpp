@@ -3,49 +3,111 @@
 #include <algorithm>
 #include <bit>
 #include <functional>
+#include <queue>
 
 namespace liger::detail {
 namespace {
 
-uint64_t join(int32_t left, int32_t right) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
-}
+uint64_t join(uint32_t high, uint32_t low) { return static_cast<uint64_t>(high) << 32 | low; }
 
-/// Sorts keys whose low halves ascend already, by their high halves: 16 bits at a time, keeping the order of equals.
-void sort_by_rank(std::vector<uint64_t>& keys) {
-  constexpr size_t kWorthCounting = size_t{1} << 16;
-  if (keys.size() < kWorthCounting) return std::sort(keys.begin(), keys.end());
-  std::vector<uint64_t> other(keys.size());
-  for (const int shift : {32, 48}) {
-    std::vector<uint32_t> place(kWorthCounting + 1);
-    for (const uint64_t key : keys) ++place[(key >> shift & 0xFFFF) + 1];
-    if (place[1] == keys.size()) continue;
-    for (size_t digit = 1; digit < place.size(); ++digit) place[digit] += place[digit - 1];
-    for (const uint64_t key : keys) other[place[key >> shift & 0xFFFF]++] = key;
-    keys.swap(other);
+template <typename T>
+using MinHeap = std::priority_queue<T, std::vector<T>, std::greater<T>>;
+
+// Both queues give pairs back by rank, and those of one rank by place.
+
+/// For words: no cost to set up.
+class SmallQueue {
+ public:
+  explicit SmallQueue(const MergeTable&) {}
+  void push(uint32_t rank, int32_t at) { heap_.push(join(rank, static_cast<uint32_t>(at))); }
+  int32_t upcoming() const { return 0; }
+  bool pop(uint32_t& rank, int32_t& at) {
+    if (heap_.empty()) return false;
+    rank = static_cast<uint32_t>(heap_.top() >> 32);
+    at = static_cast<int32_t>(heap_.top() & 0xFFFFFFFF);
+    heap_.pop();
+    return true;
   }
-}
 
-/// The symbols as a list with holes, and the pairs that can be joined: those of the beginning sorted, later ones in a
-/// heap. A pair is stale when one of its symbols has been joined with another since: then the pair that now stands at
-/// its place has another rank.
+ private:
+  MinHeap<uint64_t> heap_;
+};
+
+/// For megabytes: one list for each rank, so that most of the work runs through memory in order.
+class LargeQueue {
+ public:
+  explicit LargeQueue(const MergeTable& table) : lists_(table.rank_limit()) {}
+  void push(uint32_t rank, int32_t at) {
+    List& list = lists_[rank];
+    if (list.empty()) ranks_.push(rank);
+    if (list.open) {
+      list.late.push(at);
+    } else {
+      list.places.push_back(at);
+    }
+  }
+  bool pop(uint32_t& rank, int32_t& at) {
+    while (!ranks_.empty() && lists_[ranks_.top()].empty()) {
+      lists_[ranks_.top()] = {};
+      ranks_.pop();
+    }
+    if (ranks_.empty()) return false;
+    rank = ranks_.top();
+    at = lists_[rank].take();
+    upcoming_ = lists_[rank].upcoming();
+    return true;
+  }
+  /// A place that will be given back soon, most likely.
+  int32_t upcoming() const { return upcoming_; }
+
+ private:
+  struct List {
+    std::vector<int32_t> places;  // sorted when the first is taken
+    size_t taken = 0;
+    bool open = false;
+    MinHeap<int32_t> late;        // what came after that
+    bool empty() const { return taken == places.size() && late.empty(); }
+    int32_t upcoming() const {
+      constexpr size_t kAhead = 16;
+      return taken + kAhead < places.size() ? places[taken + kAhead] : 0;
+    }
+    int32_t take() {
+      if (!open && !std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
+      open = true;
+      if (!late.empty() && (taken == places.size() || late.top() < places[taken])) {
+        const int32_t at = late.top();
+        late.pop();
+        return at;
+      }
+      return places[taken++];
+    }
+  };
+  std::vector<List> lists_;
+  int32_t upcoming_ = 0;
+  MinHeap<uint32_t> ranks_;  // of the lists that are not empty; one may be there twice
+};
+
+/// The symbols as a list with holes, and a queue of the pairs that can be joined. A pair in the queue is stale when one
+/// of its symbols has been joined with another since: then another pair, or none, stands at its place.
+template <typename Queue>
 class Merger {
  public:
-  Merger(const std::vector<int32_t>& symbols, const MergeTable& table) : table_(table), nodes_(symbols.size()) {
+  Merger(const std::vector<int32_t>& symbols, const MergeTable& table)
+      : table_(table), nodes_(symbols.size()), queue_(table) {
     const auto count = static_cast<int32_t>(symbols.size());
     for (int32_t i = 0; i < count; ++i) nodes_[i] = {symbols[i], i - 1, i + 1 < count ? i + 1 : -1};
-    for (int32_t i = 0; i + 1 < count; ++i) {
-      if (const Merge* merge = pair_at(i)) first_.push_back(key(merge->rank, i));
-    }
-    sort_by_rank(first_);
+    for (int32_t i = 0; i < count; ++i) push_pair_at(i);
   }
 
   void run(std::vector<int32_t>& symbols) {
-    uint64_t top = 0;
-    while (pop(top)) {
-      const auto left = static_cast<int32_t>(top & 0xFFFFFFFF);
-      const Merge* merge = pair_at(left);
-      if (merge != nullptr && merge->rank == top >> 32) apply(left, merge->result);
+    uint32_t rank = 0;
+    int32_t left = 0;
+    while (queue_.pop(rank, left)) {
+      __builtin_prefetch(&nodes_[queue_.upcoming()]);
+      const Merge& merge = table_.at(rank);
+      const Node& node = nodes_[left];
+      if (node.symbol != merge.left || node.next < 0 || nodes_[node.next].symbol != merge.right) continue;
+      apply(left, merge.result);
     }
     symbols.clear();
     for (const Node& node : nodes_) {
@@ -58,29 +120,11 @@ class Merger {
   struct Node {
     int32_t symbol, previous, next;
   };
-  static uint64_t key(uint32_t rank, int32_t at) { return static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(at); }
-
-  bool pop(uint64_t& top) {
-    if (cursor_ < first_.size() && (heap_.empty() || first_[cursor_] < heap_.front())) {
-      top = first_[cursor_++];
-      return true;
-    }
-    if (heap_.empty()) return false;
-    top = heap_.front();
-    std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-    heap_.pop_back();
-    return true;
-  }
-  const Merge* pair_at(int32_t left) const {
-    const Node& node = nodes_[left];
-    if (node.symbol == kHole || node.next < 0) return nullptr;
-    return table_.find(node.symbol, nodes_[node.next].symbol);
-  }
   void push_pair_at(int32_t left) {
-    if (const Merge* merge = pair_at(left)) {
-      heap_.push_back(key(merge->rank, left));
-      std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
-    }
+    const Node& node = nodes_[left];
+    if (node.next < 0) return;
+    const uint32_t rank = table_.rank_of(node.symbol, nodes_[node.next].symbol);
+    if (rank != MergeTable::kNone) queue_.push(rank, left);
   }
   void apply(int32_t left, int32_t result) {
     Node& node = nodes_[left];
@@ -95,14 +139,12 @@ class Merger {
 
   const MergeTable& table_;
   std::vector<Node> nodes_;
-  std::vector<uint64_t> first_;
-  size_t cursor_ = 0;
-  std::vector<uint64_t> heap_;
+  Queue queue_;
 };
 
 }  // namespace
 
-MergeTable::MergeTable(size_t count) : slots_(std::bit_ceil(2 * count + 2)) {
+MergeTable::MergeTable(size_t count) : slots_(std::bit_ceil(2 * count + 2)), merges_(count) {
   shift_ = 64 - std::countr_zero(slots_.size());
 }
 
@@ -112,20 +154,26 @@ size_t MergeTable::slot_of(uint64_t pair) const {
   return slot;
 }
 
-bool MergeTable::insert(int32_t left, int32_t right, Merge merge) {
-  Slot& slot = slots_[slot_of(join(left, right))];
+bool MergeTable::insert(uint32_t rank, Merge merge) {
+  const uint64_t pair = join(static_cast<uint32_t>(merge.left), static_cast<uint32_t>(merge.right));
+  Slot& slot = slots_[slot_of(pair)];
   if (slot.pair != kEmpty) return false;
-  slot = {join(left, right), merge};
+  slot = {pair, rank};
+  merges_[rank] = merge;
   return true;
 }
 
-const Merge* MergeTable::find(int32_t left, int32_t right) const {
-  const Slot& slot = slots_[slot_of(join(left, right))];
-  return slot.pair == kEmpty ? nullptr : &slot.merge;
+uint32_t MergeTable::rank_of(int32_t left, int32_t right) const {
+  return slots_[slot_of(join(static_cast<uint32_t>(left), static_cast<uint32_t>(right)))].rank;
 }
 
 void merge_symbols(std::vector<int32_t>& symbols, const MergeTable& table) {
-  if (symbols.size() > 1) Merger(symbols, table).run(symbols);
+  constexpr size_t kLarge = 1 << 15;
+  if (symbols.size() >= kLarge) {
+    Merger<LargeQueue>(symbols, table).run(symbols);
+  } else if (symbols.size() > 1) {
+    Merger<SmallQueue>(symbols, table).run(symbols);
+  }
 }
 
 }  // namespace liger::detail

@@ -6,27 +6,33 @@
 
 namespace liger::detail {
 
+/// A pair of neighbours that may be joined, and the symbol that replaces it.
 struct Merge {
-  uint32_t rank = 0;   ///< place in the list of merges; the lowest goes first
-  int32_t result = -1; ///< the symbol that replaces the pair
+  int32_t left = -1, right = -1, result = -1;
 };
 
-/// Pairs of symbols that may be joined: a hash table with open addressing, several times faster than the standard one.
+/// All merges by rank, the lowest of which goes first, and by pair: a hash table with open addressing, several times
+/// faster than the standard one.
 class MergeTable {
  public:
+  static constexpr uint32_t kNone = ~uint32_t{0};
+  /// At most `count` merges fit; their ranks are below it.
   explicit MergeTable(size_t count = 0);
-  /// False if the pair is there already. At most `count` pairs fit.
-  bool insert(int32_t left, int32_t right, Merge merge);
-  const Merge* find(int32_t left, int32_t right) const;
+  /// False if the pair is there already.
+  bool insert(uint32_t rank, Merge merge);
+  uint32_t rank_of(int32_t left, int32_t right) const;  ///< kNone if the pair cannot be joined
+  const Merge& at(uint32_t rank) const { return merges_[rank]; }
+  size_t rank_limit() const { return merges_.size(); }
 
  private:
   struct Slot {
     uint64_t pair = kEmpty;
-    Merge merge;
+    uint32_t rank = kNone;
   };
   static constexpr uint64_t kEmpty = ~uint64_t{0};
   size_t slot_of(uint64_t pair) const;
   std::vector<Slot> slots_;
+  std::vector<Merge> merges_;
   int shift_ = 0;
 };
 

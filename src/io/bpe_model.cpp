@@ -92,8 +92,8 @@ void BpeModel::read_merges(const Json& merges) {
       LIGER_CHECK(at != ids_.end() && !piece.empty(), where(), ": '", printable(piece), "' is not in the vocabulary");
       return at->second;
     };
-    const Merge merge = {static_cast<uint32_t>(i), known(joined)};
-    LIGER_CHECK(merges_.insert(known(left), known(right), merge), where(), ": '", printable(left), "' and '",
+    const Merge merge = {known(left), known(right), known(joined)};
+    LIGER_CHECK(merges_.insert(static_cast<uint32_t>(i), merge), where(), ": '", printable(left), "' and '",
                 printable(right), "' are merged twice");
   }
 }

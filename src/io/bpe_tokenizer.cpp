@@ -232,7 +232,9 @@ std::optional<int64_t> BpeTokenizer::id_of(std::string_view token) const {
 
 bool BpeTokenizer::is_special(int64_t id) const {
   const auto added = added_.find(id);
-  return added != added_.end() && added->second.token.special;
+  if (added != added_.end()) return added->second.token.special;
+  need_piece(id);
+  return false;
 }
 
 // Special tokens are left out before bytes are joined: they do not end a run of bytes.

@@ -14,7 +14,8 @@ namespace liger::detail {
 template <typename J>
 class DomBuilder : public StrictSax {
  public:
-  explicit DomBuilder(JsonText& text) : StrictSax(text) {}
+  explicit DomBuilder(JsonText& text, LongIntegers long_integers = LongIntegers::kRefuse)
+      : StrictSax(text), long_integers_(long_integers) {}
   J take() { return std::move(root_); }
   /// Offsets of the elements of an array at the root.
   const std::vector<size_t>& rows() const { return rows_; }
@@ -24,7 +25,7 @@ class DomBuilder : public StrictSax {
   bool number_integer(int64_t value) { return put(value); }
   bool number_unsigned(uint64_t value) { return put(value); }
   bool number_float(double value, const std::string& digits) {
-    refuse_long_integer(digits);
+    if (long_integers_ == LongIntegers::kRefuse) refuse_long_integer(digits);
     return put(value);
   }
   bool string(std::string& value) { return put(std::move(value)); }
@@ -82,6 +83,7 @@ class DomBuilder : public StrictSax {
     return true;
   }
 
+  LongIntegers long_integers_;
   J root_;
   std::vector<J*> stack_;               // a parent is not touched while a child is open, so the pointers hold
   std::vector<std::set<std::string>> seen_;  // keys of each open object; a tree, for no input makes it slow

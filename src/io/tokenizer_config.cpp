@@ -16,7 +16,7 @@ constexpr size_t kMaxBytes = size_t{64} << 20;
 
 Json read_object_if_there(const std::filesystem::path& file) {
   if (!std::filesystem::exists(file)) return Json::object();
-  Json json = read_json(file, kMaxBytes);
+  Json json = read_json(file, kMaxBytes, LongIntegers::kAsFloat);
   LIGER_CHECK(json.is_object(), file.string(), ": expected an object, got ", describe_type(json));
   return json;
 }

@@ -22,6 +22,9 @@ struct GenerateOptions {
   int64_t prefill_chunk = 2048;  ///< tokens of the prompt read at once: bounds memory
 };
 
+/// Throws Error(kUsage) on an option out of range.
+void validate(const GenerateOptions& options);
+
 struct Generation {
   std::string text;             ///< what follows the prompt
   std::vector<int64_t> tokens;  ///< without the EOS that ended it

@@ -49,7 +49,7 @@ class AdamW {
  private:
   struct Group {  // parameters with one weight decay
     std::vector<at::Tensor> values, exp_avgs, exp_avg_sqs;
-    double weight_decay;
+    double weight_decay = 0.0;
   };
   std::vector<at::Tensor> grads() const;
   std::vector<NamedParameter> parameters_;
