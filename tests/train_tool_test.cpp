@@ -87,9 +87,9 @@ TEST_F(FinetuneTool, BadInputIsOneLineAndNoFolder) {
 }
 
 TEST_F(FinetuneTool, FullDiskKeepsTheLastGoodSave) {
-  // Checkpoints of 20 KB fit under the limit; after 1,000 rows the metrics do not.
+  // Checkpoints of 20 KB fit under the limit; after 90 rows the metrics do not.
   CommandOptions limited;
-  limited.file_size_limit = 100'000;
+  limited.file_size_limit = 30'000;
   const CommandResult result =
       run({"--set", "train.max_steps=2000", "--set", "save.every=5", "--set", "data.val_size=0"}, limited);
   EXPECT_EQ(result.exit_code, 4) << result.err;
