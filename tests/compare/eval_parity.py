@@ -9,11 +9,14 @@ flag, the hashes of document, prompt and target, acc, acc_norm and their standar
 whole documents. Exit code 1 if anything differs. Without the packages it says so and ends with 0.
 """
 import argparse
+import contextlib
+import io
 import json
 import logging
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,8 +25,7 @@ import time
 os.environ["HF_HUB_OFFLINE"] = "1"
 SCRATCH = tempfile.TemporaryDirectory(prefix="liger-lm-eval-")
 os.environ["HF_DATASETS_CACHE"] = SCRATCH.name + "/datasets"
-for setting in ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS"):
-    os.environ[setting] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 logging.disable(logging.WARNING)
 
 try:
@@ -32,7 +34,8 @@ try:
     import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 except ImportError as e:
     print(f"skipped: the package {e.name} is not installed")
@@ -97,7 +100,7 @@ TASKS = {  # name: (row, scored split, harness's own definition)
     "multiple_choice": (multiple_choice, "test", None),
 }
 OWN_TASK = {"output_type": "multiple_choice", "training_split": "train", "test_split": "test", "doc_to_text": "query",
-            "doc_to_choice": "choices", "doc_to_target": "gold",
+            "doc_to_choice": "choices", "doc_to_target": "gold", "metadata": {"version": 1.0},
             "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")]}
 
 
@@ -152,13 +155,37 @@ def make_model(folder):
     return folder
 
 
+def with_tokenizer_json(source, folder):
+    """A copy of a Llama 2 folder whose tokenizer is a tokenizer.json, for transformers no longer reads sentencepiece."""
+    if (source / "tokenizer.json").exists():
+        return source
+    folder.mkdir()
+    for file in source.iterdir():
+        if not file.name.startswith("tokenizer"):
+            shutil.copy(file, folder)
+    pieces = SentencePieceProcessor(model_file=str(source / "tokenizer.model"))
+    vocab = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    pairs = [(piece[:i], piece[i:]) for piece in vocab for i in range(1, len(piece))]
+    merges = [pair for pair in pairs if pair[0] in vocab and pair[1] in vocab]
+    merges.sort(key=lambda pair: vocab["".join(pair)])
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(),
+                                           decoders.Strip(" ", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>",
+                            unk_token="<unk>").save_pretrained(folder)
+    return folder
+
+
 # ---- the two programs ------------------------------------------------------------------------------------------------
 
 def run_harness(model, definitions, names, shots):
     manager = lm_eval.tasks.TaskManager(include_path=str(definitions), include_defaults=False)
     start = time.time()
-    results = lm_eval.simple_evaluate(model=model, tasks=[f"local_{n}" for n in names], num_fewshot=shots,
-                                      task_manager=manager, bootstrap_iters=100, log_samples=True, verbosity="ERROR")
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        results = lm_eval.simple_evaluate(model=model, tasks=[f"local_{n}" for n in names], num_fewshot=shots,
+                                          task_manager=manager, bootstrap_iters=100, log_samples=True)
     return results, time.time() - start
 
 
@@ -238,7 +265,7 @@ def main():
     parser.add_argument("--batch_size", default=8, type=int, help="lm-eval's")
     args = parser.parse_args()
     scratch = pathlib.Path(SCRATCH.name)
-    folder = args.model or make_model(scratch / "model")
+    folder = with_tokenizer_json(args.model, scratch / "model") if args.model else make_model(scratch / "model")
     definitions, texts = make_data(scratch / "data", args.rows)
     model = HFLM(pretrained=str(folder), dtype="float32", softmax_dtype="float32", batch_size=args.batch_size,
                  device="cpu")
