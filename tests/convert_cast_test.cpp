@@ -87,8 +87,8 @@ TEST(Cast, RoundsTiesToEven) {
 TEST(Cast, CountsWhatBecomesInfinite) {
   const float in[] = {1.0f, 65504.0f, 65519.9f, 65520.0f, -1e6f, INFINITY, NAN};
   uint16_t out[7];
-  EXPECT_EQ(cast(Dtype::kF32, reinterpret_cast<const std::byte*>(in), Dtype::kF16, reinterpret_cast<std::byte*>(out), 7),
-            2);
+  EXPECT_EQ(
+      cast(Dtype::kF32, reinterpret_cast<const std::byte*>(in), Dtype::kF16, reinterpret_cast<std::byte*>(out), 7), 2);
   EXPECT_EQ(out[2], 0x7bff);
   EXPECT_EQ(out[3], 0x7c00);
   EXPECT_EQ(out[4], 0xfc00);

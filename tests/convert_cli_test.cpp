@@ -83,7 +83,8 @@ TEST_F(ConvertCli, SettingsThePublishedCodeIgnoresAreWarnedOf) {
   TinyModel().write(model_);
   const CommandResult result = run({"--model", "model", "--arch", "gla", "--window", "64", "--sinks", "4"});
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_NE(result.err.find("will ignore window 64 (it uses 65), sinks 4 (it uses 0)"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("will ignore window 64 (it uses 65), sinks 4 (it uses 0)"), std::string::npos)
+      << result.err;
 }
 
 TEST_F(ConvertCli, JsonIsOneDocument) {
@@ -94,8 +95,8 @@ TEST_F(ConvertCli, JsonIsOneDocument) {
   EXPECT_EQ(test::listing(folder_.path()), before);
   const Json planned = Json::parse(plan.out);
   EXPECT_EQ(planned["dry_run"], true);
-  EXPECT_EQ(planned["files"][0], (Json{{"name", "model.safetensors"}, {"action", "rewrite"},
-                                       {"bytes", planned["files"][0]["bytes"]}}));
+  EXPECT_EQ(planned["files"][0],
+            (Json{{"name", "model.safetensors"}, {"action", "rewrite"}, {"bytes", planned["files"][0]["bytes"]}}));
   const CommandResult done = run({"--model", "model", "--arch", "gla", "--json"});
   const Json document = Json::parse(done.out);
   EXPECT_EQ(document["dry_run"], false);

@@ -1,3 +1,5 @@
+#include "liger/convert/convert.h"
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
 #include <gtest/gtest.h>
@@ -8,7 +10,6 @@
 
 #include "command.h"
 #include "convert/config_edit.h"
-#include "liger/convert/convert.h"
 #include "liger/core/checkpoint.h"
 #include "liger/core/dtype.h"
 #include "liger/error.h"
@@ -23,7 +24,7 @@ namespace fs = std::filesystem;
 using test::TinyModel;
 
 bool same_inode(const fs::path& a, const fs::path& b) {
-  struct stat first {}, second {};
+  struct stat first{}, second{};
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
          first.st_ino == second.st_ino;
 }
@@ -54,8 +55,8 @@ class Convert : public testing::Test {
 
 TEST_F(Convert, ThereAndBackIsTheSameModel) {
   for (const int shards : {1, 3}) {
-    const fs::path model = folder_ / ("model" + std::to_string(shards)), there = folder_ / ("a" + std::to_string(shards)),
-                   back = folder_ / ("b" + std::to_string(shards));
+    const fs::path model = folder_ / ("model" + std::to_string(shards)),
+                   there = folder_ / ("a" + std::to_string(shards)), back = folder_ / ("b" + std::to_string(shards));
     TinyModel{.shards = shards}.write(model);
     EXPECT_EQ(convert({.model = model, .out = there}), there);
     EXPECT_TRUE(ModelConfig::read(there).liger.has_value());
@@ -81,8 +82,8 @@ TEST_F(Convert, KeepsEveryOtherKeyInItsPlace) {
   convert({.model = model_, .out = out_, .liger = {.window = 64, .sinks = 4, .mix = 0.25, .gate_divisor = 8}});
   config["architectures"] = {"LigerGLAForCausalLM"};
   config["model_type"] = "liger_gla";
-  config["liger"] = {{"recurrence", "gla"}, {"window", 64}, {"sinks", 4}, {"mix", 0.25}, {"gate_divisor", 8.0},
-                     {"base_model_type", "llama"}};
+  config["liger"] = {{"recurrence", "gla"}, {"window", 64},        {"sinks", 4},
+                     {"mix", 0.25},         {"gate_divisor", 8.0}, {"base_model_type", "llama"}};
   EXPECT_EQ(test::read_file(out_ / "config.json"), config.dump(2) + "\n");
 }
 
@@ -90,7 +91,8 @@ TEST_F(Convert, AddsTheOlderSpellingThatThePublishedCodeReads) {
   TinyModel().write(model_);
   OrderedJson config = read_ordered_json(model_ / "config.json");
   for (const char* key : {"rope_theta", "rope_scaling", "torch_dtype"}) config.erase(key);
-  config["rope_parameters"] = {{"rope_type", "llama3"}, {"rope_theta", 5e5}, {"factor", 8.0}, {"low_freq_factor", 1.0},
+  config["rope_parameters"] = {{"rope_type", "llama3"},   {"rope_theta", 5e5},
+                               {"factor", 8.0},           {"low_freq_factor", 1.0},
                                {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 64}};
   test::write_file(model_ / "config.json", config.dump());
   convert({.model = model_, .out = out_});
@@ -123,11 +125,11 @@ TEST_F(Convert, TokenizerAndLicenceComeAlongAsCopies) {
   test::write_file(model_ / "original/consolidated.00.pth", "x");
   test::write_file(model_ / "notes.txt", "x");
   convert({.model = model_, .out = out_});
-  EXPECT_EQ(test::listing(out_),
-            (std::set<std::string>{"LICENSE.txt", "MANIFEST.json", "NOTICE", "README.md", "USE_POLICY.md",
-                                   "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
-                                   "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
-                                   "tokenizer_config.json"}));
+  EXPECT_EQ(
+      test::listing(out_),
+      (std::set<std::string>{"LICENSE.txt", "MANIFEST.json", "NOTICE", "README.md", "USE_POLICY.md",
+                             "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
+                             "special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}));
   EXPECT_EQ(test::read_file(out_ / "tokenizer.model"), "tokenizer.model");
   EXPECT_FALSE(same_inode(out_ / "tokenizer.model", model_ / "tokenizer.model"));
 }
@@ -139,9 +141,10 @@ TEST_F(Convert, TheModelCardIsFilled) {
   convert({.model = snapshot, .out = out_, .liger = {.window = 33}});
   const std::string card = test::read_file(out_ / "README.md");
   for (const std::string& expected :
-       {std::string("base_model: org/Base-1B\nlicense: llama3\nlicense_name: x\npipeline_tag"), std::string("| window | 33 |"),
-        sha256_file(snapshot / "config.json"), std::string("liger-finetune"), std::string("| model.safetensors | "),
-        std::string("will ignore window 33 (it uses 65)"), std::string("model_type: \"llama\" -> \"liger_gla\"")}) {
+       {std::string("base_model: org/Base-1B\nlicense: llama3\nlicense_name: x\npipeline_tag"),
+        std::string("| window | 33 |"), sha256_file(snapshot / "config.json"), std::string("liger-finetune"),
+        std::string("| model.safetensors | "), std::string("will ignore window 33 (it uses 65)"),
+        std::string("model_type: \"llama\" -> \"liger_gla\"")}) {
     EXPECT_NE(card.find(expected), std::string::npos) << expected << "\n" << card;
   }
   EXPECT_EQ(default_output_name(snapshot, "gla"), "Base-1B-liger-gla");
@@ -160,7 +163,8 @@ TEST_F(Convert, DtypesAreThoseOfTorch) {
         auto& [dtype, bytes] = got.at(name);
         EXPECT_EQ(dtype, to);
         const int64_t n = static_cast<int64_t>(stored.second.size() / item_size(from));
-        const at::Tensor expected = at::from_blob(stored.second.data(), {n}, to_scalar_type(from)).to(to_scalar_type(to));
+        const at::Tensor expected =
+            at::from_blob(stored.second.data(), {n}, to_scalar_type(from)).to(to_scalar_type(to));
         EXPECT_EQ(std::memcmp(bytes.data(), expected.const_data_ptr(), bytes.size()), 0) << name;
       }
       fs::remove_all(model_);
@@ -224,7 +228,7 @@ TEST_F(Convert, ATensorLargerThanAShardHasItsOwn) {
 }
 
 TEST_F(Convert, AcrossFileSystemsIsACopy) {
-  struct stat here {}, there {};
+  struct stat here{}, there{};
   ASSERT_EQ(stat(folder_.path().c_str(), &here), 0);
   if (stat("/dev/shm", &there) != 0 || here.st_dev == there.st_dev || access("/dev/shm", W_OK) != 0) {
     GTEST_SKIP() << "needs /dev/shm on another file system than the temporary folder";

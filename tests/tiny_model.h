@@ -110,7 +110,8 @@ inline void TinyModel::write(const std::filesystem::path& dir, const std::vector
     for (size_t j = static_cast<size_t>(i); j < tensors.size(); j += static_cast<size_t>(shards)) {
       part.push_back(tensors[j]);
     }
-    const std::string name = "model-0000" + std::to_string(i + 1) + "-of-0000" + std::to_string(shards) + ".safetensors";
+    const std::string name =
+        "model-0000" + std::to_string(i + 1) + "-of-0000" + std::to_string(shards) + ".safetensors";
     write_weights(dir / name, part);
     for (const TensorInfo& t : part) weight_map[t.name] = name;
   }

@@ -69,7 +69,9 @@ void check_options(const CLI::App& app, Options& o) {
       LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with --arch softmax");
     }
   }
-  if (!o.dtype.empty()) o.convert.dtype = o.dtype == "f32" ? Dtype::kF32 : o.dtype == "f16" ? Dtype::kF16 : Dtype::kBF16;
+  if (o.dtype == "f32") o.convert.dtype = Dtype::kF32;
+  if (o.dtype == "f16") o.convert.dtype = Dtype::kF16;
+  if (o.dtype == "bf16") o.convert.dtype = Dtype::kBF16;
   if (o.shard_size > 0) o.convert.shard_size = o.shard_size;
 }
 

@@ -42,6 +42,7 @@ std::string one_line(std::string_view text) {
 int report(const CommonOptions& options, ErrorCode code, std::string_view text) {
   const std::string line = one_line(text);
   if (options.log_format == "json") {
+    configure_log(LogLevel::kError, LogFormat::kJson);  // the command line may have been at fault
     log(LogLevel::kError, line);
   } else {
     std::fprintf(stderr, "error: %s\n", line.c_str());

@@ -79,8 +79,8 @@ std::vector<std::string> compatibility_warnings(const ModelConfig& base, const L
                        "; only liger runs this model as configured");
   }
   if (base.family->model_type != std::string("llama")) {
-    warnings.push_back(cat("the published Liger code has no ", base.family->model_type,
-                           "; only liger runs this model correctly"));
+    warnings.push_back(
+        cat("the published Liger code has no ", base.family->model_type, "; only liger runs this model correctly"));
   }
   return warnings;
 }

@@ -38,10 +38,14 @@ void link_file(const PlannedFile& file, const fs::path& to) {
 
 const char* to_string(FileAction action) {
   switch (action) {
-    case FileAction::kLink: return "link";
-    case FileAction::kCopy: return "copy";
-    case FileAction::kRewrite: return "rewrite";
-    case FileAction::kWrite: return "write";
+    case FileAction::kLink:
+      return "link";
+    case FileAction::kCopy:
+      return "copy";
+    case FileAction::kRewrite:
+      return "rewrite";
+    case FileAction::kWrite:
+      return "write";
   }
   return "?";
 }
@@ -60,9 +64,15 @@ fs::path run_conversion(const ConvertPlan& plan) {
     throw_if_interrupted();
     const fs::path to = folder.path() / file.name;
     switch (file.action) {
-      case FileAction::kLink: link_file(file, to); break;
-      case FileAction::kCopy: copy_bytes(file.from, to); break;
-      case FileAction::kWrite: write_text_atomic(to, file.content); break;
+      case FileAction::kLink:
+        link_file(file, to);
+        break;
+      case FileAction::kCopy:
+        copy_bytes(file.from, to);
+        break;
+      case FileAction::kWrite:
+        write_text_atomic(to, file.content);
+        break;
       case FileAction::kRewrite:
         rewrite_file(weights, to, file.tensors, [&](uint64_t bytes) {
           done += bytes;
@@ -82,14 +92,10 @@ OrderedJson to_json(const ConvertPlan& plan) {
   for (const PlannedFile& file : plan.files) {
     files.push_back({{"name", file.name}, {"action", to_string(file.action)}, {"bytes", file.bytes}});
   }
-  return {{"model", plan.options.model.string()},
-          {"arch", plan.options.arch},
-          {"out", plan.options.out.string()},
-          {"files", std::move(files)},
-          {"config_changes", plan.config_changes},
-          {"warnings", plan.warnings},
-          {"bytes_written", plan.bytes_written},
-          {"peak_memory_bytes", plan.peak_memory_bytes}};
+  return {{"model", plan.options.model.string()},  {"arch", plan.options.arch},
+          {"out", plan.options.out.string()},      {"files", std::move(files)},
+          {"config_changes", plan.config_changes}, {"warnings", plan.warnings},
+          {"bytes_written", plan.bytes_written},   {"peak_memory_bytes", plan.peak_memory_bytes}};
 }
 
 }  // namespace liger

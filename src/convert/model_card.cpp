@@ -23,7 +23,8 @@ std::vector<std::string> license_lines(const fs::path& readme) {
   std::string line;
   if (!std::getline(text, line) || !line.starts_with("---")) return lines;
   while (std::getline(text, line) && !line.starts_with("---")) {
-    const bool printable = std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
+    const bool printable =
+        std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
     const bool one_line = line.find(": ") != std::string::npos && line.find_first_of("|>&*{[") == std::string::npos;
     if (line.starts_with("license") && printable && one_line) lines.push_back(line);
   }
@@ -51,7 +52,8 @@ void write_front_matter(std::ostream& out, const CardFacts& facts) {
 void write_source(std::ostream& out, const CardFacts& facts) {
   out << "## Made from\n\n| file | bytes | sha256 |\n| --- | --- | --- |\n";
   const auto row = [&](const std::string& name, const std::string& hash) {
-    out << "| " << name << " | " << fs::file_size(facts.source / name) << " | " << (hash.empty() ? "-" : hash) << " |\n";
+    out << "| " << name << " | " << fs::file_size(facts.source / name) << " | " << (hash.empty() ? "-" : hash)
+        << " |\n";
   };
   for (const char* name : {"config.json", "model.safetensors.index.json"}) {
     if (fs::exists(facts.source / name)) row(name, sha256_file(facts.source / name));
@@ -72,11 +74,19 @@ void write_changes(std::ostream& out, const CardFacts& facts) {
 
 void write_settings(std::ostream& out, const LigerConfig& liger) {
   out << "## Settings (`\"liger\"` in config.json)\n\n| setting | value | meaning |\n| --- | --- | --- |\n"
-      << "| recurrence | " << liger.recurrence << " | gated linear recurrence whose gate comes from the key projection |\n"
+      << "| recurrence | " << liger.recurrence
+      << " | gated linear recurrence whose gate comes from the key projection |\n"
       << "| window | " << liger.window << " | keys a query sees in the softmax branch, itself included |\n"
       << "| sinks | " << liger.sinks << " | first tokens that every query sees in it |\n"
       << "| mix | " << liger.mix << " | share of the softmax branch in the output |\n"
       << "| gate_divisor | " << liger.gate_divisor << " | log-decay = logsigmoid(k) / gate_divisor |\n\n";
+}
+
+void write_next_steps(std::ostream& out, const std::string& name) {
+  out << "## Next\n\n```sh\n"
+      << "liger-finetune configs/lora.yaml --set model.path=" << name << " --set save.dir=out/" << name << "\n"
+      << "liger-eval --model " << name << " --adapter out/" << name << "/final --tasks piqa,arc_easy --data DATA\n"
+      << "liger-generate --model " << name << " --adapter out/" << name << "/final --prompt \"...\"\n```\n\n";
 }
 
 }  // namespace
@@ -90,17 +100,15 @@ std::string model_card(const CardFacts& facts) {
     out << base << " with the softmax attention of all " << facts.model.num_hidden_layers
         << " layers replaced by Liger attention (arXiv 2503.01496): a gated linear recurrence and a sliding window, "
         << "both from the same q, k, v and o weights. Memory while generating does not grow with the text.\n\n"
-        << "**Not fine-tuned yet**: the recurrence has never been trained, so the model writes nonsense until it is.\n\n";
+        << "**Not fine-tuned yet**: the recurrence has never been trained, so the model writes nonsense until it "
+           "is.\n\n";
   } else {
     out << base << ", turned back into a " << facts.model.family->model_type << " model with softmax attention.\n\n";
   }
   for (const std::string& warning : facts.warnings) out << "> Note: " << warning << ".\n\n";
   if (facts.model.liger) {
     write_settings(out, *facts.model.liger);
-    out << "## Next\n\n```sh\nliger-finetune configs/lora.yaml --set model.path=" << facts.name
-        << " --set save.dir=out/" << facts.name << "\nliger-eval --model " << facts.name << " --adapter out/" << facts.name
-        << " --tasks piqa,arc_easy --data DATA\nliger-generate --model " << facts.name << " --adapter out/" << facts.name
-        << " --prompt \"...\"\n```\n\n";
+    write_next_steps(out, facts.name);
   }
   write_changes(out, facts);
   write_source(out, facts);

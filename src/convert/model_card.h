@@ -16,7 +16,7 @@ struct CardFacts {
   std::vector<std::string> source_files;  ///< names of the source's weight files
   std::vector<std::string> changes;       ///< of config.json
   std::vector<std::string> warnings;
-  std::string dtype;                      ///< the weights were converted to; empty = unchanged
+  std::string dtype;  ///< the weights were converted to; empty = unchanged
 };
 
 /// README.md of a converted model: front matter, what it is, settings, what it was made from, what to do next.

@@ -12,9 +12,9 @@
 #include "convert/rewrite.h"
 #include "convert/shards.h"
 #include "liger/convert/convert.h"
-#include "liger/models/check_weights.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
+#include "liger/models/check_weights.h"
 #include "liger/models/family.h"
 
 namespace liger {
@@ -43,7 +43,8 @@ void check_model(const ModelConfig& config, const OrderedJson& json, const Conve
   } else {
     LIGER_CHECK_USAGE(liger_model_type(options.arch) == "liger_gla", "arch '", options.arch,
                       "' is not known; expected gla or softmax");
-    LIGER_CHECK(!config.liger.has_value(), where, ": this model is linearized already; to change its settings, turn it ",
+    LIGER_CHECK(!config.liger.has_value(), where,
+                ": this model is linearized already; to change its settings, turn it ",
                 "back first (--arch softmax) or edit \"liger\" in its config.json");
     validate(options.liger, "liger settings");
   }
@@ -59,7 +60,7 @@ fs::path existing_parent(const fs::path& path) {
 }
 
 bool same_file_system(const fs::path& a, const fs::path& b) {
-  struct stat first {}, second {};
+  struct stat first{}, second{};
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev;
 }
 
@@ -141,15 +142,18 @@ uint64_t resident_bytes() {
 
 std::string config_dtype_name(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF16: return "float16";
-    case Dtype::kBF16: return "bfloat16";
-    default: return "float32";
+    case Dtype::kF16:
+      return "float16";
+    case Dtype::kBF16:
+      return "bfloat16";
+    default:
+      return "float32";
   }
 }
 
 OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options) {
-  OrderedJson config = options.arch == "softmax" ? softmax_config(before, model)
-                                                 : linearized_config(before, model, options.liger);
+  OrderedJson config =
+      options.arch == "softmax" ? softmax_config(before, model) : linearized_config(before, model, options.liger);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
   return config;
 }

@@ -90,7 +90,8 @@ bool read_tensor(const WeightFiles::Entry& from, const TensorInfo& to, std::vect
     const bool as_stored = from.info->dtype == to.dtype;
     const std::span<std::byte> in = as_stored ? out : take(scratch, count * in_size);
     from.file->mapping()->read_at(from.info->offset + begin * in_size, in);
-    const int64_t lost = as_stored ? 0 : cast(from.info->dtype, in.data(), to.dtype, out.data(), static_cast<int64_t>(count));
+    const int64_t lost =
+        as_stored ? 0 : cast(from.info->dtype, in.data(), to.dtype, out.data(), static_cast<int64_t>(count));
     LIGER_CHECK(lost == 0, from.file->path().string(), ": tensor '", to.name, "': ", lost,
                 " or more values are too large for ", to_string(to.dtype), "; choose another dtype");
     slot->used = out.size();

@@ -4,8 +4,8 @@
 #include <cstdio>
 #include <utility>
 
-#include "liger/models/check_weights.h"
 #include "liger/io/json.h"
+#include "liger/models/check_weights.h"
 
 namespace liger {
 namespace {

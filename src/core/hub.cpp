@@ -75,7 +75,7 @@ std::string repository_of(const std::string& name) {
   const bool is_id = slash != std::string::npos && is_plain_name(std::string_view(name).substr(0, slash)) &&
                      is_plain_name(std::string_view(name).substr(slash + 1));
   LIGER_CHECK_USAGE(is_id, "model '", name,
-                    "': no such folder, no Hugging Face id (\"org/name\") and no known name; known are ", known_names());
+                    "': no such folder, no Hugging Face id (org/name) and no known name; known are ", known_names());
   return name;
 }
 
@@ -120,12 +120,12 @@ fs::path resolve_model(const std::string& name_or_dir) {
   folder.replace(folder.find('/'), 1, "--");
   const fs::path entry = cache_folder() / folder;
   const fs::path snapshot = snapshot_of(entry);
-  LIGER_CHECK_USAGE(!snapshot.empty() && fs::is_directory(snapshot, error), "model '", name_or_dir, "' (",
-                    repository, ") is not in the local cache: looked in ", entry.string(), "; fetch it with: ",
-                    download_command(repository));
-  LIGER_CHECK_USAGE(fs::exists(snapshot / "config.json", error), "model '", name_or_dir, "': ", snapshot.string(),
-                    " has no config.json, so its download is not complete; finish it with: ",
-                    download_command(repository));
+  LIGER_CHECK_USAGE(!snapshot.empty() && fs::is_directory(snapshot, error), "model '", name_or_dir, "' (", repository,
+                    ") is not in the local cache: looked in ", entry.string(),
+                    "; fetch it with: ", download_command(repository));
+  LIGER_CHECK_USAGE(
+      fs::exists(snapshot / "config.json", error), "model '", name_or_dir, "': ", snapshot.string(),
+      " has no config.json, so its download is not complete; finish it with: ", download_command(repository));
   return snapshot;
 }
 

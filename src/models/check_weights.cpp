@@ -1,3 +1,5 @@
+#include "liger/models/check_weights.h"
+
 #include <algorithm>
 #include <cctype>
 #include <cstring>
@@ -5,9 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "liger/models/check_weights.h"
-#include "liger/models/family.h"
 #include "liger/error.h"
+#include "liger/models/family.h"
 
 namespace liger {
 namespace {
@@ -111,8 +112,8 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
       continue;
     }
     if (entry->info->shape != tensor.shape) {
-      misshapen.add(tensor.name, cat(" expected ", shape_to_string(tensor.shape), ", got ",
-                                     shape_to_string(entry->info->shape)));
+      misshapen.add(tensor.name,
+                    cat(" expected ", shape_to_string(tensor.shape), ", got ", shape_to_string(entry->info->shape)));
     }
     if (!is_weight_dtype(entry->info->dtype)) mistyped.add(tensor.name, cat(" ", to_string(entry->info->dtype)));
   }
