@@ -11,7 +11,7 @@ test: build
 	@ctest --preset $(PRESET)
 
 demo: build
-	@configs/demo/run.sh build/bin out/demo
+	@configs/demo/run.sh $(if $(filter cpu,$(PRESET)),build,build-$(PRESET))/bin out/demo
 
 clean:
 	@rm -rf build build-* out

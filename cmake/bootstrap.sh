@@ -36,7 +36,17 @@ if [ ${#missing[@]} -gt 0 ]; then
   rm -f "$log"
 fi
 
-if [ -z "${LIGER_TORCH:-}" ] && [ -z "${CMAKE_PREFIX_PATH:-}" ] &&
+# CMAKE_PREFIX_PATH counts only if LibTorch lies there: it is often set for something else.
+prefix_has_torch() {
+  local prefix
+  IFS=':;' read -ra prefixes <<<"${CMAKE_PREFIX_PATH:-}"
+  for prefix in "${prefixes[@]}"; do
+    [ ! -e "$prefix/share/cmake/Torch/TorchConfig.cmake" ] || return 0
+  done
+  return 1
+}
+
+if [ -z "${LIGER_TORCH:-}" ] && ! prefix_has_torch &&
    ! ls .venv/lib/python3*/site-packages/torch/share/cmake/Torch >/dev/null 2>&1; then
   say "installing the torch $torch_version wheel into .venv"
   [ -x .venv/bin/pip ] || python3 -m venv .venv

@@ -356,7 +356,7 @@ TEST_F(Convert, AnInterruptLeavesNothing) {
     }
     std::exit(0);
   };
-  EXPECT_EXIT(interrupted(), testing::ExitedWithCode(75), "");
+  EXPECT_EXIT(interrupted(), testing::ExitedWithCode(130), "");
   EXPECT_EQ(test::listing(folder_.path()), before);
 }
 

@@ -34,7 +34,7 @@ TEST(Interrupt, FirstSignalSetsTheFlagSecondEnds) {
         throw_if_interrupted();
         ::_exit(3);
       } catch (const Error& error) {
-        if (error.code() != ErrorCode::kInterrupted || std::string(error.what()) != "interrupted") ::_exit(4);
+        if (error.code() != ErrorCode::kCancelled || std::string(error.what()) != "interrupted") ::_exit(4);
       }
       ::raise(signal);
       ::_exit(5);

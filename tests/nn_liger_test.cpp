@@ -63,7 +63,10 @@ at::Tensor logits(CausalLM& model, const Sequences& tokens, DecodingState* state
 at::Tensor defined_attention(const at::Tensor& x, const std::map<std::string, at::Tensor>& w, const LigerConfig& c,
                              int64_t H, int64_t Hkv, int64_t D) {
   const int64_t T = x.size(0);
-  const auto project = [&](const char* name) { return x.matmul(w.at(name).t()); };
+  const auto project = [&](const std::string& name) {
+    const at::Tensor y = x.matmul(w.at(name).t());
+    return w.contains(name + ".bias") ? y + w.at(name + ".bias") : y;
+  };
   const at::Tensor q = project("q_proj"), k = project("k_proj"), v = project("v_proj");
   const auto turned = [&](const at::Tensor& y, int64_t t) {  // RoPE of one head's vector
     at::Tensor out = y.clone();
@@ -109,8 +112,11 @@ at::Tensor defined_attention(const at::Tensor& x, const std::map<std::string, at
 at::Tensor defined_logits(const CausalLM& model, const std::vector<int64_t>& ids) {
   std::map<std::string, at::Tensor> all, w;
   for (const auto& item : model.named_parameters()) all[item.key()] = item.value();
-  for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"})
-    w[name] = all.at(cat("model.layers.0.self_attn.", name, ".weight"));
+  for (const std::string name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
+    const std::string path = "model.layers.0.self_attn." + name;
+    w[name] = all.at(path + ".weight");
+    if (all.contains(path + ".bias")) w[name + ".bias"] = all.at(path + ".bias");
+  }
   const auto norm = [&](const at::Tensor& x, const std::string& name) {
     return x / (x * x).mean({1}, true).add(model.config().rms_norm_eps).sqrt() * all.at(name + ".weight");
   };
@@ -146,13 +152,14 @@ TEST_P(LigerLayer, EqualsItsDefinitionWithGradients) {
 
 TEST_P(LigerLayer, DecodingEqualsTheFullForward) {
   const auto model = make(GetParam());
-  const Documents documents = {document(90, 1), document(33, 2), document(57, 3)};
+  const Documents documents = {document(110, 1), document(100, 2), document(80, 3)};
   const at::Tensor whole = logits(*model, Sequences(documents));
   // Prefill of uneven length, then chunks of uneven length, then token by token.
   DecodingState state;
   std::vector<size_t> begin(documents.size(), 0);
   std::vector<std::vector<at::Tensor>> parts(documents.size());
-  const std::vector<std::vector<size_t>> steps = {{30, 3, 17}, {1, 9, 2}, {13, 1, 1}};
+  // The default window of 65 is left behind in a chunk by the first two, and by a single token by the third.
+  const std::vector<std::vector<size_t>> steps = {{30, 3, 17}, {1, 9, 2}, {13, 1, 1}, {40, 60, 30}};
   const auto advance = [&](const std::vector<size_t>& lengths) {
     Documents part;
     for (size_t s = 0; s < documents.size(); ++s)
@@ -201,21 +208,65 @@ INSTANTIATE_TEST_SUITE_P(
       return cat("window", c.window, "_sinks", c.sinks, "_mix", int(c.mix * 100), "_div", int(c.gate_divisor));
     });
 
-// Keys so large that every log-decay is about -50: nothing overflows and the definition is met.
-TEST(LigerLayer, SurvivesLogDecaysOfMinusFifty) {
-  const auto model = make({.gate_divisor = 1.0}, at::kFloat, 1);
+void copy_parameters(CausalLM& to, const CausalLM& from) {
+  at::NoGradGuard no_grad;
+  const auto source = from.named_parameters();
+  for (auto& item : to.named_parameters()) item.value().copy_(source[item.key()]);
+}
+
+at::Tensor decoded_logits(CausalLM& model, const std::vector<int64_t>& ids) {
+  DecodingState state;
+  std::vector<at::Tensor> rows;
+  for (const int64_t id : ids) rows.push_back(logits(model, Sequences({{id}}), &state));
+  return at::cat(rows);
+}
+
+// A bias of -50 on every key, so that every log-decay is about -50: the definition is met, with gradients and decoding.
+TEST(LigerLayer, LogDecaysOfMinusFiftyAreExact) {
+  ModelConfig config = tiny({.gate_divisor = 1.0}, 1);
+  config.attention_bias = true;
+  at::manual_seed(7);
+  CausalLM exact(config, at::kDouble), model(config, at::kFloat);
   {
     at::NoGradGuard no_grad;
-    for (auto& item : model->named_parameters())
-      if (item.key().find("k_proj") != std::string::npos) item.value().mul_(40.0);
+    exact.named_parameters()["model.layers.0.self_attn.k_proj.bias"].fill_(-50.0);
   }
-  const auto exact = make({.gate_divisor = 1.0}, at::kDouble, 1);
-  {
-    at::NoGradGuard no_grad;
-    for (auto& item : exact->named_parameters()) item.value().copy_(model->named_parameters()[item.key()]);
-  }
+  copy_parameters(model, exact);
+  copy_parameters(exact, model);  // rounded to float32
   const auto ids = document(100, 9);
-  expect_close(logits(*model, Sequences({ids})), defined_logits(*exact, ids), 1e-4, "logits");
+  const at::Tensor expected = defined_logits(exact, ids);
+  expect_close(logits(model, Sequences({ids})), expected, 1e-5, "logits");
+  expect_close(decoded_logits(model, ids), expected, 1e-5, "decoded");
+  const auto gradients = [](const CausalLM& of, const at::Tensor& y) {
+    return torch::autograd::grad({y.square().mean()}, of.parameters());
+  };
+  const auto wanted = gradients(exact, expected);
+  const auto got = gradients(model, model.logits(model.hidden_states(Sequences({ids}))));
+  for (size_t i = 0; i < got.size(); ++i)
+    expect_close(got[i], wanted[i], 1e-4, model.named_parameters().keys()[i].c_str());
+}
+
+// What differs between families and dtypes: scales, norms and activations; roundings.
+TEST(LigerLayer, EveryFamilyAndDtypeDecodesAsItReads) {
+  for (const char* family : {"llama", "gemma"}) {
+    ModelConfig config = tiny({.window = 9, .sinks = 2});
+    config.family = find_family(family);
+    config.hidden_act = config.family->hidden_act;
+    config.head_dim = 16;
+    at::manual_seed(7);
+    CausalLM exact(config, at::kDouble);
+    for (const auto& [dtype, tolerance] :
+         {std::pair{at::kFloat, 1e-5}, std::pair{at::kHalf, 2e-2}, std::pair{at::kBFloat16, 1e-1}}) {
+      CausalLM model(config, dtype);
+      copy_parameters(model, exact);
+      copy_parameters(exact, model);
+      const auto ids = document(70, 4);
+      const at::Tensor expected = logits(exact, Sequences({ids}));
+      const std::string what = cat(family, " ", dtype);
+      expect_close(logits(model, Sequences({ids})), expected, tolerance, what.c_str());
+      expect_close(decoded_logits(model, ids), expected, tolerance, (what + " decoded").c_str());
+    }
+  }
 }
 
 TEST(DecodingState, ForksAndStaysConstantInSize) {

@@ -210,6 +210,17 @@ TEST_F(TrainerTest, FolderOfAnotherRunIsNotTouched) {
   EXPECT_THROW(train("other"), Error);
 }
 
+TEST_F(TrainerTest, ResultLostAfterTheLastUpdateIsWrittenAgain) {
+  train("run");
+  const std::string weights = slurp(final_weights("run"));
+  fs::remove(final_weights("run"));  // not whole any more
+  EXPECT_EQ(train("run").steps, 8);
+  EXPECT_EQ(slurp(final_weights("run")), weights);
+  fs::remove_all(folder_ / "run" / "final");
+  train("run");
+  EXPECT_EQ(slurp(final_weights("run")), weights);
+}
+
 TEST_F(TrainerTest, KeepsTheNewestCheckpoints) {
   train("run", {"save.every=2", "save.keep=2"});
   EXPECT_FALSE(fs::exists(folder_ / "run" / "ckpt-4"));

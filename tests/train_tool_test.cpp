@@ -149,6 +149,31 @@ TEST_F(FinetuneTool, SignalSavesAndTheSameCommandGoesOn) {
   EXPECT_EQ(slurp(folder_ / "run" / "final" / "adapter_model.safetensors"), straight);
 }
 
+TEST_F(FinetuneTool, SignalBeforeTheFirstAndAfterTheLastUpdateSavesToo) {
+  const std::vector<std::string> settings = {"--set", "train.max_steps=3", "--set", "save.every=0"};
+  ASSERT_EQ(run(settings).exit_code, 0);
+  const std::string straight = slurp(folder_ / "run" / "final" / "adapter_model.safetensors");
+  for (const char* moment : {"validation data:", "update 3:"}) {
+    fs::remove_all(folder_ / "run");
+    CommandOptions interrupt;
+    bool sent = false;
+    interrupt.on_stderr = [&](pid_t pid, const std::string& text) {
+      if (!sent && text.find(moment) != std::string::npos) {
+        sent = true;
+        kill(pid, SIGTERM);
+      }
+    };
+    const CommandResult stopped = run(settings, interrupt);
+    ASSERT_TRUE(sent) << stopped.err;
+    if (stopped.exit_code != 0) {  // the signal may come too late
+      ASSERT_EQ(stopped.exit_code, 75) << stopped.err;
+      ASSERT_NE(stopped.err.find("saved in"), std::string::npos) << stopped.err;
+      ASSERT_EQ(run(settings).exit_code, 0);
+    }
+    EXPECT_EQ(slurp(folder_ / "run" / "final" / "adapter_model.safetensors"), straight) << moment;
+  }
+}
+
 TEST_F(FinetuneTool, ShippedConfigurationsAreValid) {
   for (const char* name : {"lora.yaml", "full.yaml"}) {
     const CommandResult result =

@@ -121,13 +121,13 @@ void run_tasks(Arguments& a) {
   run.max_length = max_length(*model);
   run.seconds = now() - run.started;
   const OrderedJson document = results_json(results, a.eval, run, *tokenizer);
-  if (!a.output_path.empty()) {
-    log_info("results written to " + write_results(a.output_path, results, document, run).string());
-  }
   if (a.common.json) {
     tool::print_json(document);
   } else {
-    std::cout << results_table(results);
+    std::cout << results_table(results) << std::flush;
+  }
+  if (!a.output_path.empty()) {  // after printing: what was computed is not lost if it cannot be written
+    log_info("results written to " + write_results(a.output_path, results, document, run).string());
   }
 }
 

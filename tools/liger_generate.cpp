@@ -11,6 +11,7 @@
 #include "liger/generate/generate.h"
 #include "liger/io/files.h"
 #include "liger/io/log.h"
+#include "liger/io/process.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "tool.h"

@@ -20,6 +20,7 @@ struct Options {
   std::string out;
   int vocab_size = 1024;
   int max_rows = 4000;
+  bool overwrite = false;
 };
 
 std::vector<std::string> read_texts(const Options& options) {
@@ -72,10 +73,17 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(260, 1 << 20))->capture_default_str();
   app.add_option("--max-rows", options.max_rows, "Rows to learn from, from the start of the file")
       ->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_flag("--overwrite", options.overwrite, "Replace a tokenizer that is there");
   liger::tool::add_common_options(app, common);
   return liger::tool::run(app, common, argc, argv, [&] {
-    const std::string model = train(options, read_texts(options));
     const std::filesystem::path dir = options.out;
+    for (const char* name : {"tokenizer.model", "tokenizer_config.json"}) {
+      if (!options.overwrite && std::filesystem::exists(dir / name)) {
+        liger::fail(liger::ErrorCode::kLocked, (dir / name).string(),
+                    ": exists; choose another --out, or replace it with --overwrite");
+      }
+    }
+    const std::string model = train(options, read_texts(options));
     std::filesystem::create_directories(dir);
     liger::write_text_atomic(dir / "tokenizer.model", model);
     liger::write_text_atomic(dir / "tokenizer_config.json", tokenizer_config().dump(2) + "\n");

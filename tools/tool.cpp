@@ -92,6 +92,9 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
                        "Print the versions of liger and LibTorch");
 }
 
+// LibTorch's CPU allocator fails with a plain c10::Error.
+const std::string kOutOfMemory = "out of memory; try a smaller batch, a shorter length or a smaller dtype";
+
 int run(CLI::App& app, CommonOptions& options, int argc, char** argv, const std::function<void()>& body) {
   // These become errors of the write that caused them, so that destructors remove what is half written.
   std::signal(SIGPIPE, SIG_IGN);
@@ -109,9 +112,11 @@ int run(CLI::App& app, CommonOptions& options, int argc, char** argv, const std:
   } catch (const c10::OutOfMemoryError& e) {
     return report(options, ErrorCode::kOutOfMemory, e.what_without_backtrace());
   } catch (const c10::Error& e) {
-    return report(options, ErrorCode::kInternal, e.what_without_backtrace());
+    const std::string what = e.what_without_backtrace();
+    if (what.find("DefaultCPUAllocator") == std::string::npos) return report(options, ErrorCode::kInternal, what);
+    return report(options, ErrorCode::kOutOfMemory, kOutOfMemory + (" (" + what + ")"));
   } catch (const std::bad_alloc&) {
-    return report(options, ErrorCode::kOutOfMemory, "out of memory");
+    return report(options, ErrorCode::kOutOfMemory, kOutOfMemory);
   } catch (const std::filesystem::filesystem_error& e) {
     return report(options, ErrorCode::kIo, e.what());
   } catch (const std::ios_base::failure& e) {

@@ -1,8 +1,9 @@
 #pragma once
 
-// What the four tools share: options, exit codes, output.
+// What the tools share: options, exit codes, output.
 //   exit 0 ok, 1 a bug of ours, 2 usage or config, 3 bad input, 4 I/O, 5 non-finite training, 6 out of memory,
-//   7 output locked or not empty, 75 stopped by a signal after a good save, 130 second Ctrl-C.
+//   7 output locked or not empty, 75 stopped by a signal after a good save, 130 stopped by a signal with nothing to
+//   save, or by a second Ctrl-C.
 //   stdout carries results only; everything else goes to stderr; errors are one line "error: ...".
 
 #include <CLI/CLI.hpp>

@@ -2,9 +2,9 @@
 """Writes the small world that the demo's teacher lives in: village stories whose later sentences need facts told much
 earlier (who lives where, who likes what, who holds what, what lies hidden in which box, who went where).
 
-    make_world.py OUT [--verses N] [--train N] [--lora N] [--test N] [--rows N] [--seed S]
+    make_world.py OUT [--rhymes N] [--verses N] [--train N] [--lora N] [--test N] [--rows N] [--seed S]
 
-OUT/verses.jsonl, train.jsonl    {"text"}: short verses, then stories, for the teacher
+OUT/{rhymes,verses,train}.jsonl  {"text"}: three lessons for the teacher; the last one is stories
 OUT/lora.jsonl                   {"text"}: stories for recovery
 OUT/perplexity.test.jsonl        {"text"}: stories for evaluation
 OUT/multiple_choice.test.jsonl   {"query", "choices", "gold"}: a story cut before a word that only memory can tell; the
@@ -24,6 +24,7 @@ FOODS = "plums bread cheese soup honey apples nuts cake berries pears beans rice
 THINGS = "lamp kite drum book clock ring flute rope cup map mirror bell coat scarf doll ladder".split()
 COLORS = "red blue green yellow white black brown silver".split()
 BOXES = "chest drawer barrel trunk jar sack bucket cellar attic shed".split()
+SMALL = "the a of and at to in was for with from lived liked went lay had".split()
 TRIPS = "lake forest hill river meadow beach valley cave bridge island garden field".split()
 
 # How each kind of fact is told, and how the story needs it again, with little but memory to tell the answer {it}. Each
@@ -123,22 +124,36 @@ def stories(rng, count):
         yield " ".join(Story(rng, *rng.choice(SIZES)).text)
 
 
-def verses(rng, count):
-    """Short verses of one kind of fact, sung two to four times: recall is learned here first, being most of the text."""
+def rhymes(rng, count):
+    """Two or three pairs of words that have nothing to do with each other, all sung several times, each time in another
+    order: to know the second word of a pair is to remember who came with the first."""
     for _ in range(count):
-        people = rng.choice([2, 2, 3, 3, 4])
-        story = Story(rng, people, 5, 0)
-        kind = rng.choice(["color", *story.facts])
-        if kind == "color":
-            lines = [f"the {story.colors[thing]} {thing}," for thing in story.colors]
+        lines = [f"{one} {other}." for one, other in pairs(rng)]
+        yield " ".join(line for _ in range(rng.choice([3, 4, 5])) for line in rng.sample(lines, len(lines)))
+
+
+def verses(rng, count):
+    """Mostly pairs in a frame of small words, new each time; and facts of one kind, told as in a story."""
+    for _ in range(count):
+        if rng.random() < 0.75:
+            before, between, after = (rng.sample(SMALL, rng.choice(sizes)) for sizes in
+                                      ([0, 0, 1, 2], [0, 0, 1, 1, 2, 3, 4], [0, 0, 0, 1, 2]))
+            yield sing(rng, [" ".join([*before, one, *between, other, *after]) + "." for one, other in pairs(rng)])
         else:
-            template = rng.choice(["{key}, {it}.", *TOLD[kind], *ASKED[kind]])
-            lines = [template.format(key=key, it=it, friend=rng.choice(story.cast), **story.named(kind, key))
-                     for key, it in story.facts[kind].items()]
-        in_order, sung = rng.random() < 0.6, []
-        for _ in range(rng.choice([2, 3, 4])):
-            sung += lines if in_order else rng.sample(lines, len(lines))
-        yield " ".join(sung)
+            story = Story(rng, rng.choice([2, 2, 3, 4]), 5, 0)
+            kind = rng.choice(list(story.facts))
+            wording = rng.choice(story.wording[kind])
+            yield sing(rng, [wording.format(it=it, friend=rng.choice(story.cast), **story.named(kind, key))
+                             for key, it in story.facts[kind].items()])
+
+
+def pairs(rng):
+    words = rng.sample([*NAMES, *HOMES, *FOODS, *THINGS, *COLORS, *BOXES, *TRIPS, *WEATHER], 2 * rng.choice([2, 2, 3]))
+    return zip(words[::2], words[1::2])
+
+
+def sing(rng, lines):
+    return " ".join(lines + rng.choices(lines, k=rng.choice([2, 3, 4]) * len(lines)))
 
 
 def questions(rng, count):
@@ -164,12 +179,12 @@ def write(file, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    for name, default in (("verses", 40000), ("train", 40000), ("lora", 3000), ("test", 150), ("rows", 200)):
+    for name, default in (("rhymes", 54000), ("verses", 36000), ("train", 20000), ("lora", 3000), ("test", 150), ("rows", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, file, texts in (("verses", "verses.jsonl", verses), ("train", "train.jsonl", stories),
+    for name, file, texts in (("rhymes", "rhymes.jsonl", rhymes), ("verses", "verses.jsonl", verses), ("train", "train.jsonl", stories),
                               ("lora", "lora.jsonl", stories), ("test", "perplexity.test.jsonl", stories)):
         rng = random.Random(f"{args.seed} {name}")  # one each: the size of one file never changes another
         write(args.out / file, ({"text": text} for text in texts(rng, getattr(args, name))))

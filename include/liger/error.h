@@ -16,7 +16,8 @@ enum class ErrorCode {
   kNonFinite = 5,   ///< training met a NaN or an infinity
   kOutOfMemory = 6,
   kLocked = 7,      ///< the output is in use or not empty
-  kInterrupted = 75 ///< stopped by a signal after a good save; can be resumed
+  kInterrupted = 75,  ///< stopped by a signal after a good save; can be resumed
+  kCancelled = 130    ///< stopped by a signal, nothing saved
 };
 
 /// The only exception the library throws on purpose.

@@ -64,10 +64,20 @@ bool same_file_system(const fs::path& a, const fs::path& b) {
   return stat(a.c_str(), &first) == 0 && stat(b.c_str(), &second) == 0 && first.st_dev == second.st_dev;
 }
 
+// Symbolic links followed; true for the folder itself too.
+bool lies_inside(const fs::path& path, const fs::path& folder) {
+  std::error_code error;
+  const fs::path inner = fs::weakly_canonical(path, error).lexically_relative(fs::weakly_canonical(folder, error));
+  return !inner.empty() && *inner.begin() != "..";
+}
+
 void check_output(const ConvertOptions& options) {
   std::error_code error;
   LIGER_CHECK_USAGE(!fs::equivalent(options.out, options.model, error), "--out ", options.out.string(),
                     " is the model itself; choose another folder");
+  LIGER_CHECK_USAGE(!lies_inside(options.model, options.out) && !lies_inside(options.out, options.model), "--out ",
+                    options.out.string(), ": neither it nor the model ", options.model.string(),
+                    " may lie inside the other; choose another folder");
   if (!fs::exists(options.out, error) || options.overwrite) return;
   const bool vacant = fs::is_directory(options.out, error) && fs::is_empty(options.out, error);
   if (!vacant) {
@@ -87,8 +97,7 @@ void check_space(const ConvertPlan& plan) {
   }
 }
 
-bool needs_rewrite(const ConvertOptions& options, const WeightFiles& weights) {
-  if (options.shard_size) return true;
+bool changes_dtype(const ConvertOptions& options, const WeightFiles& weights) {
   return options.dtype && std::any_of(weights.entries().begin(), weights.entries().end(), [&](const auto& named) {
            return converted_dtype(*named.second.info, options.dtype) != named.second.info->dtype;
          });
@@ -96,7 +105,7 @@ bool needs_rewrite(const ConvertOptions& options, const WeightFiles& weights) {
 
 void add_weights(ConvertPlan& plan, const WeightFiles& weights) {
   const ConvertOptions& options = plan.options;
-  if (needs_rewrite(options, weights)) {
+  if (options.shard_size || changes_dtype(options, weights)) {
     constexpr uint64_t kDefaultShard = 5'000'000'000;
     plan_shards(weights, options.dtype, options.shard_size.value_or(kDefaultShard), plan.files);
     plan.peak_memory_bytes += rewrite_buffer_bytes();
@@ -190,7 +199,7 @@ ConvertPlan plan_conversion(ConvertOptions options) {
                        .source_files = std::move(source_files),
                        .changes = plan.config_changes,
                        .warnings = plan.warnings,
-                       .dtype = plan.options.dtype ? config_dtype_name(*plan.options.dtype) : ""}));
+                       .dtype = changes_dtype(plan.options, weights) ? config_dtype_name(*plan.options.dtype) : ""}));
   for (const PlannedFile& file : plan.files) plan.bytes_written += file.action == FileAction::kLink ? 0 : file.bytes;
   check_space(plan);
   return plan;

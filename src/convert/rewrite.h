@@ -15,7 +15,7 @@ uint64_t rewrite_buffer_bytes();
 /// Writes one safetensors file with `tensors` (names, types, shapes) from `weights`, converting where the type differs.
 /// One thread reads and converts while the other writes; large tensors go in pieces, so memory is bounded.
 /// `on_progress` gets the bytes written since the last call. Throws Error(kBadInput) if a value is too large for the
-/// new type, Error(kInterrupted) on a signal; the file appears whole or not at all.
+/// new type, Error(kCancelled) on a signal; the file appears whole or not at all.
 void rewrite_file(const WeightFiles& weights, const std::filesystem::path& file, std::vector<TensorInfo> tensors,
                   const std::function<void(uint64_t)>& on_progress);
 

@@ -65,21 +65,17 @@ void write_logits(CausalLM& model, const std::filesystem::path& input, const std
   check_range(ids, mask, vocab, input.string());
   if (mask.defined()) ids = ids * mask;
 
-  const Sequences all = with_context(input.string(), [&] { return Sequences::from_padded(ids, mask); });
-  const at::Tensor hidden = model.hidden_states(all);
+  with_context(input.string(), [&] { return Sequences::from_padded(ids, mask); });  // refused before anything is written
   TensorInfo info;
   info.name = "logits";
   info.dtype = to_file_dtype(model.dtype());
   info.shape = {ids.size(0), ids.size(1), vocab};
   SafetensorsWriter writer(output, {info});
-  int64_t begin = 0;
   for (int64_t row = 0; row < ids.size(0); ++row) {
     throw_if_interrupted();
     const at::Tensor row_mask = mask.defined() ? mask.narrow(0, row, 1) : at::Tensor();
     const Sequences one = Sequences::from_padded(ids.narrow(0, row, 1), row_mask);
-    const at::Tensor own = hidden.narrow(0, begin, one.tokens());
-    begin += one.tokens();
-    const at::Tensor logits = one.to_padded(model.logits(own)).cpu().contiguous();
+    const at::Tensor logits = one.to_padded(model.logits(model.hidden_states(one))).cpu().contiguous();
     writer.write({static_cast<const std::byte*>(logits.const_data_ptr()), logits.nbytes()});
   }
   writer.finish();

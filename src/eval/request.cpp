@@ -11,24 +11,15 @@ namespace liger {
 namespace {
 
 int64_t prefix_of(const Tokenizer& tokenizer) {
-  if (const auto bos = tokenizer.bos()) return *bos;
-  const auto eos = tokenizer.eos();
-  LIGER_CHECK(eos.has_value(), "the tokenizer has neither a BOS nor an EOS token to begin a text with");
-  return *eos;
+  const auto first = first_token(tokenizer);
+  LIGER_CHECK(first.has_value(), "the tokenizer has neither a BOS nor an EOS token to begin a text with");
+  return *first;
 }
 
 }  // namespace
 
 RequestEncoder::RequestEncoder(const Tokenizer& tokenizer, int64_t max_length)
-    : tokenizer_(tokenizer), max_length_(max_length), prefix_(prefix_of(tokenizer)) {
-  prefix_text_ = tokenizer.decode(std::vector<int64_t>{prefix_}, /*keep_specials=*/true);
-}
-
-std::vector<int64_t> RequestEncoder::encode_whole(std::string_view text) const {
-  // A text that spells BOS itself gets no second one.
-  if (!prefix_text_.empty() && text.starts_with(prefix_text_)) return tokenizer_.encode(text, Specials::kParse);
-  return tokenizer_.encode_with_specials(text, Specials::kParse);
-}
+    : tokenizer_(tokenizer), max_length_(max_length), prefix_(prefix_of(tokenizer)) {}
 
 ScoreRequest RequestEncoder::encode(std::string_view context, std::string_view continuation) const {
   ScoreRequest request;
@@ -41,8 +32,8 @@ ScoreRequest RequestEncoder::encode(std::string_view context, std::string_view c
   } else {
     const std::string whole = std::string(context) + std::string(continuation);
     context.remove_suffix(eval::trailing_space_bytes(context));
-    request.context = encode_whole(context);
-    const std::vector<int64_t> ids = encode_whole(whole);
+    request.context = encode_whole(tokenizer_, context);
+    const std::vector<int64_t> ids = encode_whole(tokenizer_, whole);
     request.continuation.assign(ids.begin() + std::min(ids.size(), request.context.size()), ids.end());
   }
   const int64_t predicted = std::ssize(request.continuation);

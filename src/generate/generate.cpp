@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <iterator>
 
 #include "liger/core/sequences.h"
@@ -46,6 +45,7 @@ class TextStream {
              const std::function<void(std::string_view)>& on_text, std::string& text)
       : decoder_(tokenizer), matcher_(stops), on_text_(on_text), text_(text) {
     for (const int64_t id : prompt) decoder_.push(id);
+    decoder_.skip();
   }
   void push(int64_t id) { emit(matcher_.push(decoder_.push(id))); }
   void finish() {
@@ -91,9 +91,9 @@ double Generation::decode_tokens_per_second() const { return rate(decode_steps, 
 
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text) {
   std::vector<int64_t> ids;
-  if (!text.empty()) ids = tokenizer.encode_with_specials(text, Specials::kParse);
+  if (!text.empty()) ids = encode_whole(tokenizer, text);
   if (!ids.empty()) return ids;
-  const auto first = tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
+  const auto first = first_token(tokenizer);
   LIGER_CHECK_USAGE(first.has_value(), "the prompt is empty, and the tokenizer has no BOS or EOS to begin a text with");
   return {*first};
 }
@@ -135,14 +135,6 @@ Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const
   stream.finish();
   if (stream.stopped()) result.finish_reason = "stop";
   return result;
-}
-
-int64_t peak_memory_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return std::stoll(line.substr(6)) * 1024;
-  }
-  return 0;
 }
 
 }  // namespace liger

@@ -89,6 +89,11 @@ void check_target(const fs::path& dir, bool overwrite) {
     fail(ErrorCode::kLocked, dir.string(), ": was not written by liger (no ", detail::kManifest,
          "), so it will not be overwritten; remove it yourself or choose another output");
   }
+  const auto foreign = detail::first_unlisted(dir);
+  if (foreign) {
+    fail(ErrorCode::kLocked, foreign->string(), ": ", detail::kManifest, " does not list it, so it is not liger's, and ",
+         dir.string(), " will not be overwritten; move it away or choose another output");
+  }
 }
 
 }  // namespace

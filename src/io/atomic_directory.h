@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,5 +50,8 @@ std::filesystem::path sibling(const std::filesystem::path& folder, const std::st
 /// Syncs every file and folder below `folder` and writes its MANIFEST.json.
 void write_manifest(const std::filesystem::path& folder, uint64_t hash_limit);
 inline constexpr const char* kManifest = "MANIFEST.json";
+/// A file or link below `folder` that its MANIFEST.json does not list; nothing if there is none.
+/// Throws Error(kBadInput) if the manifest is not one of ours.
+std::optional<std::filesystem::path> first_unlisted(const std::filesystem::path& folder);
 
 }  // namespace liger::detail

@@ -30,7 +30,7 @@ void watch_for_interrupts() {
 bool interrupted() { return signalled != 0; }
 
 void throw_if_interrupted() {
-  if (interrupted()) fail(ErrorCode::kInterrupted, "interrupted");
+  if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
 }
 
 }  // namespace liger

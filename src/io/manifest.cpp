@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <set>
 
 #include "io/atomic_directory.h"
 #include "io/text.h"
@@ -36,6 +37,16 @@ void verify_entry(const fs::path& dir, const Json& entry) {
               ": its sha256 differs from the one in ", detail::kManifest);
 }
 
+/// The array 'files'.
+Json read_manifest(const fs::path& dir) {
+  const fs::path file = dir / detail::kManifest;
+  Json manifest = read_json(file, size_t{64} << 20);
+  LIGER_CHECK(manifest.is_object() && manifest.contains("files") && manifest["files"].is_array(), file.string(),
+              ": expected an object with an array 'files'");
+  LIGER_CHECK(manifest.contains("version") && manifest["version"] == 1, file.string(), ": expected version 1");
+  return std::move(manifest["files"]);
+}
+
 }  // namespace
 
 namespace detail {
@@ -64,15 +75,22 @@ void write_manifest(const fs::path& folder, uint64_t hash_limit) {
   for (const fs::path& at : folders) sync_folder(at);
 }
 
+std::optional<fs::path> first_unlisted(const fs::path& folder) {
+  std::set<fs::path> listed{kManifest};
+  for (const Json& entry : read_manifest(folder)) {
+    if (entry.contains("path") && entry["path"].is_string()) listed.insert(fs::path(entry["path"].get<std::string>()));
+  }
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_directory() && !entry.is_symlink()) continue;
+    if (!listed.contains(entry.path().lexically_relative(folder))) return entry.path();
+  }
+  return {};
+}
+
 }  // namespace detail
 
 void verify_manifest(const fs::path& dir) {
-  const fs::path file = dir / detail::kManifest;
-  const Json manifest = read_json(file, size_t{64} << 20);
-  LIGER_CHECK(manifest.is_object() && manifest.contains("files") && manifest["files"].is_array(), file.string(),
-              ": expected an object with an array 'files'");
-  LIGER_CHECK(manifest.contains("version") && manifest["version"] == 1, file.string(), ": expected version 1");
-  for (const Json& entry : manifest["files"]) verify_entry(dir, entry);
+  for (const Json& entry : read_manifest(dir)) verify_entry(dir, entry);
 }
 
 }  // namespace liger

@@ -72,7 +72,7 @@ void Settings::override_with(const std::string& assignment) {
   LIGER_CHECK_USAGE(equals != std::string::npos, source->name, ": expected key=value");
   const std::string path = assignment.substr(0, equals);
   for (const std::string& earlier : node_->overridden) {
-    LIGER_CHECK_USAGE(earlier != path && !earlier.starts_with(path + "."), source->name, ": '", printable(earlier),
+    LIGER_CHECK_USAGE(earlier != path && !earlier.starts_with(path + ".") && !path.starts_with(earlier + "."), source->name, ": '", printable(earlier),
                       "' is set twice");
   }
   Node* at = node_.get();

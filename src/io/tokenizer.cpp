@@ -37,6 +37,18 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& di
   return with_context(model.string(), [&] { return std::make_shared<detail::SentencePieceTokenizer>(bytes, config); });
 }
 
+std::optional<int64_t> first_token(const Tokenizer& tokenizer) {
+  return tokenizer.bos() ? tokenizer.bos() : tokenizer.eos();
+}
+
+std::vector<int64_t> encode_whole(const Tokenizer& tokenizer, std::string_view text) {
+  if (const auto first = first_token(tokenizer)) {
+    const std::string spelled = tokenizer.decode(std::vector<int64_t>{*first}, /*keep_specials=*/true);
+    if (!spelled.empty() && text.starts_with(spelled)) return tokenizer.encode(text, Specials::kParse);
+  }
+  return tokenizer.encode_with_specials(text, Specials::kParse);
+}
+
 namespace {
 
 /// Bytes of up to three U+FFFD at the end: what the next id may turn into one character.
@@ -76,6 +88,8 @@ void StreamDecoder::forget(size_t open) {
   shown_ = text.size() - open;
   ids_.assign(tail.begin(), tail.end());
 }
+
+void StreamDecoder::skip() { shown_ = tokenizer_.decode(ids_).size(); }
 
 std::string StreamDecoder::flush() {
   const std::string text = tokenizer_.decode(ids_);

@@ -129,11 +129,14 @@ void read_model_type(const Reader& reader, ModelConfig& config) {
     config.liger = LigerConfig{};
     base = "llama";
   }
-  if (reader.has("liger")) {
+  LIGER_CHECK(config.liger || !reader.has("liger"), reader.source(), ": model_type '", model_type,
+              "' contradicts the object 'liger'; remove the object for softmax attention, or set model_type to '",
+              liger_model_type("gla"), "'");
+  if (config.liger && reader.has("liger")) {
     Json object = reader.at("liger");
     if (object.is_object() && object.contains("base_model_type")) {
       if (!object["base_model_type"].is_string()) reader.bad("liger", "an object with a string 'base_model_type'");
-      if (config.liger) base = object["base_model_type"].get<std::string>();
+      base = object["base_model_type"].get<std::string>();
       object.erase("base_model_type");
     }
     config.liger = liger_config_from_json(object, reader.source() + ": 'liger'");

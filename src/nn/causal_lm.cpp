@@ -72,6 +72,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
     item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype));
   }
   if (!options.adapter.empty()) load_adapter(*model, options.adapter);
+  model->eval();
   return model;
 }
 

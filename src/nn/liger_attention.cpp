@@ -24,7 +24,7 @@ at::Tensor slide(const at::Tensor& past, const at::Tensor& now, const std::vecto
   const at::Tensor all = at::cat({past, now}, 1);
   const int64_t kept = past.size(1);
   if (std::adjacent_find(lengths.begin(), lengths.end(), std::not_equal_to<>()) == lengths.end())
-    return all.narrow(1, lengths[0], kept).contiguous();
+    return all.narrow(1, lengths[0], kept).clone(at::MemoryFormat::Contiguous);  // a view would keep `now` alive
   std::vector<at::Tensor> rows;
   for (size_t s = 0; s < lengths.size(); ++s) rows.push_back(all[s].narrow(0, lengths[s], kept));
   return at::stack(rows);

@@ -17,7 +17,7 @@ void for_each_tensor(LayerState& layer, const Visit& visit) {
 int64_t DecodingState::bytes() const {
   int64_t total = 0;
   for (LayerState layer : layers)
-    for_each_tensor(layer, [&](const at::Tensor& tensor) { total += static_cast<int64_t>(tensor.nbytes()); });
+    for_each_tensor(layer, [&](const at::Tensor& tensor) { total += static_cast<int64_t>(tensor.storage().nbytes()); });
   return total;
 }
 

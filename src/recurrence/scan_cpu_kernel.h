@@ -3,6 +3,7 @@
 // over the state a token, whatever the decay, so no exponent is ever formed but exp(g) itself.
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "recurrence/scan_cpu.h"
@@ -26,6 +27,12 @@ struct AlignedBuffer {  // of whole vectors, zeroed
   T* scalars() { return reinterpret_cast<T*>(storage.data()); }
   std::vector<Vec<T>> storage;
 };
+
+// Not std::copy_n: a function shared by all objects must not be compiled for one instruction set.
+template <typename T>
+void copy(const T* from, int64_t n, T* to) {
+  std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
+}
 
 template <typename T>
 T sum(const Vec<T>& x) {
@@ -55,14 +62,14 @@ void forward(const ScanHead<T>& in, const ScanHeadForward<T>& out) {
   const int64_t columns = Lanes<T>::blocks(in.V), padded = columns * Lanes<T>::kWidth;
   AlignedBuffer<T> state(in.K * columns), value(columns), sums(in.group * columns);
   for (int64_t i = 0; i < in.K; ++i)
-    std::copy_n(out.state + i * in.V, in.V, state.scalars() + i * padded);
+    copy(out.state + i * in.V, in.V, state.scalars() + i * padded);
   const auto store_state = [&](T* to) {
-    for (int64_t i = 0; i < in.K; ++i) std::copy_n(state.scalars() + i * padded, in.V, to + i * in.V);
+    for (int64_t i = 0; i < in.K; ++i) copy(state.scalars() + i * padded, in.V, to + i * in.V);
   };
   for (int64_t t = 0; t < in.tokens; ++t) {
     if (out.starts && t % kScanChunk == 0) store_state(out.starts + t / kScanChunk * in.K * in.V);
     const T *q = in.q + t * in.q_stride, *k = in.k + t * in.k_stride, *a = in.a + t * in.a_stride;
-    std::copy_n(in.v + t * in.v_stride, in.V, value.scalars());
+    copy(in.v + t * in.v_stride, in.V, value.scalars());
     for (int64_t c = 0; c < columns; ++c) {
       Vec<T>* S = state.data() + c;
       Vec<T>* o = sums.data() + c;
@@ -73,7 +80,7 @@ void forward(const ScanHead<T>& in, const ScanHeadForward<T>& out) {
         forward_columns<T, 1>(in, q + h * in.K, k, a, value.data()[c], S, columns, h == 0, o + h * columns, columns);
     }
     for (int64_t h = 0; h < in.group; ++h)
-      std::copy_n(sums.scalars() + h * padded, in.V, out.o + t * out.o_stride + h * in.V);
+      copy(sums.scalars() + h * padded, in.V, out.o + t * out.o_stride + h * in.V);
   }
   store_state(out.state);
 }
@@ -89,7 +96,7 @@ struct Backward {
 
   Vec<T>* state(int64_t i) { return states.data() + i * size; }
 
-  void load(const T* from, T* to) { std::copy_n(from, in.K, to); }
+  void load(const T* from, T* to) { copy(from, in.K, to); }
 
   void transpose_in(const T* from, T* to) {
     for (int64_t i = 0; i < in.K; ++i)
@@ -151,9 +158,9 @@ struct Backward {
     heads(t, now);
     state_update(t, before);
     for (int64_t h = 0; h < in.group; ++h)
-      std::copy_n(dq.scalars() + h * padded, in.K, out.dq + t * in.q_stride + h * in.K);
-    std::copy_n(dk.scalars(), in.K, out.dk + t * in.k_stride);
-    std::copy_n(dg.scalars(), in.K, out.dg + t * in.a_stride);
+      copy(dq.scalars() + h * padded, in.K, out.dq + t * in.q_stride + h * in.K);
+    copy(dk.scalars(), in.K, out.dk + t * in.k_stride);
+    copy(dg.scalars(), in.K, out.dg + t * in.a_stride);
     for (int64_t j = 0; j < in.V; ++j) out.dv[t * in.v_stride + j] = sum<T>(dv.data()[j]);
   }
 

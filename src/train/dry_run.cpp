@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "liger/error.h"
+#include "liger/io/process.h"
 #include "liger/ops/linear_cross_entropy.h"
 #include "train/describe.h"
 #include "train/metrics.h"
@@ -71,36 +72,21 @@ std::string gigabytes(int64_t bytes) {
 /// A token's piece on one line.
 std::string printable(const std::string& piece) { return OrderedJson(piece).dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
 
-int64_t element_bytes(const TrainingSetup& setup, bool trained_only) {
+int64_t trained_bytes(const TrainingSetup& setup) {
   int64_t bytes = 0;
   for (const at::Tensor& p : setup.model->parameters()) {
-    if (!trained_only || p.requires_grad()) bytes += p.numel() * p.element_size();
+    if (p.requires_grad()) bytes += p.numel() * p.element_size();
   }
   return bytes;
 }
 
 }  // namespace
 
-MemoryEstimate estimate_memory(const TrainingSetup& setup) {
-  const ModelConfig& c = setup.model->config();
-  const TrainOptions& train = setup.options.train;
-  const int64_t tokens = train.micro_batch_size * setup.options.data.max_length;
-  MemoryEstimate m;
-  m.weights = element_bytes(setup, false);
-  m.gradients = 3 * element_bytes(setup, true);
-  m.activations = 0;
-  m.loss = 0;
-  m.process = 0;
-  (void)c; (void)tokens;
-  return m;
-}
-
 DryRun dry_run(const FinetuneOptions& options) {
   DryRun run;
   run.setup = TrainingSetup::load_data(options);
   run.setup.load_model();
-  run.memory = estimate_memory(run.setup);
-  run.checkpoint_bytes = 3 * element_bytes(run.setup, true);
+  run.checkpoint_bytes = 3 * trained_bytes(run.setup);  // weights and two moments
   const int64_t micro_batches = options.train.batch_size / options.train.micro_batch_size;
   run.step_seconds = random_step(run.setup) * static_cast<double>(micro_batches);
   run.peak_memory_bytes = peak_memory_bytes();
@@ -111,11 +97,7 @@ std::string to_text(const DryRun& run) {
   const TrainingSetup& setup = run.setup;
   std::ostringstream out;
   for (const std::string& line : describe(setup)) out << line << "\n";
-  const MemoryEstimate& m = run.memory;
-  out << "memory, estimated: " << gigabytes(m.total()) << " (weights " << gigabytes(m.weights)
-      << ", gradients and optimizer " << gigabytes(m.gradients) << ", activations " << gigabytes(m.activations)
-      << ", loss " << gigabytes(m.loss) << ", process " << gigabytes(m.process) << ")\n"
-      << "memory, measured over one update on random tokens: " << gigabytes(run.peak_memory_bytes) << "\n"
+  out << "memory, measured over one update on random tokens: " << gigabytes(run.peak_memory_bytes) << "\n"
       << "disk: " << gigabytes(run.checkpoint_bytes) << " a checkpoint, "
       << gigabytes(run.checkpoint_bytes * (setup.options.save.keep + 2)) << " in all\n"
       << "time: about " << format_duration(run.step_seconds * static_cast<double>(setup.total_steps)) << ", "
@@ -147,7 +129,6 @@ OrderedJson to_json(const DryRun& run) {
   out["targets_per_epoch"] = setup.train->counts().targets;
   out["steps"] = setup.total_steps;
   out["steps_per_epoch"] = setup.steps_per_epoch;
-  out["estimated_memory_bytes"] = run.memory.total();
   out["peak_memory_bytes"] = run.peak_memory_bytes;
   out["checkpoint_bytes"] = run.checkpoint_bytes;
   out["seconds_per_step"] = run.step_seconds;

@@ -1,7 +1,6 @@
 #include "train/metrics.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/json.h"
+#include "liger/io/process.h"
 
 namespace liger {
 namespace {
@@ -72,12 +72,6 @@ std::string format_duration(double seconds) {
   std::snprintf(text, sizeof text, "%lld:%02d:%02d", static_cast<long long>(whole / 3600),
                 static_cast<int>(whole / 60 % 60), static_cast<int>(whole % 60));
   return text;
-}
-
-int64_t peak_memory_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
 /// A file that is appended to line by line and knows how long it is.

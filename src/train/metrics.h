@@ -27,7 +27,6 @@ struct MetricsRow {
 };
 
 std::string format_duration(double seconds);  ///< "1:07:09"
-int64_t peak_memory_bytes();                  ///< of this process
 
 /// The run's metrics files, which only ever grow, and the picture of the loss.
 class Metrics {

@@ -63,6 +63,19 @@ fs::path RunFolder::newest_good() const {
   return {};
 }
 
+bool RunFolder::goes_on_here() const { return !checkpoint_.empty() && checkpoint_.parent_path() == dir_; }
+
+bool RunFolder::has_result() const {
+  if (!goes_on_here() || !fs::exists(dir_ / "final")) return false;
+  try {
+    verify_manifest(dir_ / "final");
+    return true;
+  } catch (const Error& e) {
+    log_warning(cat(e.what(), "; it is written again"));
+    return false;
+  }
+}
+
 void RunFolder::restart_finished() {
   if (!options_.overwrite || options_.resume != "auto") {
     fail(ErrorCode::kLocked, dir_.string(), ": this run is finished (", checkpoint_.filename().string(),
@@ -98,8 +111,7 @@ std::vector<RunFolder::Found> RunFolder::checkpoints() const {
 
 std::vector<fs::path> RunFolder::in_the_way() const {
   std::vector<fs::path> paths;
-  const bool goes_on_here = !checkpoint_.empty() && checkpoint_.parent_path() == dir_;
-  const auto from = goes_on_here ? checkpoint_step(checkpoint_.filename().string()) : std::nullopt;
+  const auto from = goes_on_here() ? checkpoint_step(checkpoint_.filename().string()) : std::nullopt;
   for (const Found& found : checkpoints()) {
     if (!from || found.step > *from) paths.push_back(found.path);
   }

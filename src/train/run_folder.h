@@ -20,7 +20,11 @@ class RunFolder {
 
   /// The checkpoint to go on from; empty = start anew.
   const std::filesystem::path& checkpoint() const { return checkpoint_; }
-  /// The checkpoint turned out to be the run's end. Throws Error(kLocked) unless the run may be overwritten.
+  /// The checkpoint is one of this folder.
+  bool goes_on_here() const;
+  /// The run goes on here, and its `final` is there and whole.
+  bool has_result() const;
+  /// The checkpoint turned out to be the end of a run with a result. Throws Error(kLocked) unless the run may be overwritten.
   void restart_finished();
   /// Makes the folder, without an earlier run that is overwritten.
   void open();

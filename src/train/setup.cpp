@@ -85,6 +85,10 @@ TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
   setup.base_config = ModelConfig::read(setup.base);
   setup.tokenizer = Tokenizer::load(setup.base);
   load_rows(setup);
+  const int64_t positions = setup.base_config.max_position_embeddings, longest = options.data.max_length;
+  if (!setup.base_config.liger && positions > 0 && longest > positions) {
+    log_warning(cat("data.max_length ", longest, " is more than the ", positions, " positions this model was trained for"));
+  }
   const int64_t batch = options.train.batch_size;
   setup.steps_per_epoch = (setup.train->size() + batch - 1) / batch;
   setup.total_steps = options.train.max_steps.value_or(options.train.epochs * setup.steps_per_epoch);

@@ -14,6 +14,7 @@
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
 #include "liger/io/log.h"
+#include "liger/io/process.h"
 #include "liger/ops/linear_cross_entropy.h"
 #include "train/checkpoint.h"
 #include "train/describe.h"
@@ -54,9 +55,7 @@ std::string progress_note(const MetricsRow& row) {
 
 Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunFolder>(options.save)) {
   setup_ = std::make_unique<TrainingSetup>(TrainingSetup::load_data(options));
-  if (!folder_->checkpoint().empty() && saved_step(folder_->checkpoint()) >= setup_->total_steps) {
-    folder_->restart_finished();
-  }
+  if (folder_->has_result() && saved_step(folder_->checkpoint()) >= setup_->total_steps) folder_->restart_finished();
   setup_->load_model(folder_->checkpoint());
   const TrainOptions& train = options.train;
   optimizer_ = std::make_unique<AdamW>(setup_->trainable(),
@@ -69,7 +68,8 @@ Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunF
     schedule_->restore(state_.schedule);
     log_info(cat("going on from ", folder_->checkpoint().string()));
   }
-  first_step_ = saved_at_ = state_.step;
+  first_step_ = state_.step;
+  if (folder_->goes_on_here()) saved_at_ = state_.step;
   order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(train.seed), state_.epoch);
   folder_->open();
   metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
@@ -259,7 +259,7 @@ void Trainer::log_step(double lr, double grad_norm) {
 
 bool Trainer::checkpoint_due() const {
   const int64_t every = setup_->options.save.every;
-  if (every == 0 || saved_at_ == state_.step) return false;
+  if (every == 0 || state_.step == first_step_ || saved_at_ == state_.step) return false;
   return state_.step % every == 0 || state_.step == setup_->total_steps;
 }
 
@@ -294,7 +294,7 @@ FinetuneResult Trainer::finish() {
   result.best_eval_loss = state_.best_eval_loss;
   result.best_step = state_.best_step;
   result.seconds = elapsed();
-  result.tokens_per_second = static_cast<double>(step_tokens_) / step_seconds_;
+  if (step_tokens_ > 0) result.tokens_per_second = static_cast<double>(step_tokens_) / step_seconds_;
   result.peak_memory_bytes = peak_memory_bytes();
   result.output = folder_->path() / "final";
   AtomicDirectory out(result.output, /*overwrite=*/true);

@@ -32,10 +32,8 @@ class RequestEncoder {
   int64_t max_length() const { return max_length_; }
 
  private:
-  std::vector<int64_t> encode_whole(std::string_view text) const;
   const Tokenizer& tokenizer_;
   int64_t max_length_, prefix_;
-  std::string prefix_text_;
 };
 
 /// Requests that predict each of `tokens` once: the first min(n, max_length) after `prefix`, then steps of max_length

@@ -28,7 +28,7 @@ struct Score {
 
 /// Scores every request; the result does not depend on how requests are batched, up to rounding. `progress` is called
 /// with the number of requests done. Throws Error(kBadInput) if the model's output is not finite,
-/// Error(kInterrupted) after a signal.
+/// Error(kCancelled) after a signal.
 std::vector<Score> score(CausalLM& model, std::span<const ScoreRequest> requests, const ScoringOptions& options = {},
                          const std::function<void(int64_t)>& progress = {});
 

@@ -37,18 +37,16 @@ struct Generation {
   double decode_tokens_per_second() const;
 };
 
-/// Ids of a prompt: special tokens spelled in it count, BOS goes in front where the tokenizer says so; an empty prompt
+/// Ids of a prompt: special tokens spelled in it count, BOS goes in front where the tokenizer says so and the text does not; an empty
+/// prompt
 /// is the bare BOS (EOS for a tokenizer without).
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text);
 
 /// Continues `prompt` (at least one id) until EOS (of the config, else of the tokenizer), a stop string or
 /// `max_tokens`. `on_text` gets the text as it becomes certain; its pieces together are Generation::text. The memory
 /// needed is constant in the length of the text for a Liger model. Throws Error(kUsage) on options out of range,
-/// Error(kInterrupted) after a signal.
+/// Error(kCancelled) after a signal.
 Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> prompt,
                     const GenerateOptions& options, const std::function<void(std::string_view)>& on_text = {});
-
-/// The most memory this process has had resident (VmHWM), in bytes; 0 where the system does not say.
-int64_t peak_memory_bytes();
 
 }  // namespace liger

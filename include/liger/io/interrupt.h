@@ -6,7 +6,7 @@ namespace liger {
 /// with exit code 130, which is safe at any moment.
 void watch_for_interrupts();
 bool interrupted();
-/// Throws Error(kInterrupted, "interrupted") if a signal has come: for loops that have nothing to save.
+/// Throws Error(kCancelled, "interrupted") if a signal has come: for loops that have nothing to save.
 void throw_if_interrupted();
 
 }  // namespace liger

@@ -45,6 +45,13 @@ class Tokenizer {
   virtual std::optional<int64_t> eos() const = 0;
 };
 
+/// What a text begins with: BOS, or EOS for a tokenizer without; nothing if it has neither.
+std::optional<int64_t> first_token(const Tokenizer& tokenizer);
+
+/// Ids of a whole text in which special tokens count: encode_with_specials, but a text that spells the first token
+/// itself ("<s>Once", a chat template) gets no second one.
+std::vector<int64_t> encode_whole(const Tokenizer& tokenizer, std::string_view text);
+
 /// Turns ids into text one at a time: push() returns the text that has become certain (never half a UTF-8
 /// character); the pieces and flush() together equal decode() of all ids.
 class StreamDecoder {
@@ -52,6 +59,8 @@ class StreamDecoder {
   explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
   std::string push(int64_t id);
   std::string flush();
+  /// What was pushed so far counts as returned.
+  void skip();
 
  private:
   void forget(size_t open);

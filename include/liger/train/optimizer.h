@@ -32,7 +32,7 @@ class AdamW {
   void step(double lr);
   /// Forgets the gradients.
   void zero_grad();
-  /// Euclidean norm of all gradients together, summed in float64.
+  /// Euclidean norm of all gradients together, their squares summed in float64.
   double grad_norm() const;
   void scale_grads(double factor);
   /// Name of the first parameter whose gradient holds a NaN or an infinity; empty if none does.

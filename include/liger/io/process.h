@@ -1,0 +1,10 @@
+#pragma once
+
+#include <cstdint>
+
+namespace liger {
+
+/// The most memory this process has had resident (VmHWM), in bytes; 0 where the system does not say.
+int64_t peak_memory_bytes();
+
+}  // namespace liger
