@@ -1,4 +1,5 @@
 #include "liger/generate/generate.h"
+#include "liger/io/process.h"
 
 #include <gtest/gtest.h>
 

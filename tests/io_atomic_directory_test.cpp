@@ -83,8 +83,12 @@ TEST(AtomicDirectory, FillsAnEmptyFolderAndRefusesAFullOne) {
 
 TEST(AtomicDirectory, OverwriteSwapsTheOldFolderOut) {
   TempDir dir;
-  make(dir / "out", "one");
-  put(dir / "out" / "extra", "x");
+  {
+    AtomicDirectory folder(dir / "out");
+    fill(folder.path(), "one");
+    put(folder.path() / "extra", "x");
+    folder.commit();
+  }
   AtomicDirectory folder(dir / "out", true);
   fill(folder.path(), "two");
   EXPECT_EQ(get(dir / "out" / "config.json"), "one") << "until commit";
@@ -101,6 +105,18 @@ TEST(AtomicDirectory, OverwriteRefusesAFolderThatIsNotOurs) {
   EXPECT_LIGER_ERROR(make(dir / "home", "two", true), ErrorCode::kLocked, "home: was not written by liger");
   EXPECT_EQ(get(dir / "home" / "thesis"), "x");
   EXPECT_EQ(dir.list(), Names{"home"});
+}
+
+TEST(AtomicDirectory, OverwriteRefusesFilesThatAreNotOurs) {
+  TempDir dir;
+  make(dir / "out", "one");
+  put(dir / "out" / "thesis", "x");
+  EXPECT_LIGER_ERROR(make(dir / "out", "two", true), ErrorCode::kLocked, "thesis: MANIFEST.json does not list it");
+  EXPECT_EQ(get(dir / "out" / "thesis"), "x");
+  EXPECT_EQ(get(dir / "out" / "config.json"), "one");
+  fs::create_directory(dir / "foreign");
+  put(dir / "foreign" / "MANIFEST.json", R"({"name": "something else"})");
+  EXPECT_LIGER_ERROR(make(dir / "foreign", "two", true), ErrorCode::kBadInput, "MANIFEST.json");
 }
 
 TEST(AtomicDirectory, ATargetFilledMeanwhileIsNotLost) {

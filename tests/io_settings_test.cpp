@@ -171,6 +171,7 @@ TEST(Settings, BadOverridesAreRefused) {
   refused({"a=1", "a=1"}, "'a' is set twice");
   refused({"a.b=1", "a={c: 1}"}, "'a.b' is set twice");
   refused({"a.b=1", "a.b.c=1"}, "'a.b' is the number 1");
+  refused({"train=null", "train.lr=1"}, "'train' is set to null as well");
   refused({"a=[1"}, "--set a=[1: ");
   refused({"a=010"}, "leading zero");
   refused({std::string("a=\xff", 3)}, "not valid UTF-8");

@@ -75,6 +75,7 @@ TEST(ModelConfig, ReadsBothSpellingsOfWhatItWrites) {
 void expect_refused(const char* key, const Json& value, const std::string& message) {
   Json json = Json::parse(ModelConfig::read(std::filesystem::path(LIGER_TEST_DATA) / "golden" / "gemma").to_json().dump());
   json[key] = value;
+  if (std::string(key) == "liger") json["model_type"] = "liger_gla";
   try {
     ModelConfig::from_json(json, "config.json");
     FAIL() << key << " = " << value << " was accepted";
@@ -96,6 +97,8 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   expect_refused("liger", {{"windw", 3}}, "did you mean 'window'");
   expect_refused("liger", {{"window", 0}}, "window");
   expect_refused("head_dim", 7, "is odd");
+  Json json = {{"model_type", "llama"}, {"liger", {{"window", 9}}}};  // which of the two is meant?
+  EXPECT_THROW(ModelConfig::from_json(json, "config.json"), Error);
 }
 
 }  // namespace

@@ -105,7 +105,8 @@ at::Tensor defined_attention(const at::Tensor& x, const std::map<std::string, at
     }
     rows.push_back(at::cat(heads));
   }
-  return at::stack(rows).matmul(w.at("o_proj").t());
+  const at::Tensor out = at::stack(rows).matmul(w.at("o_proj").t());
+  return w.contains("o_proj.bias") ? out + w.at("o_proj.bias") : out;
 }
 
 // The whole one-layer model from the same weights.
@@ -217,7 +218,7 @@ void copy_parameters(CausalLM& to, const CausalLM& from) {
 at::Tensor decoded_logits(CausalLM& model, const std::vector<int64_t>& ids) {
   DecodingState state;
   std::vector<at::Tensor> rows;
-  for (const int64_t id : ids) rows.push_back(logits(model, Sequences({{id}}), &state));
+  for (const int64_t id : ids) rows.push_back(logits(model, Sequences(Documents{{id}}), &state));
   return at::cat(rows);
 }
 
@@ -233,7 +234,7 @@ TEST(LigerLayer, LogDecaysOfMinusFiftyAreExact) {
   }
   copy_parameters(model, exact);
   copy_parameters(exact, model);  // rounded to float32
-  const auto ids = document(100, 9);
+  const auto ids = document(40, 9);
   const at::Tensor expected = defined_logits(exact, ids);
   expect_close(logits(model, Sequences({ids})), expected, 1e-5, "logits");
   expect_close(decoded_logits(model, ids), expected, 1e-5, "decoded");

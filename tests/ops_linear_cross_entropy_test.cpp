@@ -55,8 +55,12 @@ TEST_P(LinearCrossEntropy, ValueAndGradientsMatchTheDefinition) {
   (expected_loss * 0.25).backward();
   ASSERT_EQ(in.hidden.grad().defined(), GetParam().hidden_grad);
   ASSERT_EQ(in.weight.grad().defined(), GetParam().weight_grad);
-  if (GetParam().hidden_grad) EXPECT_LT(largest_difference(in.hidden.grad(), expected.hidden.grad()), 1e-12);
-  if (GetParam().weight_grad) EXPECT_LT(largest_difference(in.weight.grad(), expected.weight.grad()), 1e-12);
+  if (GetParam().hidden_grad) {
+    EXPECT_LT(largest_difference(in.hidden.grad(), expected.hidden.grad()), 1e-12);
+  }
+  if (GetParam().weight_grad) {
+    EXPECT_LT(largest_difference(in.weight.grad(), expected.weight.grad()), 1e-12);
+  }
 }
 
 // The last needs several blocks of rows, the last of them not full.

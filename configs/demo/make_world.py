@@ -157,10 +157,10 @@ def sing(rng, lines):
 
 
 def questions(rng, count):
-    """Four choices each, and the fact last mentioned at least 60 words (about 75 tokens) earlier."""
+    """Four choices each; the fact was last mentioned 15 words to some hundred before, within a window or far beyond."""
     while count:
         story = Story(rng, *rng.choice(SIZES[-2:]))
-        usable = [r for r in story.recalls if len(r[2]) >= 3 and r[3] >= 60]
+        usable = [r for r in story.recalls if len(r[2]) >= 3 and r[3] >= 15]
         if usable:
             sentence, answer, others, _ = rng.choice(usable)
             asked = re.split(rf" {answer}\b", story.text[sentence])[0]

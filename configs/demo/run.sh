@@ -22,7 +22,7 @@ measure() {
 
 rm -rf "$out"
 mkdir -p "$out"
-python3 configs/demo/make_world.py "$out/data" --verses 0 --train 0
+python3 configs/demo/make_world.py "$out/data" --rhymes 0 --verses 0 --train 0
 python3 configs/demo/table.py "$out" --prompt >"$out/prompt.txt"
 
 step "1/5 the teacher: softmax attention over everything before"
@@ -30,7 +30,7 @@ measure teacher "$teacher"
 step "2/5 converted: attention replaced by a window of 65 tokens and a gated recurrence, nothing trained"
 "$bin/liger-convert" --model "$teacher" --arch gla --out "$out/converted"
 measure converted "$out/converted"
-step "3/5 LoRA on the query, key and value projections"
+step "3/5 LoRA on the attention projections"
 "$bin/liger-finetune" configs/demo/lora.yaml --set model.path="$out/converted" \
   --set data.train="$out/data/lora.jsonl" --set save.dir="$out/lora"
 step "4/5 recovered"

@@ -72,7 +72,7 @@ void Settings::override_with(const std::string& assignment) {
   LIGER_CHECK_USAGE(equals != std::string::npos, source->name, ": expected key=value");
   const std::string path = assignment.substr(0, equals);
   for (const std::string& earlier : node_->overridden) {
-    LIGER_CHECK_USAGE(earlier != path && !earlier.starts_with(path + ".") && !path.starts_with(earlier + "."), source->name, ": '", printable(earlier),
+    LIGER_CHECK_USAGE(earlier != path && !earlier.starts_with(path + "."), source->name, ": '", printable(earlier),
                       "' is set twice");
   }
   Node* at = node_.get();
@@ -81,7 +81,10 @@ void Settings::override_with(const std::string& assignment) {
     const std::string key = path.substr(begin, dot - begin);
     LIGER_CHECK_USAGE(!key.empty(), source->name, ": an empty key in '", printable(path), "'");
     const Node::Member* member = at->find(key);
-    if (member == nullptr || member->value->is_null()) {
+    const bool is_null = member != nullptr && member->value->is_null();
+    LIGER_CHECK_USAGE(!is_null || !node_->overridden.contains(path.substr(0, dot)), source->name, ": '",
+                      printable(path.substr(0, dot)), "' is set to null as well");
+    if (member == nullptr || is_null) {
       at->set(key, std::make_shared<Node>(Kind::kMap, source, 0), source, 0);
       member = at->find(key);
     }
