@@ -2,11 +2,14 @@
 # that cmake/bootstrap.sh put into .venv. Nothing is downloaded here.
 set(LIGER_TORCH "$ENV{LIGER_TORCH}" CACHE PATH "LibTorch folder; empty = CMAKE_PREFIX_PATH, then .venv")
 file(GLOB wheel_torch ${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
+set(log_level "${CMAKE_MESSAGE_LOG_LEVEL}")
+set(CMAKE_MESSAGE_LOG_LEVEL ERROR)  # its package warns of libraries that nothing here uses
 if(LIGER_TORCH)
   find_package(Torch QUIET PATHS ${LIGER_TORCH} NO_DEFAULT_PATH)
 else()
   find_package(Torch QUIET HINTS ${wheel_torch})
 endif()
+set(CMAKE_MESSAGE_LOG_LEVEL "${log_level}")
 if(NOT Torch_FOUND)
   message(FATAL_ERROR "LibTorch not found: run cmake/bootstrap.sh, or set LIGER_TORCH to a LibTorch >= 2.11 folder")
 endif()
