@@ -221,6 +221,12 @@ TEST_F(TrainerTest, ResultLostAfterTheLastUpdateIsWrittenAgain) {
   EXPECT_EQ(slurp(final_weights("run")), weights);
 }
 
+TEST_F(TrainerTest, MetricsOfARunThatFailedAtItsStartAreNoRun) {
+  fs::create_directories(folder_ / "run");
+  write_text_atomic(folder_ / "run" / "metrics.jsonl", "{}\n");
+  EXPECT_EQ(train("run").steps, 8);
+}
+
 TEST_F(TrainerTest, KeepsTheNewestCheckpoints) {
   train("run", {"save.every=2", "save.keep=2"});
   EXPECT_FALSE(fs::exists(folder_ / "run" / "ckpt-4"));

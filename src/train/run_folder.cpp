@@ -18,6 +18,12 @@ fs::path as_folder(const std::string& dir) {
   return full.has_filename() ? full : full.parent_path();
 }
 
+/// Without a checkpoint or a result, metrics are what a run that failed at its start has left.
+std::vector<fs::path> worth_keeping(const std::vector<fs::path>& paths) {
+  const bool has_weights = std::any_of(paths.begin(), paths.end(), [](const fs::path& p) { return fs::is_directory(p); });
+  return has_weights ? paths : std::vector<fs::path>();
+}
+
 /// N of "ckpt-N"; nothing for other names.
 std::optional<int64_t> checkpoint_step(const std::string& name) {
   if (!name.starts_with(kPrefix)) return {};
@@ -45,8 +51,9 @@ RunFolder::RunFolder(const SaveOptions& options)
   }
   // What auto leaves behind are broken checkpoints only.
   const bool may_remove = options.overwrite || (options.resume == "auto" && !checkpoint_.empty());
-  if (!may_remove && !in_the_way().empty()) {
-    fail(ErrorCode::kLocked, dir_.string(), ": holds an earlier run (", in_the_way().front().filename().string(),
+  const std::vector<fs::path> lost = may_remove ? std::vector<fs::path>() : worth_keeping(in_the_way());
+  if (!lost.empty()) {
+    fail(ErrorCode::kLocked, dir_.string(), ": holds an earlier run (", lost.front().filename().string(),
          ") that would be lost; choose another save.dir, or set save.overwrite to true");
   }
 }
