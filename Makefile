@@ -5,9 +5,10 @@ PRESET ?= cpu
 build:
 	@cmake/bootstrap.sh
 	@cmake --preset $(PRESET) >/dev/null || cmake --preset $(PRESET)
-	@cmake --build --preset $(PRESET)
+	@cmake --build --preset $(PRESET) --target tools
 
 test: build
+	@cmake --build --preset $(PRESET)
 	@ctest --preset $(PRESET)
 
 demo: build
