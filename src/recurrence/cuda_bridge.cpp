@@ -6,16 +6,16 @@
 
 #include "liger/error.h"
 #include "liger_kernels.h"
-#include "recurrence/structures.h"
+#include "recurrence/scan_methods.h"
 
 namespace liger {
 
 bool cuda_kernel_runs(const ScanInputs& in) {
-  return in.q.is_cuda() && in.q.scalar_type() == at::kFloat && kernels::compiled_with_cuda() &&
+  return in.q.is_cuda() && !in.b.defined() && in.q.scalar_type() == at::kFloat && kernels::compiled_with_cuda() &&
          kernels::diagonal_scan_fwd_supports(in.q.size(3));
 }
 
-ScanOutputs diagonal_scan_cuda(const ScanInputs& in) {
+ScanOutputs scan_cuda(const ScanInputs& in) {
   const at::Tensor q = in.q.contiguous(), k = in.k.contiguous(), v = in.v.contiguous(), g = in.g.contiguous(),
                    state = in.state.contiguous();
   ScanOutputs out = {at::empty({q.size(0), q.size(1), q.size(2), v.size(3)}, q.options()), at::empty_like(state)};

@@ -2,21 +2,23 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <string>
 #include <vector>
 
-#include "liger/core/model_config.h"
+#include "liger/core/structure.h"
 
 namespace liger {
 
 /// Inputs of a gated linear recurrence with one decay per key channel:
 ///   S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T,   o_t = q_t^T S_t
+/// or, where b is given, of its delta rule: with S' = diag(exp(g_t)) S_{t-1},
+///   S_t = S' + b_t k_t (v_t - S'^T k_t)^T,   o_t = q_t^T S_t.
 /// Query heads h share the state of key/value head h / (H / Hkv).
 struct ScanInputs {
   at::Tensor q;      ///< [B, T, H, K]   float32 or float64, like all of them
   at::Tensor k;      ///< [B, T, Hkv, K]
   at::Tensor v;      ///< [B, T, Hkv, V]
   at::Tensor g;      ///< [B, T, Hkv, K] log-decay, <= 0; any magnitude, -infinity included
+  at::Tensor b;      ///< [B, T, Hkv] strength of the delta rule; undefined = no delta rule
   at::Tensor state;  ///< [B, Hkv, K, V] before the first token; undefined = zeros
 };
 struct ScanOutputs {
@@ -24,26 +26,35 @@ struct ScanOutputs {
   at::Tensor state;  ///< [B, Hkv, K, V] after the last token
 };
 
-/// How to compute a scan. All are differentiable in every input and agree to rounding.
+/// How to compute a scan. All agree to rounding and are differentiable in every input; kFused once, the others as often
+/// as asked.
 enum class ScanMethod {
   kAuto,       ///< the fastest that runs these inputs where they are
   kReference,  ///< token by token: the definition
-  kChunked,    ///< in chunks by matrix products, any device
-  kFused       ///< one pass in compiled code, CPU
+  kChunked,    ///< in chunks by matrix products, any device; not the delta rule
+  kFused       ///< in compiled code, CPU
 };
 /// Throws Error if shapes or types disagree, or if the method named cannot run them.
-ScanOutputs diagonal_scan(const ScanInputs& in, ScanMethod method = ScanMethod::kAuto);
+ScanOutputs gated_scan(const ScanInputs& in, ScanMethod method = ScanMethod::kAuto);
 
-/// One gated structure: how the projections of a pretrained layer become the inputs of a scan.
-struct Recurrence {
-  const char* name;  ///< "gla"
-  /// q [B, T, H, D], k and v [B, T, Hkv, D] as projected, before RoPE -> inputs of the scan, without a state.
-  ScanInputs (*gate)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const LigerConfig& config);
+/// A structure as one layer of a model uses it.
+struct LayerRecurrence {
+  const Structure* structure = nullptr;
+  double gate_divisor = 16.0;          ///< where the structure uses one
+  int64_t layer = 0, layers = 1;       ///< for decays that depend on the layer
+
+  double divisor() const { return structure->uses_divisor ? gate_divisor : 1.0; }
 };
 
-/// All structures, for messages and tests.
-const std::vector<const Recurrence*>& recurrences();
-/// Throws Error(kUsage) naming those there are.
-const Recurrence& find_recurrence(const std::string& name);
+struct RecurrenceOutputs {
+  at::Tensor o;                    ///< [B, T, H, D]
+  std::vector<at::Tensor> states;  ///< [B, Hkv, rows, columns] each, as state_shapes() says
+};
+/// The definition of a structure, any device: q [B, T, H, D], k and v [B, T, Hkv, D] as projected, before RoPE, float32
+/// or float64; `states` before the first token, empty = zeros. Scans without the delta rule go by `method`, everything
+/// else token by token.
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
+                             const at::Tensor& v, const std::vector<at::Tensor>& states = {},
+                             ScanMethod method = ScanMethod::kReference);
 
 }  // namespace liger

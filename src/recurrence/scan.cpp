@@ -12,67 +12,80 @@
 #include <ATen/ops/zeros.h>
 
 #include "liger/error.h"
-#include "recurrence/structures.h"
+#include "recurrence/scan_methods.h"
 
 namespace liger {
 namespace {
 
 void check(const ScanInputs& in) {
-  const auto& [q, k, v, g, state] = in;
+  const auto& [q, k, v, g, b, state] = in;
   const bool ok = q.dim() == 4 && k.dim() == 4 && v.dim() == 4 && g.sizes() == k.sizes() &&
                   q.size(0) == k.size(0) && v.size(0) == k.size(0) && q.size(1) == k.size(1) &&
                   v.size(1) == k.size(1) && q.size(3) == k.size(3) && v.size(2) == k.size(2) &&
                   q.size(2) % k.size(2) == 0 && q.size(1) > 0 &&
+                  (!b.defined() || b.sizes() == k.sizes().slice(0, 3)) &&
                   (!state.defined() ||
                    state.sizes() == at::IntArrayRef({k.size(0), k.size(2), k.size(3), v.size(3)}));
-  LIGER_CHECK(ok, "diagonal_scan: expected q [B, T, H, K], k and g [B, T, Hkv, K], v [B, T, Hkv, V], state "
+  const auto shape = [](const at::Tensor& x) { return x.defined() ? cat(x.sizes()) : "none"; };
+  LIGER_CHECK(ok, "gated_scan: expected q [B, T, H, K], k and g [B, T, Hkv, K], v [B, T, Hkv, V], b [B, T, Hkv], state "
               "[B, Hkv, K, V] with T > 0 and Hkv dividing H, got q ", q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(),
-              ", g ", g.sizes(), ", state ", state.defined() ? cat(state.sizes()) : "none");
+              ", g ", g.sizes(), ", b ", shape(b), ", state ", shape(state));
   const auto type = q.scalar_type();
-  const bool same = k.scalar_type() == type && v.scalar_type() == type && g.scalar_type() == type &&
-                    (!state.defined() || state.scalar_type() == type) && (type == at::kFloat || type == at::kDouble);
-  LIGER_CHECK(same, "diagonal_scan: expected float32 or float64 throughout, got q ", type, ", k ", k.scalar_type(),
-              ", v ", v.scalar_type(), ", g ", g.scalar_type());
+  for (const at::Tensor& x : {k, v, g, b, state})
+    LIGER_CHECK(!x.defined() || x.scalar_type() == type, "gated_scan: expected one type throughout, got q ", type,
+                ", k ", k.scalar_type(), ", v ", v.scalar_type(), ", g ", g.scalar_type());
+  LIGER_CHECK(type == at::kFloat || type == at::kDouble, "gated_scan: expected float32 or float64, got ", type);
 }
 
 ScanMethod best_method(const ScanInputs& in) {
-  return in.q.device().is_cpu() ? ScanMethod::kFused : ScanMethod::kChunked;
+  if (in.q.device().is_cpu()) return ScanMethod::kFused;
+  return in.b.defined() ? ScanMethod::kReference : ScanMethod::kChunked;
 }
 
 }  // namespace
 
 bool wants_gradient(const ScanInputs& in) {
   return at::GradMode::is_enabled() && (in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad() ||
-                                        in.g.requires_grad() || in.state.requires_grad());
+                                        in.g.requires_grad() || in.state.requires_grad() ||
+                                        (in.b.defined() && in.b.requires_grad()));
 }
 
-ScanOutputs diagonal_scan(const ScanInputs& in, ScanMethod method) {
+ScanOutputs gated_scan(const ScanInputs& in, ScanMethod method) {
   check(in);
   ScanInputs ready = in;
   if (!ready.state.defined())
     ready.state = at::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, in.k.options());
   if (method == ScanMethod::kAuto) {
-    if (cuda_kernel_runs(ready) && !wants_gradient(ready)) return diagonal_scan_cuda(ready);
+    if (cuda_kernel_runs(ready) && !wants_gradient(ready)) return scan_cuda(ready);
     method = best_method(ready);
   }
   switch (method) {
-    case ScanMethod::kReference: return diagonal_scan_reference(ready);
-    case ScanMethod::kChunked: return diagonal_scan_chunked(ready);
+    case ScanMethod::kReference: return scan_reference(ready);
+    case ScanMethod::kChunked:
+      LIGER_CHECK(!in.b.defined(), "gated_scan: the chunked method does not run the delta rule");
+      return scan_chunked(ready);
     default: break;
   }
-  LIGER_CHECK(in.q.device().is_cpu(), "diagonal_scan: the fused scan runs on the CPU, got tensors on ",
+  LIGER_CHECK(in.q.device().is_cpu(), "gated_scan: the fused scan runs on the CPU, got tensors on ",
               in.q.device().str());
-  return diagonal_scan_fused(ready);
+  return scan_fused(ready);
 }
 
-ScanOutputs diagonal_scan_reference(const ScanInputs& in) {
+ScanOutputs scan_reference(const ScanInputs& in) {
   const int64_t B = in.k.size(0), T = in.k.size(1), Hkv = in.k.size(2), K = in.k.size(3), V = in.v.size(3);
   const at::Tensor q = in.q.view({B, T, Hkv, in.q.size(2) / Hkv, K});
   at::Tensor state = in.state;
   std::vector<at::Tensor> o;
   for (int64_t t = 0; t < T; ++t) {
     const at::Tensor decay = at::exp(in.g.select(1, t)).unsqueeze(-1);
-    state = decay * state + in.k.select(1, t).unsqueeze(-1) * in.v.select(1, t).unsqueeze(-2);
+    const at::Tensor k = in.k.select(1, t).unsqueeze(-1), v = in.v.select(1, t).unsqueeze(-2);
+    state = decay * state;
+    if (in.b.defined()) {
+      const at::Tensor b = in.b.select(1, t).unsqueeze(-1).unsqueeze(-1);
+      state = state + k * (b * (v - at::matmul(k.transpose(-1, -2), state)));
+    } else {
+      state = state + k * v;
+    }
     o.push_back(at::matmul(q.select(1, t), state));
   }
   return {at::stack(o, 1).view({B, T, in.q.size(2), V}), state};
@@ -81,7 +94,7 @@ ScanOutputs diagonal_scan_reference(const ScanInputs& in) {
 // The same in chunks of 16. Every exponent is a sum of log-decays, which are never positive, so nothing overflows;
 // and it is summed up, never taken as a difference of two cumulative sums, so a decay of -1e4 costs its neighbours
 // no digits. E[i, j] is the decay from token j to token i of a chunk.
-ScanOutputs diagonal_scan_chunked(const ScanInputs& in) {
+ScanOutputs scan_chunked(const ScanInputs& in) {
   constexpr int64_t C = 16;
   const int64_t B = in.k.size(0), T = in.k.size(1), Hkv = in.k.size(2), K = in.k.size(3), V = in.v.size(3);
   const int64_t G = in.q.size(2) / Hkv, N = (T + C - 1) / C;

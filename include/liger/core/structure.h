@@ -1,0 +1,69 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace liger {
+
+/// How a projected query or key x in R^D becomes a feature of a recurrence.
+enum class FeatureMap {
+  kIdentity,    ///< x
+  kSoftmax,     ///< softmax over the D channels
+  kUnit,        ///< x / sqrt(|x|^2 + 1e-6)
+  kComplement,  ///< 1 - sigmoid(x), computed as sigmoid(-x)
+};
+
+/// The log-decay g of a token, from its pretrained key: x is the key itself, one decay for each of its channels, or
+/// its mean over the channels, one decay for the head.
+enum class Decay {
+  kNone,        ///< g = 0
+  kRetNet,      ///< g = log(1 - 2^(-5-h)), h the key/value head
+  kLightning,   ///< g = -(8 / Hkv) (1 - layer / layers) h
+  kLogSigmoid,  ///< g = logsigmoid(x), the decay is sigmoid(x)
+  kSoftplus,    ///< g = -softplus(x), the decay is sigmoid(-x)
+  kExp,         ///< g = -exp(x), from x = 20 on (where exp(g) is 0 in any precision) that of 20
+};
+
+/// A gated structure: how the projections of a pretrained layer drive a linear recurrence without new parameters.
+/// For one key/value head, whose state the query heads of its group share, with q', k' the features and a = exp(g):
+///   S_t = diag(a_t) S_{t-1} + k'_t v_t^T,   o_t = q'_t^T S_t
+/// and what the flags below change in it.
+struct Structure {
+  const char* name;   ///< as in --arch and in config.json: "gla"
+  const char* title;  ///< for help texts
+  FeatureMap query = FeatureMap::kSoftmax, key = FeatureMap::kSoftmax;
+  Decay decay = Decay::kNone;
+  bool per_channel = false;   ///< x of the decay is the key, not its mean
+  bool uses_divisor = false;  ///< g is divided by LigerConfig::gate_divisor
+  /// The delta rule: with b_t = sigmoid(mean of k_t) and S' = diag(a_t) S_{t-1},
+  ///   S_t = S' + b_t k'_t (v_t - S'^T k'_t)^T.
+  bool delta_rule = false;
+  /// o_t = q'_t^T (S_{t-1} + k'_t v_t^T): a query reads the state before this token's decay.
+  bool reads_before_decay = false;
+  /// The sum of keys n_t = a_t n_{t-1} + k'_t is kept as one more column of S, and o_t divided by max(|q'_t^T n_t|, 1).
+  bool normalizes = false;
+  /// Gated slot attention: s_t = 1 - a_t writes key and value into D slots of two states,
+  ///   K_t = K_{t-1} diag(a_t) + k'_t s_t^T,  V_t = diag(a_t) V_{t-1} + s_t v_t^T,  o_t = V_t^T softmax(K_t^T q'_t).
+  bool slots = false;
+
+  /// The decay depends on the key; otherwise it is a constant of the head.
+  bool gated() const { return decay >= Decay::kLogSigmoid; }
+};
+
+/// All structures; a row here, and a file of fixtures that an independent program wrote, is all that one needs.
+const std::vector<Structure>& structures();
+/// nullptr if there is none of this name.
+const Structure* find_structure(const std::string& name);
+
+/// Kinds of recurrent state one key/value head keeps: [K, V] each.
+struct StateShape {
+  int64_t rows, columns;
+};
+std::vector<StateShape> state_shapes(const Structure& structure, int64_t head_dim);
+
+/// g of a structure whose decay is a constant of the head (kNone, kRetNet, kLightning).
+double constant_log_decay(const Structure& structure, int64_t kv_head, int64_t kv_heads, int64_t layer,
+                          int64_t layers);
+
+}  // namespace liger

@@ -1,0 +1,91 @@
+#pragma once
+
+// The CPU kernels of liger as the rest sees them: raw pointers and sizes, no torch. They are compiled once per
+// instruction set (kernels_*.cpp) and chosen at run time.
+
+#include <cstdint>
+
+#include "liger/core/structure.h"
+
+namespace liger {
+
+/// Types of tensor elements. Kernels compute in float, for kDouble in double.
+enum class Element { kFloat, kBFloat16, kDouble };
+
+/// One sequence and one key/value head of a layer's token mixer: a structure's recurrence, a window of softmax
+/// attention, or both:  o = window_share * window + (1 - window_share) * recurrence.
+struct MixHead {
+  Element element;
+  int64_t tokens, group, D;     ///< group: query heads that share the key/value head
+  const Structure* structure;   ///< nullptr: window only
+  double divisor;               ///< of the log-decay, 1 = none
+  double constant_log_decay;    ///< of this head, where the structure is not gated
+  int64_t window, sinks;        ///< window 0: recurrence only
+  double window_share;
+  int64_t seen;                 ///< tokens of the sequence before these
+  const void *q, *k, *v;        ///< as projected: [tokens][group][D], [tokens][D] twice, a token's vectors contiguous
+  int64_t q_stride, kv_stride;  ///< elements from one token to the next
+  const float *cos, *sin;       ///< [tokens][D / 2] of these tokens' positions
+};
+
+/// What a pass reads and leaves beside the head's inputs. Floats are of the compute type.
+struct MixForward {
+  void* o;                   ///< as q, with its strides
+  void* states[2];           ///< [D][columns] (state_shapes()), in and out; the second for slots only
+  void *ring_keys, *ring_values;  ///< [window + sinks][D], rotated keys and values, position p in slot p % window, sink j
+                                  ///< in window + j; in and out; nullptr: the sequence starts and ends here
+  void* checkpoints;         ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
+  void* lse;                 ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
+};
+
+struct MixBackward {
+  const void *checkpoints, *lse;  ///< as the forward pass left them
+  const void* grad_o;             ///< as q
+  void *dq, *dk, *dv;             ///< as q, k, v
+  void* dstates[2];               ///< [D][columns]: in, gradients of the last states; out, of the first
+};
+
+/// One sequence and one key/value head of a scan whose inputs are ready: features, log-decays and strengths.
+struct ScanHead {
+  Element element;  ///< kFloat or kDouble
+  int64_t tokens, group, K, V;
+  bool delta_rule;
+  const void *q, *k, *v, *g, *b;  ///< [tokens][group][K], [tokens][K], [tokens][V], [tokens][K], [tokens]
+  int64_t q_stride, k_stride, v_stride, b_stride;  ///< g has k's
+  int64_t o_stride;                                ///< of [tokens][group][V]
+};
+struct ScanForward {
+  void* o;
+  void* state;        ///< [K][V], in and out
+  void* checkpoints;  ///< nullptr = not wanted
+};
+struct ScanBackward {
+  const void* checkpoints;
+  const void* grad_o;
+  void *dq, *dk, *dv, *dg, *db;  ///< as q, k, v, g, b
+  void* dstate;
+};
+
+/// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for.
+struct CpuKernels {
+  const char* name;
+  int64_t chunk;  ///< tokens that lse is divided by
+  int64_t (*mix_checkpoint_scalars)(const MixHead&);
+  int64_t (*mix_forward_scratch)(const MixHead&);  ///< bytes
+  void (*mix_forward)(const MixHead&, const MixForward&, void* scratch);
+  int64_t (*mix_backward_scratch)(const MixHead&);
+  void (*mix_backward)(const MixHead&, const MixBackward&, void* scratch);
+  int64_t (*scan_checkpoint_scalars)(const ScanHead&);
+  int64_t (*scan_forward_scratch)(const ScanHead&);
+  void (*scan_forward)(const ScanHead&, const ScanForward&, void* scratch);
+  int64_t (*scan_backward_scratch)(const ScanHead&);
+  void (*scan_backward)(const ScanHead&, const ScanBackward&, void* scratch);
+};
+
+/// The best this processor runs. The environment variable LIGER_CPU ("baseline", "avx2", "avx512") asks for another;
+/// one that it does not run throws Error(kUsage).
+const CpuKernels& cpu_kernels();
+/// All that this processor runs, the best last.
+int64_t runnable_cpu_kernels(const CpuKernels* (&all)[3]);
+
+}  // namespace liger

@@ -1,0 +1,296 @@
+#include "nn/fused_mix.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/cpu_jobs.h"
+#include "cpu/kernels.h"
+#include "liger/core/dtype.h"
+#include "liger/error.h"
+
+namespace liger {
+namespace {
+
+using torch::autograd::variable_list;
+
+Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return Element::kFloat;
+    case at::kDouble: return Element::kDouble;
+    case at::kBFloat16: return Element::kBFloat16;
+    default: fail(ErrorCode::kInternal, "fused_mix: expected float32, float64 or bfloat16, got ", cat(type));
+  }
+}
+
+char* at_scalar(const at::Tensor& x, int64_t index) {
+  return static_cast<char*>(x.data_ptr()) + index * static_cast<int64_t>(x.element_size());
+}
+
+// One call: contiguous tensors, cut into a job for each sequence and key/value head, the longest sequences first.
+class Mix {
+ public:
+  Mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>* past = nullptr)
+      : settings_(settings),
+        q(in.q.contiguous()),
+        k(in.k.contiguous()),
+        v(in.v.contiguous()),
+        past_(past),
+        lengths_(in.lengths),
+        starts_(in.lengths.size(), 0),
+        order_(in.lengths.size()) {
+    if (settings.window > 0) {
+      cos_ = in.rotation.cos.contiguous();
+      sin_ = in.rotation.sin.contiguous();
+    }
+    std::partial_sum(lengths_.begin(), lengths_.end() - 1, starts_.begin() + 1);
+    std::iota(order_.begin(), order_.end(), 0);
+    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return lengths_[a] > lengths_[b]; });
+    LIGER_CHECK(starts_.back() + lengths_.back() == q.size(0) && k.size(0) == q.size(0) && v.sizes() == k.sizes() &&
+                    q.size(1) % k.size(1) == 0 && q.size(2) == k.size(2),
+                "fused_mix: expected q [N, H, D], k and v [N, Hkv, D] of sequences with N tokens together, got q ",
+                q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(), ", ", starts_.back() + lengths_.back(), " tokens");
+  }
+
+  int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t kv_heads() const { return k.size(1); }
+  int64_t group() const { return q.size(1) / k.size(1); }
+  int64_t D() const { return q.size(2); }
+  at::TensorOptions wide() const { return q.options().dtype(wide_type(q)); }
+  int64_t start(int64_t s) const { return starts_[s]; }
+  int64_t length(int64_t s) const { return lengths_[s]; }
+
+  /// Offset of a head's first value in a tensor of `width` values a token and key/value head.
+  int64_t offset(int64_t s, int64_t h, int64_t width) const { return (starts_[s] * kv_heads() + h) * width; }
+
+  MixHead head(int64_t s, int64_t h) const {
+    const LayerRecurrence& r = settings_.recurrence;
+    const bool linear = r.structure != nullptr, window = settings_.window > 0;
+    return {.element = element_of(q.scalar_type()),
+            .tokens = lengths_[s],
+            .group = group(),
+            .D = D(),
+            .structure = r.structure,
+            .divisor = linear ? r.divisor() : 1.0,
+            .constant_log_decay =
+                linear && !r.structure->gated()
+                    ? constant_log_decay(*r.structure, h, kv_heads(), r.layer, r.layers)
+                    : 0.0,
+            .window = settings_.window,
+            .sinks = settings_.sinks,
+            .window_share = settings_.window_share,
+            .seen = past_ ? (*past_)[s] : 0,
+            .q = at_scalar(q, offset(s, h, group() * D())),
+            .k = at_scalar(k, offset(s, h, D())),
+            .v = at_scalar(v, offset(s, h, D())),
+            .q_stride = q.size(1) * D(),
+            .kv_stride = kv_heads() * D(),
+            .cos = window ? cos_.const_data_ptr<float>() + starts_[s] * (D() / 2) : nullptr,
+            .sin = window ? sin_.const_data_ptr<float>() + starts_[s] * (D() / 2) : nullptr};
+  }
+
+  std::vector<at::Tensor> zero_states() const {
+    std::vector<at::Tensor> out;
+    if (!settings_.recurrence.structure) return out;
+    for (const StateShape& shape : state_shapes(*settings_.recurrence.structure, D()))
+      out.push_back(at::zeros({sequences(), kv_heads(), shape.rows, shape.columns}, wide()));
+    return out;
+  }
+
+  template <typename Scratch, typename Body>
+  void for_each_head(const Scratch& scratch, const Body& body) const {
+    run_jobs(
+        sequences() * kv_heads(), [&](int64_t job) { return scratch(head(order_[job / kv_heads()], job % kv_heads())); },
+        [&](int64_t job, void* memory) {
+          const int64_t s = order_[job / kv_heads()], h = job % kv_heads();
+          body(s, h, head(s, h), memory);
+        });
+  }
+
+ private:
+  MixSettings settings_;
+
+ public:
+  at::Tensor q, k, v;
+
+ private:
+  at::Tensor cos_, sin_;
+  const std::vector<int64_t>* past_;
+  std::vector<int64_t> lengths_, starts_, order_;
+};
+
+
+// What the backward pass needs: states now and then, and each query's log-sum-exp. Where each sequence's part begins.
+struct Saved {
+  at::Tensor checkpoints, lse;
+  std::vector<int64_t> checkpoint_starts, lse_starts;
+
+  Saved(const Mix& mix, const CpuKernels& kernels) {
+    int64_t checkpoint = 0, log_sums = 0;
+    for (int64_t s = 0; s < mix.sequences(); ++s) {
+      checkpoint_starts.push_back(checkpoint);
+      lse_starts.push_back(log_sums);
+      checkpoint += kernels.mix_checkpoint_scalars(mix.head(s, 0)) * mix.kv_heads();
+      log_sums += (mix.length(s) + kernels.chunk - 1) / kernels.chunk * kernels.chunk * mix.group() * mix.kv_heads();
+    }
+    checkpoint_starts.push_back(checkpoint);
+    lse_starts.push_back(log_sums);
+  }
+  void allocate(const Mix& mix) {
+    checkpoints = at::empty({checkpoint_starts.back()}, mix.wide());
+    lse = at::empty({lse_starts.back()}, mix.wide());
+  }
+  static char* part(const at::Tensor& all, const std::vector<int64_t>& starts, const Mix& mix, int64_t s, int64_t h) {
+    return at_scalar(all, starts[s] + (starts[s + 1] - starts[s]) / mix.kv_heads() * h);
+  }
+};
+
+// States and rings are updated in place.
+at::Tensor run_forward(const Mix& mix, const std::vector<at::Tensor>& states, LayerState* ring, Saved* saved) {
+  const CpuKernels& kernels = cpu_kernels();
+  at::Tensor o = at::empty_like(mix.q);
+  mix.for_each_head(kernels.mix_forward_scratch, [&](int64_t s, int64_t h, const MixHead& head, void* memory) {
+    const auto block = [&](const at::Tensor& x) -> void* {  // of sequence s and head h of [S, Hkv, ...]
+      if (!x.defined()) return nullptr;
+      const int64_t size = x.numel() / (x.size(0) * x.size(1));
+      return at_scalar(x, (s * mix.kv_heads() + h) * size);
+    };
+    kernels.mix_forward(
+        head,
+        {.o = at_scalar(o, mix.offset(s, h, mix.group() * mix.D())),
+         .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
+         .ring_keys = ring ? block(ring->keys) : nullptr,
+         .ring_values = ring ? block(ring->values) : nullptr,
+         .checkpoints = saved ? Saved::part(saved->checkpoints, saved->checkpoint_starts, mix, s, h) : nullptr,
+         .lse = saved ? Saved::part(saved->lse, saved->lse_starts, mix, s, h) : nullptr},
+        memory);
+  });
+  return o;
+}
+
+class FusedMix : public torch::autograd::Function<FusedMix> {
+ public:
+  static variable_list forward(torch::autograd::AutogradContext* context, const MixSettings& settings,
+                               const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
+                               const at::Tensor& v, const at::Tensor& cos, const at::Tensor& sin,
+                               const at::Tensor& first, const at::Tensor& second) {
+    const Mix mix(settings, {q, k, v, {cos, sin}, lengths, {}});
+    Saved saved(mix, cpu_kernels());
+    saved.allocate(mix);
+    std::vector<at::Tensor> states;
+    for (const at::Tensor& state : {first, second})
+      if (state.defined()) states.push_back(state.clone(at::MemoryFormat::Contiguous));
+    const at::Tensor o = run_forward(mix, states, nullptr, &saved);
+    context->save_for_backward({mix.q, mix.k, mix.v, cos, sin, saved.checkpoints, saved.lse});
+    context->saved_data["structure"] =
+        settings.recurrence.structure ? std::string(settings.recurrence.structure->name) : std::string();
+    context->saved_data["numbers"] = std::vector<double>{settings.recurrence.gate_divisor, settings.window_share};
+    context->saved_data["counts"] = std::vector<int64_t>{settings.recurrence.layer, settings.recurrence.layers,
+                                                         settings.window, settings.sinks};
+    context->saved_data["lengths"] = lengths;
+    variable_list out = {o};
+    out.insert(out.end(), states.begin(), states.end());
+    return out;
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list grads) {
+    LIGER_CHECK(!at::GradMode::is_enabled(), "fused_mix: differentiable once; for higher orders take the definition");
+    const auto saved_tensors = context->get_saved_variables();
+    const auto structure = context->saved_data["structure"].toStringRef();
+    const auto numbers = context->saved_data["numbers"].toDoubleVector();
+    const auto counts = context->saved_data["counts"].toIntVector();
+    const MixSettings settings = {{structure.empty() ? nullptr : find_structure(structure), numbers[0], counts[0], counts[1]},
+                                  counts[2], counts[3], numbers[1]};
+    const Mix mix(settings, {saved_tensors[0], saved_tensors[1], saved_tensors[2],
+                             {saved_tensors[3], saved_tensors[4]},
+                             context->saved_data["lengths"].toIntVector(), {}});
+    std::vector<at::Tensor> dstates = mix.zero_states();
+    for (size_t i = 0; i < dstates.size(); ++i)
+      if (grads[i + 1].defined()) dstates[i].copy_(grads[i + 1]);
+    const at::Tensor grad_o = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(mix.q);
+    variable_list out = {{}, {}};
+    const variable_list inputs = run_backward(mix, saved_tensors[5], saved_tensors[6], grad_o, dstates);
+    out.insert(out.end(), inputs.begin(), inputs.end());
+    out.insert(out.end(), 2, at::Tensor());  // cos, sin
+    dstates.resize(2);
+    out.insert(out.end(), dstates.begin(), dstates.end());
+    return out;
+  }
+
+ private:
+  static variable_list run_backward(const Mix& mix, const at::Tensor& checkpoints, const at::Tensor& lse,
+                                    const at::Tensor& grad_o, const std::vector<at::Tensor>& dstates) {
+    const CpuKernels& kernels = cpu_kernels();
+    const Saved saved(mix, kernels);
+    const at::Tensor dq = at::empty_like(mix.q), dk = at::empty_like(mix.k), dv = at::empty_like(mix.v);
+    mix.for_each_head(kernels.mix_backward_scratch, [&](int64_t s, int64_t h, const MixHead& head, void* memory) {
+      const auto block = [&](size_t which) -> void* {
+        if (which >= dstates.size()) return nullptr;
+        const at::Tensor& x = dstates[which];
+        return at_scalar(x, (s * mix.kv_heads() + h) * x.size(2) * x.size(3));
+      };
+      kernels.mix_backward(head,
+                           {.checkpoints = Saved::part(checkpoints, saved.checkpoint_starts, mix, s, h),
+                            .lse = Saved::part(lse, saved.lse_starts, mix, s, h),
+                            .grad_o = at_scalar(grad_o, mix.offset(s, h, mix.group() * mix.D())),
+                            .dq = at_scalar(dq, mix.offset(s, h, mix.group() * mix.D())),
+                            .dk = at_scalar(dk, mix.offset(s, h, mix.D())),
+                            .dv = at_scalar(dv, mix.offset(s, h, mix.D())),
+                            .dstates = {block(0), block(1)}},
+                           memory);
+    });
+    return {dq, dk, dv};
+  }
+};
+
+bool wants_gradient(const MixInputs& in) {
+  bool wanted = in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad();
+  for (const at::Tensor& state : in.states) wanted = wanted || state.requires_grad();
+  return wanted && at::GradMode::is_enabled();
+}
+
+// The kernels do not read float16.
+MixInputs readable(MixInputs in) {
+  if (in.q.scalar_type() != at::kHalf) return in;
+  for (at::Tensor* x : {&in.q, &in.k, &in.v}) *x = x->to(at::kFloat);
+  return in;
+}
+
+}  // namespace
+
+MixOutputs fused_mix(const MixSettings& settings, const MixInputs& given) {
+  const MixInputs in = readable(given);
+  std::vector<at::Tensor> states = in.states.empty() ? Mix(settings, in).zero_states() : in.states;
+  at::Tensor o;
+  if (wants_gradient(in)) {
+    states.resize(2);
+    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, in.rotation.cos, in.rotation.sin,
+                                        states[0], states[1]);
+    o = out[0];
+    states.assign(out.begin() + 1, out.end());
+  } else {
+    for (at::Tensor& state : states) state = state.clone(at::MemoryFormat::Contiguous);
+    o = run_forward(Mix(settings, in), states, nullptr, nullptr);
+  }
+  return {o.to(given.q.scalar_type()), states};
+}
+
+at::Tensor fused_mix(const MixSettings& settings, const MixInputs& given, const std::vector<int64_t>& past,
+                     LayerState& state) {
+  const MixInputs in = readable(given);
+  const Mix mix(settings, in, &past);
+  if (settings.recurrence.structure && state.recurrent.empty()) state.recurrent = mix.zero_states();
+  if (settings.window > 0 && !state.keys.defined()) {
+    const int64_t slots = settings.window + settings.sinks;
+    state.keys = at::zeros({mix.sequences(), mix.kv_heads(), slots, mix.D()}, mix.wide());
+    state.values = at::zeros_like(state.keys);
+  }
+  return run_forward(mix, state.recurrent, &state, nullptr).to(given.q.scalar_type());
+}
+
+}  // namespace liger

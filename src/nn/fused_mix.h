@@ -1,0 +1,42 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "liger/nn/state.h"
+#include "liger/ops/ops.h"
+#include "liger/recurrence/recurrence.h"
+
+namespace liger {
+
+/// A linearized layer's token mixer: o = window_share * window + (1 - window_share) * recurrence.
+struct MixSettings {
+  LayerRecurrence recurrence;  ///< structure nullptr: window only
+  int64_t window = 65;         ///< keys a query sees, its own included; 0: recurrence only
+  int64_t sinks = 0;
+  double window_share = 0.5;
+};
+
+/// Sequences one after the other, without padding.
+struct MixInputs {
+  at::Tensor q, k, v;  ///< [N, H, D], [N, Hkv, D] twice, as projected: float32, float64, bfloat16 or float16
+  Rotation rotation;   ///< of the N tokens; not used without a window
+  std::vector<int64_t> lengths;
+  /// Of the recurrence before the first tokens, [S, Hkv, rows, columns] each, float32 (float64 for float64 q);
+  /// empty = zeros.
+  std::vector<at::Tensor> states;
+};
+struct MixOutputs {
+  at::Tensor o;                    ///< as q
+  std::vector<at::Tensor> states;  ///< after the last tokens
+};
+
+/// In compiled code, CPU only, float32 inside (float64 for float64 q); differentiable once, in q, k, v and states.
+MixOutputs fused_mix(const MixSettings& settings, const MixInputs& in);
+
+/// The same as the next part of sequences of which `past` tokens are in `state`; no gradient. `in.states` is not used.
+at::Tensor fused_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,
+                     LayerState& state);
+
+}  // namespace liger

@@ -1,0 +1,133 @@
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "core/cpu_jobs.h"
+#include "cpu/kernels.h"
+#include "liger/error.h"
+#include "recurrence/scan_methods.h"
+
+namespace liger {
+namespace {
+
+// Contiguous tensors of one scan. b is undefined without the delta rule.
+struct Scan {
+  at::Tensor q, k, v, g, b;
+  int64_t B = k.size(0), T = k.size(1), Hkv = k.size(2), K = k.size(3), V = v.size(3), group = q.size(2) / Hkv;
+
+  explicit Scan(const ScanInputs& in)
+      : q(in.q.contiguous()),
+        k(in.k.contiguous()),
+        v(in.v.contiguous()),
+        g(in.g.contiguous()),
+        b(in.b.defined() ? in.b.contiguous() : at::Tensor()) {}
+
+  int64_t jobs() const { return B * Hkv; }
+  // Where sequence and head `job` begins in a tensor with `width` values a token and key/value head.
+  char* data(const at::Tensor& x, int64_t job, int64_t width) const {
+    const int64_t first = ((job / Hkv) * T * Hkv + job % Hkv) * width;
+    return static_cast<char*>(x.data_ptr()) + first * static_cast<int64_t>(x.element_size());
+  }
+  char* whole(const at::Tensor& x, int64_t job, int64_t size) const {
+    return static_cast<char*>(x.data_ptr()) + job * size * static_cast<int64_t>(x.element_size());
+  }
+  ScanHead head(int64_t job) const {
+    return {.element = q.scalar_type() == at::kDouble ? Element::kDouble : Element::kFloat,
+            .tokens = T,
+            .group = group,
+            .K = K,
+            .V = V,
+            .delta_rule = b.defined(),
+            .q = data(q, job, group * K),
+            .k = data(k, job, K),
+            .v = data(v, job, V),
+            .g = data(g, job, K),
+            .b = b.defined() ? data(b, job, 1) : nullptr,
+            .q_stride = Hkv * group * K,
+            .k_stride = Hkv * K,
+            .v_stride = Hkv * V,
+            .b_stride = Hkv,
+            .o_stride = Hkv * group * V};
+  }
+};
+
+// `state` is updated in place; `checkpoints` stays undefined unless wanted.
+at::Tensor run_forward(const Scan& scan, at::Tensor& state, at::Tensor* checkpoints) {
+  const CpuKernels& kernels = cpu_kernels();
+  at::Tensor o = at::empty({scan.B, scan.T, scan.Hkv * scan.group, scan.V}, scan.q.options());
+  const int64_t size = checkpoints ? kernels.scan_checkpoint_scalars(scan.head(0)) : 0;
+  if (checkpoints) *checkpoints = at::empty({scan.jobs(), size}, scan.q.options());
+  const int64_t scratch = kernels.scan_forward_scratch(scan.head(0));
+  run_jobs(scan.jobs(), [&](int64_t) { return scratch; }, [&](int64_t job, void* memory) {
+    kernels.scan_forward(scan.head(job),
+                         {.o = scan.data(o, job, scan.group * scan.V),
+                          .state = scan.whole(state, job, scan.K * scan.V),
+                          .checkpoints = checkpoints ? scan.whole(*checkpoints, job, size) : nullptr},
+                         memory);
+  });
+  return o;
+}
+
+torch::autograd::variable_list run_backward(const Scan& scan, const at::Tensor& checkpoints, const at::Tensor& grad_o,
+                                            at::Tensor dstate) {
+  const CpuKernels& kernels = cpu_kernels();
+  const at::Tensor dq = at::empty_like(scan.q), dk = at::empty_like(scan.k), dv = at::empty_like(scan.v),
+                   dg = at::empty_like(scan.g), db = scan.b.defined() ? at::empty_like(scan.b) : at::Tensor();
+  const int64_t scratch = kernels.scan_backward_scratch(scan.head(0));
+  run_jobs(scan.jobs(), [&](int64_t) { return scratch; }, [&](int64_t job, void* memory) {
+    kernels.scan_backward(scan.head(job),
+                          {.checkpoints = scan.whole(checkpoints, job, checkpoints.size(1)),
+                           .grad_o = scan.data(grad_o, job, scan.group * scan.V),
+                           .dq = scan.data(dq, job, scan.group * scan.K),
+                           .dk = scan.data(dk, job, scan.K),
+                           .dv = scan.data(dv, job, scan.V),
+                           .dg = scan.data(dg, job, scan.K),
+                           .db = db.defined() ? scan.data(db, job, 1) : nullptr,
+                           .dstate = scan.whole(dstate, job, scan.K * scan.V)},
+                          memory);
+  });
+  return {dq, dk, dv, dg, db, dstate};
+}
+
+class FusedScan : public torch::autograd::Function<FusedScan> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
+                                                const at::Tensor& k, const at::Tensor& v, const at::Tensor& g,
+                                                const at::Tensor& b, const at::Tensor& state) {
+    const Scan scan({q, k, v, g, b, {}});
+    at::Tensor last = state.clone(at::MemoryFormat::Contiguous), checkpoints;
+    const at::Tensor o = run_forward(scan, last, &checkpoints);
+    context->save_for_backward({scan.q, scan.k, scan.v, scan.g, scan.b, checkpoints});
+    return {o, last};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    LIGER_CHECK(!at::GradMode::is_enabled(), "gated_scan: the fused method is differentiable once; take kReference");
+    const auto saved = context->get_saved_variables();
+    const Scan scan({saved[0], saved[1], saved[2], saved[3], saved[4], {}});
+    const at::Tensor grad_o = grads[0].defined()
+                                  ? grads[0].contiguous()
+                                  : at::zeros({scan.B, scan.T, scan.Hkv * scan.group, scan.V}, scan.q.options());
+    const at::Tensor dstate = grads[1].defined() ? grads[1].clone(at::MemoryFormat::Contiguous)
+                                                 : at::zeros({scan.B, scan.Hkv, scan.K, scan.V}, scan.q.options());
+    return run_backward(scan, saved[5], grad_o, dstate);
+  }
+};
+
+}  // namespace
+
+ScanOutputs scan_fused(const ScanInputs& in) {
+  if (wants_gradient(in)) {
+    auto out = FusedScan::apply(in.q, in.k, in.v, in.g, in.b, in.state);
+    return {out[0], out[1]};
+  }
+  at::Tensor state = in.state.clone(at::MemoryFormat::Contiguous);
+  const at::Tensor o = run_forward(Scan(in), state, nullptr);
+  return {o, state};
+}
+
+}  // namespace liger
