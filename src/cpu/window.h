@@ -1,0 +1,393 @@
+// Softmax attention over a sliding window, of one sequence and one key head with its `group` query heads:
+//   o_p = sum over visible j of softmax_j(rope(q_p) . rope(k_j) / sqrt(D)) v_j
+// where a query at position p sees the keys of positions p - window + 1 .. p, and those of positions 0 .. sinks - 1
+// that have left the window. Tokens come in chunks of kChunk, the last one maybe shorter. A chunk's queries of all
+// heads are the rows of one product with the keys that any of them sees; what one of them does not see weighs 0.
+//
+// Rows of q, o and their gradients are [group][kChunk][padded D], of k and v [kChunk][padded D], the padding 0; rows
+// beyond a chunk's tokens are neither read nor written. cos and sin are [tokens of the chunk][D / 2].
+#pragma once
+
+#include <utility>
+
+#include "cpu/arena.h"
+#include "cpu/gemm.h"
+
+namespace liger {
+namespace {
+
+struct WindowShape {
+  int64_t group, D, window, sinks;
+  int64_t tokens;    ///< of this pass
+  int64_t seen = 0;  ///< tokens before this pass
+};
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/// Rows of n tokens, rotated by the angles of (cos, sin), or by the opposite ones where turn is -1, and scaled.
+template <typename T>
+inline void rotate(int64_t n, const T* x, const float* cos, const float* sin, int64_t D, T scale, T turn, T* to) {
+  const int64_t half = D / 2;
+  for (int64_t i = 0; i < n; ++i, x += padded<T>(D), to += padded<T>(D))
+#pragma GCC ivdep
+    for (int64_t d = 0; d < half; ++d) {
+      const T c = scale * cos[i * half + d], s = scale * turn * sin[i * half + d], a = x[d], b = x[half + d];
+      to[d] = a * c - b * s;
+      to[half + d] = b * c + a * s;
+    }
+}
+
+// One step of transposing a square of vectors: swaps the off-diagonal blocks of kStep lanes.
+template <typename T, int kStep>
+inline void exchange(Vec<T>& a, Vec<T>& b) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    constexpr int W = kWidth<T>;
+    const Vec<T> low = __builtin_shufflevector(a, b, ((I & kStep) ? W + I - kStep : I)...);
+    b = __builtin_shufflevector(a, b, ((I & kStep) ? W + I : I + kStep)...);
+    a = low;
+  }(std::make_integer_sequence<int, kWidth<T>>{});
+}
+template <typename T, int kStep = 1>
+inline void transpose_square(Vec<T>* x) {
+  if constexpr (kStep < kWidth<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth<T>; ++i)
+      if (!(i & kStep)) exchange<T, kStep>(x[i], x[i + kStep]);
+    transpose_square<T, 2 * kStep>(x);
+  }
+}
+/// Rows [kChunk][Dp] to columns: to[d * stride + i] = from[i * Dp + d].
+template <typename T>
+inline void transpose(const T* from, int64_t Dp, T* to, int64_t stride) {
+  constexpr int64_t W = kWidth<T>;
+  for (int64_t i = 0; i < kChunk; i += W)
+    for (int64_t d = 0; d < Dp; d += W) {
+      Vec<T> x[W];
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < W; ++r) x[r] = load(from + (i + r) * Dp + d);
+      transpose_square<T>(x);
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < W; ++r) store(to + (d + r) * stride + i, x[r]);
+    }
+}
+
+template <typename T>
+inline void copy_row(const T* from, int64_t n, T* to) {
+  std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
+}
+template <typename T>
+inline void zero_rows(T* rows, int64_t n) {
+  std::memset(rows, 0, sizeof(T) * static_cast<size_t>(n));
+}
+
+/// The slots of keys: first those of the sinks, then a ring of the latest tokens. The ring is whole chunks, at least
+/// window - 1 + kChunk tokens, or all there are: nothing is visible to a chunk that it has overwritten.
+struct WindowSlots {
+  WindowSlots(const WindowShape& s, int64_t width, int64_t batch)
+      : shape(s),
+        context(smaller(s.seen, s.window - 1)),
+        base(chunks(context) * kChunk),
+        sinks((s.sinks + width - 1) / width * width),
+        ring(smaller(chunks(s.window - 1 + kChunk), chunks(context) + chunks(s.tokens))) {
+    ring = (ring + batch - 1) / batch * batch * kChunk;
+    count = sinks + ring;
+  }
+  static int64_t chunks(int64_t tokens) { return (tokens + kChunk - 1) / kChunk; }
+
+  /// Of a token of this pass, or of the context where it is negative.
+  int64_t slot(int64_t token) const { return sinks + (token + base) % ring; }
+  /// Slots that have been used when the chunk at `first` is the latest.
+  int64_t used(int64_t first) const { return sinks + smaller(ring, base + first + kChunk); }
+
+  WindowShape shape;
+  int64_t context;  ///< tokens before this pass that its queries see
+  int64_t base;     ///< slot of this pass's first token in the ring
+  int64_t sinks, ring, count;
+};
+
+/// Scores [group * n][slots] of keys that their query does not see become -inf.
+template <typename T>
+inline void hide(const WindowSlots& slots, int64_t first, int64_t n, T* scores) {
+  const WindowShape& s = slots.shape;
+  const auto fill = [](T* from, const T* to) {
+    for (; from < to; ++from) *from = -std::numeric_limits<T>::infinity();
+  };
+  const int64_t used = slots.used(first) - slots.sinks;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t token = first + i, gone = larger(0, s.seen + token - s.window + 1);
+    const int64_t end = slots.slot(first) - slots.sinks + i + 1;
+    const int64_t begin = end - smaller(s.window, slots.context + token + 1);  // negative: -begin before the ring's end
+    for (int64_t h = 0; h < s.group; ++h) {
+      T* row = scores + (h * n + i) * slots.count;
+      T* ring = row + slots.sinks;
+      fill(row + smaller(gone, s.sinks), ring + larger(begin, 0));
+      fill(ring + end, ring + (begin < 0 ? begin + slots.ring : used));
+    }
+  }
+}
+
+/// A chunk's rows [kChunk][Dp] into their slots of columns [Dp][slots], tokens beyond n as 0; sinks into theirs as
+/// well.
+template <typename T>
+inline void place_columns(const WindowSlots& slots, int64_t first, int64_t n, int64_t Dp, const T* rows, T* columns) {
+  T* at = columns + slots.slot(first);
+  transpose(rows, Dp, at, slots.count);
+  const int64_t position = slots.shape.seen + first, sinks = smaller(slots.shape.sinks, position + n);
+  for (int64_t d = 0; d < Dp; ++d) {
+    for (int64_t i = n; i < kChunk; ++i) at[d * slots.count + i] = 0;
+    for (int64_t j = larger(position, 0); j < sinks; ++j) columns[d * slots.count + j] = rows[(j - position) * Dp + d];
+  }
+}
+/// The same into slots that are rows [slots][Dp].
+template <typename T>
+inline void place_rows(const WindowSlots& slots, int64_t first, int64_t n, int64_t Dp, const T* rows, T* to) {
+  T* at = to + slots.slot(first) * Dp;
+  copy_row(rows, n * Dp, at);
+  zero_rows(at + n * Dp, (kChunk - n) * Dp);
+  const int64_t position = slots.shape.seen + first, sinks = smaller(slots.shape.sinks, position + n);
+  for (int64_t j = larger(position, 0); j < sinks; ++j) copy_row(rows + (j - position) * Dp, Dp, to + j * Dp);
+}
+
+template <typename T>
+inline T score_scale(int64_t D) {
+  return static_cast<T>(1 / std::sqrt(static_cast<double>(D)));
+}
+
+/// A row of scores becomes e^(score - the largest), which is returned; `total` is their sum.
+template <typename T>
+inline T exponentials(T* row, int64_t n, T& total) {
+  Vec<T> best = load(row), sums{};
+  for (int64_t s = kWidth<T>; s < n; s += kWidth<T>) best = max<T>(best, load(row + s));
+  const T largest = max_lane<T>(best);
+  for (int64_t s = 0; s < n; s += kWidth<T>) {
+    const Vec<T> e = exp(load(row + s) - largest);
+    store(row + s, e);
+    sums += e;
+  }
+  total = sum<T>(sums);
+  return largest;
+}
+
+/// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients becomes that of the scores.
+template <typename T>
+inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
+  Vec<T> dot{};
+  for (int64_t s = 0; s < n; s += kWidth<T>) {
+    const Vec<T> weight = exp(load(row + s) - lse);
+    store(row + s, weight);
+    dot += weight * load(grad + s);
+  }
+  const T mean = sum<T>(dot);
+  for (int64_t s = 0; s < n; s += kWidth<T>) store(grad + s, load(row + s) * (load(grad + s) - mean));
+}
+
+/// Chunks in the order of time: load_state() if tokens were seen, chunk() for each, store_state() if it is to go on.
+/// The state is keys and values [window + sinks][D]: position p, rotated, in slot p % window, sink j also in window +
+/// j.
+template <typename T>
+class WindowForward {
+ public:
+  WindowForward(const WindowShape& s, Arena& arena)
+      : slots_(s, kWidth<T>, /*batch=*/1),
+        D_(s.D),
+        Dp_(padded<T>(D_)),
+        rows_(arena.take<T>(kChunk * Dp_)),
+        keys_(arena.take<T>(Dp_ * slots_.count)),
+        values_(arena.take<T>(slots_.count * Dp_)),
+        queries_(arena.take<T>(s.group * kChunk * Dp_)),
+        weights_(arena.take<T>(s.group * kChunk * slots_.count)),
+        out_(arena.take<T>(s.group * kChunk * Dp_)),
+        sums_(arena.take<T>(s.group * kChunk)) {}
+
+  void load_state(const T* keys, const T* values) {
+    const WindowShape& s = slots_.shape;
+    for (int64_t first = -slots_.base; first < 0; first += kChunk) {
+      for (int64_t i = larger(0, -slots_.context - first); i < kChunk; ++i) {
+        const int64_t from = (s.seen + first + i) % s.window * D_;
+        copy_row(keys + from, D_, rows_ + i * Dp_);
+        copy_row(values + from, D_, values_ + slots_.slot(first + i) * Dp_);
+      }
+      place_columns(slots_, first, kChunk, Dp_, rows_, keys_);
+    }
+    for (int64_t j = 0; j < smaller(s.sinks, s.seen); ++j) {
+      for (int64_t d = 0; d < D_; ++d) keys_[d * slots_.count + j] = keys[(s.window + j) * D_ + d];
+      copy_row(values + (s.window + j) * D_, D_, values_ + j * Dp_);
+    }
+  }
+
+  /// Tokens first .. first + n - 1 of this pass; `first` is a multiple of kChunk. Where lse is given, it becomes the
+  /// log of each query's sum of exponentials, [group][kChunk], for the backward pass.
+  void chunk(int64_t first, int64_t n, const T* q, const T* k, const T* v, const float* cos, const float* sin, T* o,
+             T* lse = nullptr) {
+    const int64_t group = slots_.shape.group, M = group * n, N = slots_.used(first), count = slots_.count;
+    rotate<T>(n, k, cos, sin, D_, 1, 1, rows_);
+    place_columns(slots_, first, n, Dp_, rows_, keys_);
+    place_rows(slots_, first, n, Dp_, v, values_);
+    for (int64_t h = 0; h < group; ++h)
+      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, score_scale<T>(D_), 1, queries_ + h * n * Dp_);
+    product<Into::kSet, T>(M, N, D_, {queries_, Dp_, 1, keys_, count, weights_, count});
+    hide(slots_, first, n, weights_);
+    for (int64_t m = 0; m < M; ++m) {
+      const int64_t to = m / n * kChunk + m % n;
+      const T best = exponentials(weights_ + m * count, N, sums_[m]);
+      if (lse) lse[to] = best + static_cast<T>(std::log(static_cast<double>(sums_[m])));
+    }
+    product<Into::kSet, T>(M, Dp_, N, {weights_, count, 1, values_, Dp_, out_, Dp_});
+    for (int64_t m = 0; m < M; ++m) {
+      T* to = o + (m / n * kChunk + m % n) * Dp_;
+      for (int64_t d = 0; d < Dp_; d += kWidth<T>) store(to + d, load(out_ + m * Dp_ + d) * (1 / sums_[m]));
+    }
+  }
+
+  void store_state(T* keys, T* values) const {
+    const WindowShape& s = slots_.shape;
+    for (int64_t token = larger(0, s.tokens - s.window); token < s.tokens; ++token)
+      store_slot(slots_.slot(token), (s.seen + token) % s.window, keys, values);
+    for (int64_t j = s.seen; j < smaller(s.sinks, s.seen + s.tokens); ++j) store_slot(j, s.window + j, keys, values);
+  }
+
+ private:
+  void store_slot(int64_t slot, int64_t to, T* keys, T* values) const {
+    for (int64_t d = 0; d < D_; ++d) keys[to * D_ + d] = keys_[d * slots_.count + slot];
+    copy_row(values_ + slot * Dp_, D_, values + to * D_);
+  }
+
+  WindowSlots slots_;
+  int64_t D_, Dp_;
+  T *rows_, *keys_;        // [kChunk][Dp], [Dp][slots]
+  T* values_;              // [slots][Dp]
+  T *queries_, *weights_;  // [group * n][Dp], [group * n][slots]
+  T *out_, *sums_;         // [group * n][Dp], [group * n]
+};
+
+/// Chunks from the last to the first, with the queries' log-sum-exp of the forward pass; no tokens may have been seen.
+/// Before the first chunk(), add_keys() of the chunks that hold sinks; before chunk(first), of all chunks from the last
+/// down to the one at first - reach(), each once.
+///
+/// The gradient of a chunk of keys is a product over all queries that see them. To make it a long one, the queries of
+/// `batch` chunks are kept with their weights and gradients, and a chunk of keys takes them up once in `batch` chunks
+/// of queries, the last time when its own chunk comes.
+template <typename T>
+class WindowBackward {
+ public:
+  WindowBackward(const WindowShape& s, Arena& arena)
+      : batch_(batch(s)),
+        rows_(s.group * kChunk),
+        slots_(s, kWidth<T>, batch_),
+        D_(s.D),
+        Dp_(padded<T>(D_)),
+        key_columns_(arena.take<T>(Dp_ * slots_.count)),
+        value_columns_(arena.take<T>(Dp_ * slots_.count)),
+        key_rows_(arena.take<T>(slots_.count * Dp_)),
+        grad_keys_(arena.take<T>(slots_.count * Dp_)),
+        grad_values_(arena.take<T>(slots_.count * Dp_)),
+        queries_(arena.take<T>(batch_ * rows_ * Dp_)),
+        grad_out_(arena.take<T>(batch_ * rows_ * Dp_)),
+        weights_(arena.take<T>(batch_ * rows_ * slots_.count)),
+        grad_scores_(arena.take<T>(batch_ * rows_ * slots_.count)),
+        turned_(arena.take<T>(rows_ * Dp_)) {}
+
+  int64_t reach() const { return slots_.ring - kChunk; }
+
+  void add_keys(int64_t first, int64_t n, const T* k, const T* v, const float* cos, const float* sin) {
+    rotate<T>(n, k, cos, sin, D_, 1, 1, turned_);
+    place_columns(slots_, first, n, Dp_, turned_, key_columns_);
+    place_rows(slots_, first, n, Dp_, turned_, key_rows_);
+    place_columns(slots_, first, n, Dp_, v, value_columns_);
+  }
+
+  void chunk(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const float* cos, const float* sin,
+             T* dq, T* dk, T* dv) {
+    add_queries(first, n, q, grad_o, lse, cos, sin);
+    query_gradients(first, n, cos, sin, dq);
+    for (int64_t keys = first; keys >= 0 && keys > first - slots_.ring; keys -= batch_ * kChunk)
+      key_gradients(first, keys);
+    if (slots_.shape.sinks > 0) sink_gradients(first, n);
+    finish(first, n, cos, sin, dk, dv);
+  }
+
+ private:
+  static int64_t batch(const WindowShape& s) {
+    constexpr int64_t kLong = 96;  // queries that make the loads and stores of a result small beside its product
+    const int64_t chunks = WindowSlots(s, kWidth<T>, 1).ring / kChunk;
+    const int64_t batches = smaller(chunks, (chunks * s.group * kChunk + kLong - 1) / kLong);
+    return (chunks + batches - 1) / batches;
+  }
+  int64_t in_batch(int64_t first) const { return first / kChunk % batch_ * rows_; }
+
+  /// A chunk's queries, weights and the gradients of its output and scores into the batch.
+  void add_queries(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const float* cos,
+                   const float* sin) {
+    const int64_t at = in_batch(first), group = slots_.shape.group, M = group * n;
+    const int64_t N = slots_.used(first), count = slots_.count;
+    T *queries = queries_ + at * Dp_, *grad_out = grad_out_ + at * Dp_;
+    T *weights = weights_ + at * count, *grad_scores = grad_scores_ + at * count;
+    for (int64_t h = 0; h < group; ++h) {
+      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, score_scale<T>(D_), 1, queries + h * n * Dp_);
+      copy_row(grad_o + h * kChunk * Dp_, n * Dp_, grad_out + h * n * Dp_);
+    }
+    product<Into::kSet, T>(M, N, D_, {queries, Dp_, 1, key_columns_, count, weights, count});
+    product<Into::kSet, T>(M, N, D_, {grad_out, Dp_, 1, value_columns_, count, grad_scores, count});
+    hide(slots_, first, n, weights);
+    for (int64_t m = 0; m < M; ++m)
+      softmax_backward(weights + m * count, grad_scores + m * count, N, lse[m / n * kChunk + m % n]);
+  }
+
+  void query_gradients(int64_t first, int64_t n, const float* cos, const float* sin, T* dq) {
+    const int64_t count = slots_.count, M = slots_.shape.group * n;
+    const T* grad_scores = grad_scores_ + in_batch(first) * count;
+    product<Into::kSet, T>(M, Dp_, slots_.used(first), {grad_scores, count, 1, key_rows_, Dp_, turned_, Dp_});
+    for (int64_t h = 0; h < slots_.shape.group; ++h)
+      rotate<T>(n, turned_ + h * n * Dp_, cos, sin, D_, score_scale<T>(D_), -1, dq + h * kChunk * Dp_);
+  }
+
+  /// What the queries of the batch, the chunk at `first` its earliest, add to the keys and values of the one at `keys`.
+  void key_gradients(int64_t first, int64_t keys) {
+    const int64_t span = batch_ * kChunk, slot = slots_.slot(keys);
+    const bool fresh = first + span >= slots_.shape.tokens || first + span - keys >= slots_.ring;
+    const auto add = [&](const T* A, const T* B, T* C) {
+      const Product<T> p{A + slot, 1, slots_.count, B, Dp_, C + slot * Dp_, Dp_};
+      if (fresh)
+        product<Into::kSet>(kChunk, Dp_, batch_ * rows_, p);
+      else
+        product<Into::kAdd>(kChunk, Dp_, batch_ * rows_, p);
+    };
+    add(grad_scores_, queries_, grad_keys_);
+    add(weights_, grad_out_, grad_values_);
+  }
+
+  void sink_gradients(int64_t first, int64_t n) {
+    const int64_t at = in_batch(first), count = slots_.count, M = slots_.shape.group * n, sinks = slots_.shape.sinks;
+    const auto add = [&](const T* A, const T* B, T* C) {
+      product<Into::kAdd, T>(sinks, Dp_, M, {A + at * count, 1, count, B + at * Dp_, Dp_, C, Dp_});
+    };
+    add(grad_scores_, queries_, grad_keys_);
+    add(weights_, grad_out_, grad_values_);
+  }
+
+  /// The gradients of the chunk's keys and values are complete.
+  void finish(int64_t first, int64_t n, const float* cos, const float* sin, T* dk, T* dv) {
+    T *grad_keys = grad_keys_ + slots_.slot(first) * Dp_, *grad_values = grad_values_ + slots_.slot(first) * Dp_;
+    const int64_t sinks = smaller(slots_.shape.sinks - first, n);
+    for (int64_t i = 0; i < sinks * Dp_; ++i) {
+      grad_keys[i] += grad_keys_[first * Dp_ + i];
+      grad_values[i] += grad_values_[first * Dp_ + i];
+    }
+    rotate<T>(n, grad_keys, cos, sin, D_, 1, -1, dk);
+    copy_row(grad_values, n * Dp_, dv);
+  }
+
+  int64_t batch_;  // chunks
+  int64_t rows_;   // queries of a chunk
+  WindowSlots slots_;
+  int64_t D_, Dp_;
+  T *key_columns_, *value_columns_;          // [Dp][slots]
+  T *key_rows_, *grad_keys_, *grad_values_;  // [slots][Dp]
+  T *queries_, *grad_out_;                   // [batch][rows][Dp]
+  T *weights_, *grad_scores_;                // [batch][rows][slots]
+  T* turned_;                                // [rows][Dp]
+};
+
+}  // namespace
+}  // namespace liger
