@@ -27,7 +27,7 @@ TEST_P(DiagonalScanKernel, EqualsTheDefinition) {
   ASSERT_TRUE(kernels_on_host::diagonal_scan_fwd_supports(K));
   at::manual_seed(1);
   const ScanInputs in = {at::randn({B, T, H, K}), at::randn({B, T, Hkv, K}), at::randn({B, T, Hkv, V}),
-                         at::log_sigmoid(at::randn({B, T, Hkv, K}) * 3), at::randn({B, Hkv, K, V})};
+                         at::log_sigmoid(at::randn({B, T, Hkv, K}) * 3), {}, at::randn({B, Hkv, K, V})};
   at::Tensor state = at::empty({B, Hkv, K, V}), o = at::empty({B, T, H, V});
   const DiagonalScanForward args = {B,
                                     T,
@@ -43,7 +43,7 @@ TEST_P(DiagonalScanKernel, EqualsTheDefinition) {
                                     state.mutable_data_ptr<float>(),
                                     o.mutable_data_ptr<float>()};
   ASSERT_EQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), nullptr);
-  const ScanOutputs expected = diagonal_scan(in, ScanMethod::kReference);
+  const ScanOutputs expected = gated_scan(in, ScanMethod::kReference);
   testing::expect_close(o, expected.o, 1e-5, "o");
   testing::expect_close(state, expected.state, 1e-5, "state");
 }

@@ -83,6 +83,7 @@ class MixRun {
   }
 
   void advance(int64_t first, int64_t n) {
+    if (!linear_) return;
     load_inputs(first, n, /*queries=*/false);
     T* states[2];
     linear_->advance(n, raw_, split(states_, states));

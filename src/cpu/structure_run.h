@@ -226,12 +226,11 @@ class StructureRun {
         store(dk + d, load(dk + d) + load(dg + d) * log_decay_slope(structure_.decay, load(k + d), inverse));
       });
       maps_.clear_padding(dk);
-      return;
     }
-    const Vec<T> kbar = splat(maps_.mean(k));
     T dkbar = 0;
-    if (structure_.gated())
-      dkbar += maps_.mean(dg) * static_cast<T>(head_.D) * log_decay_slope(structure_.decay, kbar, inverse)[0];
+    if (structure_.gated() && !structure_.per_channel)
+      dkbar += maps_.mean(dg) * static_cast<T>(head_.D) *
+               log_decay_slope(structure_.decay, splat(maps_.mean(k)), inverse)[0];
     if (structure_.delta_rule) {
       const T b = rows_.b[i];
       dkbar += grads_.b[i] * b * (1 - b);

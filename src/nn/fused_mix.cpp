@@ -18,6 +18,10 @@ namespace liger {
 namespace {
 
 using torch::autograd::variable_list;
+using Optional = std::optional<at::Tensor>;
+
+// Autograd takes no undefined tensors.
+Optional if_defined(const at::Tensor& x) { return x.defined() ? Optional(x) : std::nullopt; }
 
 Element element_of(at::ScalarType type) {
   switch (type) {
@@ -177,16 +181,17 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
  public:
   static variable_list forward(torch::autograd::AutogradContext* context, const MixSettings& settings,
                                const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
-                               const at::Tensor& v, const at::Tensor& cos, const at::Tensor& sin,
-                               const at::Tensor& first, const at::Tensor& second) {
-    const Mix mix(settings, {q, k, v, {cos, sin}, lengths, {}});
+                               const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& first,
+                               const Optional& second) {
+    const Mix mix(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {}});
     Saved saved(mix, cpu_kernels());
     saved.allocate(mix);
     std::vector<at::Tensor> states;
-    for (const at::Tensor& state : {first, second})
-      if (state.defined()) states.push_back(state.clone(at::MemoryFormat::Contiguous));
+    for (const Optional& state : {first, second})
+      if (state) states.push_back(state->clone(at::MemoryFormat::Contiguous));
     const at::Tensor o = run_forward(mix, states, nullptr, &saved);
-    context->save_for_backward({mix.q, mix.k, mix.v, cos, sin, saved.checkpoints, saved.lse});
+    context->save_for_backward({mix.q, mix.k, mix.v, cos.value_or(at::Tensor()), sin.value_or(at::Tensor()),
+                                saved.checkpoints, saved.lse});
     context->saved_data["structure"] =
         settings.recurrence.structure ? std::string(settings.recurrence.structure->name) : std::string();
     context->saved_data["numbers"] = std::vector<double>{settings.recurrence.gate_divisor, settings.window_share};
@@ -269,8 +274,8 @@ MixOutputs fused_mix(const MixSettings& settings, const MixInputs& given) {
   at::Tensor o;
   if (wants_gradient(in)) {
     states.resize(2);
-    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, in.rotation.cos, in.rotation.sin,
-                                        states[0], states[1]);
+    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos),
+                                        if_defined(in.rotation.sin), if_defined(states[0]), if_defined(states[1]));
     o = out[0];
     states.assign(out.begin() + 1, out.end());
   } else {

@@ -96,8 +96,8 @@ class FusedScan : public torch::autograd::Function<FusedScan> {
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& q,
                                                 const at::Tensor& k, const at::Tensor& v, const at::Tensor& g,
-                                                const at::Tensor& b, const at::Tensor& state) {
-    const Scan scan({q, k, v, g, b, {}});
+                                                const std::optional<at::Tensor>& b, const at::Tensor& state) {
+    const Scan scan({q, k, v, g, b.value_or(at::Tensor()), {}});
     at::Tensor last = state.clone(at::MemoryFormat::Contiguous), checkpoints;
     const at::Tensor o = run_forward(scan, last, &checkpoints);
     context->save_for_backward({scan.q, scan.k, scan.v, scan.g, scan.b, checkpoints});
@@ -118,11 +118,14 @@ class FusedScan : public torch::autograd::Function<FusedScan> {
   }
 };
 
+// Autograd takes no undefined tensors.
+std::optional<at::Tensor> if_defined(const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
+
 }  // namespace
 
 ScanOutputs scan_fused(const ScanInputs& in) {
   if (wants_gradient(in)) {
-    auto out = FusedScan::apply(in.q, in.k, in.v, in.g, in.b, in.state);
+    auto out = FusedScan::apply(in.q, in.k, in.v, in.g, if_defined(in.b), in.state);
     return {out[0], out[1]};
   }
   at::Tensor state = in.state.clone(at::MemoryFormat::Contiguous);

@@ -9,13 +9,12 @@ namespace liger {
 
 /// What one attention layer remembers of S sequences.
 struct LayerState {
-  /// The recurrence's own state(s); for GLA one [S, Hkv, K, V] float32 (float64 in a float64 model).
+  /// The recurrence's own states, [S, Hkv, rows, columns] each (state_shapes()), float32 (float64 in a float64 model).
   std::vector<at::Tensor> recurrent;
-  /// Keys (rotated) and values the softmax branch may still see, [S, capacity, Hkv, D] in the model's dtype. Softmax
-  /// attention: all of them, the oldest first. Liger: the last window - 1, the newest last.
+  /// Keys (rotated) and values that may still be seen. Softmax attention: all of them, [S, capacity, Hkv, D] in the
+  /// model's dtype, position p at p. Liger: [S, Hkv, window + sinks, D] in the recurrent states' type, position p in
+  /// slot p % window, and again in slot window + p where p < sinks.
   at::Tensor keys, values;
-  /// Liger with sinks: keys and values of positions 0 .. sinks - 1, [S, sinks, Hkv, D].
-  at::Tensor sink_keys, sink_values;
 };
 
 /// What a model remembers of S sequences between calls; start from a default-constructed one. Its size is constant

@@ -1,0 +1,263 @@
+// Every structure in compiled code against its definition, and the definitions against fixtures that an independent
+// program wrote (compare/make_recurrence_goldens.py).
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <filesystem>
+#include <numeric>
+
+#include "liger/core/checkpoint.h"
+#include "liger/error.h"
+#include "liger/io/safetensors.h"
+#include "nn/reference_mix.h"
+#include "tensor_testing.h"
+
+namespace liger {
+namespace {
+
+using testing::expect_close;
+using Tensors = std::vector<at::Tensor>;
+
+struct Shape {
+  std::vector<int64_t> lengths;
+  int64_t H, Hkv, D;
+};
+std::string name_of(const Shape& s) {
+  std::string text;
+  for (const int64_t length : s.lengths) text += cat("T", length, "_");
+  return text + cat("H", s.H, "_Hkv", s.Hkv, "_D", s.D);
+}
+
+MixSettings recurrence_alone(const Structure& structure) {
+  return {.recurrence = {.structure = &structure, .layer = 1, .layers = 4}, .window = 0, .window_share = 0};
+}
+
+// Rounded to `type`, so that the definition in float64 has the very inputs of the compiled code.
+MixInputs random_inputs(const MixSettings& settings, const Shape& s, at::ScalarType type) {
+  const int64_t S = std::ssize(s.lengths), N = std::accumulate(s.lengths.begin(), s.lengths.end(), int64_t{0});
+  const auto randn = [&](std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(type); };
+  MixInputs in = {randn({N, s.H, s.D}), randn({N, s.Hkv, s.D}), randn({N, s.Hkv, s.D}), {}, s.lengths, {}};
+  std::vector<at::Tensor> positions;
+  for (const int64_t length : s.lengths) positions.push_back(at::arange(length, at::kLong));
+  in.rotation = rotation(rope_frequencies({}, s.D, at::kCPU), at::cat(positions));
+  if (settings.recurrence.structure) {
+    const auto wide = type == at::kDouble ? at::kDouble : at::kFloat;
+    for (const StateShape& shape : state_shapes(*settings.recurrence.structure, s.D))
+      in.states.push_back((at::randn({S, s.Hkv, shape.rows, shape.columns}, at::kDouble) * 0.3).to(wide));
+  }
+  return in;
+}
+
+MixInputs as_leaves(const MixInputs& in, bool exact) {
+  MixInputs out = in;
+  const auto leaf = [&](const at::Tensor& x) {
+    return (exact ? x.to(at::kDouble) : x).detach().clone().requires_grad_(true);
+  };
+  for (at::Tensor* x : {&out.q, &out.k, &out.v}) *x = leaf(*x);
+  for (at::Tensor& state : out.states) state = leaf(state);
+  return out;
+}
+
+// Output, last states and the gradients of a fixed random projection of both.
+Tensors results(const MixInputs& in, const MixOutputs& out) {
+  at::manual_seed(99);
+  // Weights that bfloat16 holds: the gradient of the output has its type.
+  const at::Tensor weights = at::randn(out.o.sizes(), at::kDouble).to(at::kBFloat16).to(at::kDouble);
+  at::Tensor loss = (out.o.to(at::kDouble) * weights).sum();
+  for (const at::Tensor& state : out.states)
+    loss = loss + (state.to(at::kDouble) * at::randn(state.sizes(), at::kDouble)).sum();
+  Tensors leaves = {in.q, in.k, in.v}, all = {out.o};
+  leaves.insert(leaves.end(), in.states.begin(), in.states.end());
+  all.insert(all.end(), out.states.begin(), out.states.end());
+  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves)) all.push_back(gradient);
+  return all;
+}
+
+void expect_equal_to_definition(const MixSettings& settings, const MixInputs& in, double tolerance) {
+  const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
+  const Tensors expected = results(exact, reference_mix(settings, exact));
+  const Tensors got = results(leaves, fused_mix(settings, leaves));
+  const size_t states = in.states.size();
+  ASSERT_EQ(got.size(), expected.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    const std::string what = i == 0 ? "o" : i <= states ? "state" : i < states + 4 ? cat("d", "qkv"[i - states - 1]) : "dstate";
+    // The states are float32 whatever the inputs are; the rest is rounded to their type once.
+    const bool wide = got[i].scalar_type() != at::kBFloat16;
+    expect_close(got[i], expected[i], wide ? tolerance : 6e-3, what.c_str());
+  }
+}
+
+class EveryStructure : public ::testing::TestWithParam<std::tuple<size_t, Shape>> {};
+
+TEST_P(EveryStructure, EqualsItsDefinition) {
+  const auto& [row, shape] = GetParam();
+  const MixSettings settings = recurrence_alone(structures()[row]);
+  at::manual_seed(1);
+  expect_equal_to_definition(settings, random_inputs(settings, shape, at::kFloat), 1e-5);
+  expect_equal_to_definition(settings, random_inputs(settings, shape, at::kBFloat16), 1e-5);
+}
+
+std::vector<size_t> rows() {
+  std::vector<size_t> out(structures().size());
+  std::iota(out.begin(), out.end(), 0);
+  return out;
+}
+const auto kName = [](const auto& info) {
+  std::string name = structures()[std::get<0>(info.param)].name;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name + "_" + name_of(std::get<1>(info.param));
+};
+
+INSTANTIATE_TEST_SUITE_P(Lengths, EveryStructure,
+                         ::testing::Combine(::testing::ValuesIn(rows()),
+                                            ::testing::Values(Shape{{1}, 2, 1, 8}, Shape{{7}, 2, 2, 8},
+                                                              Shape{{63}, 4, 2, 8}, Shape{{64}, 2, 1, 48},
+                                                              Shape{{65}, 1, 1, 64}, Shape{{257}, 4, 2, 8},
+                                                              Shape{{257}, 2, 1, 64}, Shape{{1000}, 2, 1, 8})),
+                         kName);
+INSTANTIATE_TEST_SUITE_P(Heads, EveryStructure,
+                         ::testing::Combine(::testing::ValuesIn(rows()),
+                                            ::testing::Values(Shape{{65}, 2, 2, 48}, Shape{{65}, 4, 1, 64},
+                                                              Shape{{65}, 1, 1, 128}, Shape{{33}, 2, 1, 256},
+                                                              Shape{{70}, 3, 1, 10})),
+                         kName);
+INSTANTIATE_TEST_SUITE_P(Packed, EveryStructure,
+                         ::testing::Combine(::testing::ValuesIn(rows()),
+                                            ::testing::Values(Shape{{20, 1, 130, 8, 7}, 4, 2, 8})),
+                         kName);
+
+class Fixtures : public ::testing::TestWithParam<size_t> {};
+
+TEST_P(Fixtures, OfAnIndependentProgramAreMet) {
+  const Structure& structure = structures()[GetParam()];
+  const auto file = std::filesystem::path(LIGER_TEST_DATA) / "recurrence" / cat(structure.name, ".safetensors");
+  ASSERT_TRUE(std::filesystem::exists(file)) << "every structure needs a fixture: " << file;
+  const SafetensorsFile fixture(file);
+  std::map<std::string, at::Tensor> tensors;
+  for (const TensorInfo& info : fixture.tensors()) tensors.emplace(info.name, map_tensor(fixture, info).clone());
+  const auto leaf = [&](const std::string& name) { return tensors.at(name).requires_grad_(true); };
+
+  const at::Tensor q = leaf("q"), k = leaf("k"), v = leaf("v");
+  Tensors leaves = {q, k, v}, states;
+  std::vector<std::string> gradients = {"dq", "dk", "dv"};
+  for (size_t i = 0; i < state_shapes(structure, q.size(3)).size(); ++i) {
+    states.push_back(leaf(cat("state_in.", i)));
+    leaves.push_back(states.back());
+    gradients.push_back(cat("dstate_in.", i));
+  }
+  MixSettings settings = recurrence_alone(structure);
+  const auto check = [&](const at::Tensor& o, const Tensors& last, double tolerance) {
+    at::Tensor loss = (o * tensors.at("w_o")).sum();
+    expect_close(o, tensors.at("o"), tolerance, "o");
+    for (size_t i = 0; i < last.size(); ++i) {
+      loss = loss + (last[i] * tensors.at(cat("w_state.", i))).sum();
+      expect_close(last[i], tensors.at(cat("state_out.", i)), tolerance, "state");
+    }
+    const auto got = torch::autograd::grad({loss}, leaves);
+    for (size_t i = 0; i < got.size(); ++i) expect_close(got[i], tensors.at(gradients[i]), tolerance, gradients[i].c_str());
+  };
+  const RecurrenceOutputs defined = recurrence(settings.recurrence, q, k, v, states);
+  check(defined.o, defined.states, 1e-11);
+  const auto packed = [](const at::Tensor& x) { return x.flatten(0, 1); };
+  const MixOutputs fused = fused_mix(
+      settings, {packed(q), packed(k), packed(v), {}, std::vector<int64_t>(q.size(0), q.size(1)), states});
+  check(fused.o.view(q.sizes()), fused.states, 1e-10);
+}
+
+INSTANTIATE_TEST_SUITE_P(Structures, Fixtures, ::testing::ValuesIn(rows()));
+
+class Streams : public ::testing::TestWithParam<size_t> {};
+
+MixSettings mixed(const Structure* structure, int64_t window, int64_t sinks) {
+  return {.recurrence = {.structure = structure, .layer = 1, .layers = 4},
+          .window = window,
+          .sinks = sinks,
+          .window_share = structure ? 0.4 : 1.0};
+}
+
+MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
+  const auto cut = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
+  return {cut(in.q), cut(in.k), cut(in.v), {cut(in.rotation.cos), cut(in.rotation.sin)}, {length}, {}};
+}
+
+// A sequence cut anywhere with its state carried, down to single tokens, is the sequence; by the definition too.
+TEST_P(Streams, SplittingChangesNothing) {
+  const Structure* structure = GetParam() < structures().size() ? &structures()[GetParam()] : nullptr;
+  at::NoGradGuard no_grad;
+  for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 0}, {6, 3}, {65, 0}, {100, 5}}) {
+    const MixSettings settings = mixed(structure, window, sinks);
+    at::manual_seed(5);
+    MixInputs in = random_inputs(settings, {{90}, 4, 2, 8}, at::kFloat);
+    in.states.clear();
+    const at::Tensor whole = fused_mix(settings, in).o;
+    expect_close(whole, reference_mix(settings, as_leaves(in, true)).o, 1e-5, "whole");
+    for (const std::vector<int64_t>& cuts : std::vector<std::vector<int64_t>>{{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}}) {
+      LayerState state, defined;
+      Tensors parts, defined_parts;
+      int64_t seen = 0;
+      const auto advance = [&](int64_t length) {
+        parts.push_back(fused_mix(settings, part(in, seen, length), {seen}, state));
+        defined_parts.push_back(reference_mix(settings, part(in, seen, length), {seen}, defined));
+        seen += length;
+      };
+      for (const int64_t cut : cuts) advance(cut);
+      advance(90 - seen);
+      expect_close(at::cat(parts), whole, 1e-5, "parts");
+      expect_close(at::cat(defined_parts), whole, 1e-5, "defined parts");
+      expect_close(state.keys, defined.keys, 1e-5, "keys");
+    }
+  }
+}
+
+// Window and recurrence together, with gradients.
+TEST_P(Streams, MixtureEqualsItsDefinition) {
+  const Structure* structure = GetParam() < structures().size() ? &structures()[GetParam()] : nullptr;
+  for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 0}, {6, 3}, {1, 2}, {65, 0}}) {
+    const MixSettings settings = mixed(structure, window, sinks);
+    at::manual_seed(6);
+    expect_equal_to_definition(settings, random_inputs(settings, {{80, 3, 12}, 4, 2, 8}, at::kFloat), 1e-5);
+    expect_equal_to_definition(settings, random_inputs(settings, {{70}, 2, 2, 16}, at::kDouble), 1e-10);
+  }
+}
+
+std::vector<size_t> rows_and_none() {
+  auto out = rows();
+  out.push_back(structures().size());
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(Structures, Streams, ::testing::ValuesIn(rows_and_none()));
+
+// Keys that drive log-decays to 0, -1e-6, -50 and -1e4, everywhere and here and there.
+TEST(HostileKeys, StayFiniteAndRight) {
+  for (const Structure& structure : structures()) {
+    const MixSettings settings = recurrence_alone(structure);
+    at::manual_seed(7);
+    const MixInputs usual = random_inputs(settings, {{70}, 2, 1, 16}, at::kFloat);
+    // As keys: logsigmoid(k) is 0 at 200, -1e-6 at 13.8, -50 and -1e4 at the like; -exp(k) is -1e4 at 9.2.
+    for (const double key : {200.0, 13.8, 9.2, 3.9, -50.0, -1e4}) {
+      SCOPED_TRACE(cat(structure.name, " key ", key));
+      MixInputs in = usual;
+      in.k = (usual.k * 0.1 + key).to(at::kFloat);
+      if (!structure.slots || std::abs(key) < 100) expect_equal_to_definition(settings, in, 2e-5);
+      in.k = at::where(at::rand({70, 1, 1}) < 0.3, in.k, usual.k);
+      if (!structure.slots || std::abs(key) < 100) expect_equal_to_definition(settings, in, 2e-5);
+    }
+  }
+}
+
+TEST(FusedMix, RefusesWhatDisagrees) {
+  const MixSettings settings = recurrence_alone(structures()[0]);
+  MixInputs in = random_inputs(settings, {{4}, 4, 2, 8}, at::kFloat);
+  in.lengths = {5};
+  EXPECT_THROW(fused_mix(settings, in), Error);
+}
+
+}  // namespace
+}  // namespace liger
