@@ -5,7 +5,7 @@
 // heads are the rows of one product with the keys that any of them sees; what one of them does not see weighs 0.
 //
 // Rows of q, o and their gradients are [group][kChunk][padded D], of k and v [kChunk][padded D], the padding 0; rows
-// beyond a chunk's tokens are neither read nor written. cos and sin are [tokens of the chunk][D / 2].
+// beyond a chunk's tokens are ignored, and not written. cos and sin are [tokens of the chunk][D / 2].
 #pragma once
 
 #include <utility>
@@ -29,33 +29,28 @@ inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 template <typename T>
 inline void rotate(int64_t n, const T* x, const float* cos, const float* sin, int64_t D, T scale, T turn, T* to) {
   const int64_t half = D / 2;
-  for (int64_t i = 0; i < n; ++i, x += padded<T>(D), to += padded<T>(D))
-#pragma GCC ivdep
+  for (int64_t i = 0; i < n; ++i, x += padded<T>(D), to += padded<T>(D), cos += half, sin += half) {
+    T* __restrict low = to, * __restrict high = to + half;
     for (int64_t d = 0; d < half; ++d) {
-      const T c = scale * cos[i * half + d], s = scale * turn * sin[i * half + d], a = x[d], b = x[half + d];
-      to[d] = a * c - b * s;
-      to[half + d] = b * c + a * s;
+      const T c = scale * cos[d], s = scale * turn * sin[d], a = x[d], b = x[half + d];
+      low[d] = a * c - b * s;
+      high[d] = b * c + a * s;
     }
+  }
 }
 
-// One step of transposing a square of vectors: swaps the off-diagonal blocks of kStep lanes.
-template <typename T, int kStep>
-inline void exchange(Vec<T>& a, Vec<T>& b) {
-  [&]<int... I>(std::integer_sequence<int, I...>) {
-    constexpr int W = kWidth<T>;
-    const Vec<T> low = __builtin_shufflevector(a, b, ((I & kStep) ? W + I - kStep : I)...);
-    b = __builtin_shufflevector(a, b, ((I & kStep) ? W + I : I + kStep)...);
-    a = low;
-  }(std::make_integer_sequence<int, kWidth<T>>{});
-}
-template <typename T, int kStep = 1>
-inline void transpose_square(Vec<T>* x) {
-  if constexpr (kStep < kWidth<T>) {
+// Transposes a square of vectors: swaps the off-diagonal blocks of kStep lanes, then of twice as many.
+template <typename T, int kStep = 1, int... I>
+inline void transpose_square(Vec<T>* x, std::integer_sequence<int, I...> lanes) {
+  constexpr int W = kWidth<T>;
 #pragma GCC unroll 16
-    for (int i = 0; i < kWidth<T>; ++i)
-      if (!(i & kStep)) exchange<T, kStep>(x[i], x[i + kStep]);
-    transpose_square<T, 2 * kStep>(x);
+  for (int i = 0; i < W; ++i) {
+    if (i & kStep) continue;
+    const Vec<T> a = x[i], b = x[i + kStep];
+    x[i] = __builtin_shufflevector(a, b, (I & kStep ? W + I - kStep : I)...);
+    x[i + kStep] = __builtin_shufflevector(a, b, (I & kStep ? W + I : I + kStep)...);
   }
+  if constexpr (2 * kStep < W) transpose_square<T, 2 * kStep>(x, lanes);
 }
 /// Rows [kChunk][Dp] to columns: to[d * stride + i] = from[i * Dp + d].
 template <typename T>
@@ -66,19 +61,10 @@ inline void transpose(const T* from, int64_t Dp, T* to, int64_t stride) {
       Vec<T> x[W];
 #pragma GCC unroll 16
       for (int64_t r = 0; r < W; ++r) x[r] = load(from + (i + r) * Dp + d);
-      transpose_square<T>(x);
+      transpose_square<T>(x, std::make_integer_sequence<int, kWidth<T>>{});
 #pragma GCC unroll 16
       for (int64_t r = 0; r < W; ++r) store(to + (d + r) * stride + i, x[r]);
     }
-}
-
-template <typename T>
-inline void copy_row(const T* from, int64_t n, T* to) {
-  std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
-}
-template <typename T>
-inline void zero_rows(T* rows, int64_t n) {
-  std::memset(rows, 0, sizeof(T) * static_cast<size_t>(n));
 }
 
 /// The slots of keys: first those of the sinks, then a ring of the latest tokens. The ring is whole chunks, at least
@@ -92,6 +78,7 @@ struct WindowSlots {
         ring(smaller(chunks(s.window - 1 + kChunk), chunks(context) + chunks(s.tokens))) {
     ring = (ring + batch - 1) / batch * batch * kChunk;
     count = sinks + ring;
+    if (count % (16 * width) == 0) count += width;  // else columns so far apart share few sets of the cache
   }
   static int64_t chunks(int64_t tokens) { return (tokens + kChunk - 1) / kChunk; }
 
@@ -103,7 +90,8 @@ struct WindowSlots {
   WindowShape shape;
   int64_t context;  ///< tokens before this pass that its queries see
   int64_t base;     ///< slot of this pass's first token in the ring
-  int64_t sinks, ring, count;
+  int64_t sinks, ring;
+  int64_t count;  ///< of both, and maybe a vector that stays unused
 };
 
 /// Scores [group * n][slots] of keys that their query does not see become -inf.
@@ -127,8 +115,7 @@ inline void hide(const WindowSlots& slots, int64_t first, int64_t n, T* scores) 
   }
 }
 
-/// A chunk's rows [kChunk][Dp] into their slots of columns [Dp][slots], tokens beyond n as 0; sinks into theirs as
-/// well.
+/// A chunk's rows [kChunk][Dp] into their slots of columns [Dp][slots], sinks into both of theirs; beyond n tokens 0.
 template <typename T>
 inline void place_columns(const WindowSlots& slots, int64_t first, int64_t n, int64_t Dp, const T* rows, T* columns) {
   T* at = columns + slots.slot(first);
@@ -143,30 +130,30 @@ inline void place_columns(const WindowSlots& slots, int64_t first, int64_t n, in
 template <typename T>
 inline void place_rows(const WindowSlots& slots, int64_t first, int64_t n, int64_t Dp, const T* rows, T* to) {
   T* at = to + slots.slot(first) * Dp;
-  copy_row(rows, n * Dp, at);
-  zero_rows(at + n * Dp, (kChunk - n) * Dp);
+  store_row(rows, n * Dp, at);
+  for (int64_t i = n * Dp; i < kChunk * Dp; ++i) at[i] = 0;
   const int64_t position = slots.shape.seen + first, sinks = smaller(slots.shape.sinks, position + n);
-  for (int64_t j = larger(position, 0); j < sinks; ++j) copy_row(rows + (j - position) * Dp, Dp, to + j * Dp);
+  for (int64_t j = larger(position, 0); j < sinks; ++j) store_row(rows + (j - position) * Dp, Dp, to + j * Dp);
 }
 
+inline float log(float x) { return ::logf(x); }
+inline double log(double x) { return ::log(x); }
 template <typename T>
-inline T score_scale(int64_t D) {
-  return static_cast<T>(1 / std::sqrt(static_cast<double>(D)));
-}
-
-/// A row of scores becomes e^(score - the largest), which is returned; `total` is their sum.
-template <typename T>
-inline T exponentials(T* row, int64_t n, T& total) {
-  Vec<T> best = load(row), sums{};
+inline T largest(const T* row, int64_t n) {
+  Vec<T> best = load(row);
   for (int64_t s = kWidth<T>; s < n; s += kWidth<T>) best = max<T>(best, load(row + s));
-  const T largest = max_lane<T>(best);
+  return max_lane<T>(best);
+}
+/// A row of scores becomes e^(score - largest); returns their sum.
+template <typename T>
+inline T exponentials(T* row, int64_t n, T largest) {
+  Vec<T> total{};
   for (int64_t s = 0; s < n; s += kWidth<T>) {
     const Vec<T> e = exp(load(row + s) - largest);
     store(row + s, e);
-    sums += e;
+    total += e;
   }
-  total = sum<T>(sums);
-  return largest;
+  return sum<T>(total);
 }
 
 /// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients becomes that of the scores.
@@ -183,8 +170,7 @@ inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
 }
 
 /// Chunks in the order of time: load_state() if tokens were seen, chunk() for each, store_state() if it is to go on.
-/// The state is keys and values [window + sinks][D]: position p, rotated, in slot p % window, sink j also in window +
-/// j.
+/// The state is rotated keys and values [window + sinks][D]: position p in slot p % window, sink j also in window + j.
 template <typename T>
 class WindowForward {
  public:
@@ -192,12 +178,14 @@ class WindowForward {
       : slots_(s, kWidth<T>, /*batch=*/1),
         D_(s.D),
         Dp_(padded<T>(D_)),
+        scale_(static_cast<T>(1 / std::sqrt(static_cast<double>(D_)))),
         rows_(arena.take<T>(kChunk * Dp_)),
         keys_(arena.take<T>(Dp_ * slots_.count)),
         values_(arena.take<T>(slots_.count * Dp_)),
         queries_(arena.take<T>(s.group * kChunk * Dp_)),
         weights_(arena.take<T>(s.group * kChunk * slots_.count)),
         out_(arena.take<T>(s.group * kChunk * Dp_)),
+        largest_(arena.take<T>(s.group * kChunk)),
         sums_(arena.take<T>(s.group * kChunk)) {}
 
   void load_state(const T* keys, const T* values) {
@@ -205,14 +193,14 @@ class WindowForward {
     for (int64_t first = -slots_.base; first < 0; first += kChunk) {
       for (int64_t i = larger(0, -slots_.context - first); i < kChunk; ++i) {
         const int64_t from = (s.seen + first + i) % s.window * D_;
-        copy_row(keys + from, D_, rows_ + i * Dp_);
-        copy_row(values + from, D_, values_ + slots_.slot(first + i) * Dp_);
+        load_row(keys + from, D_, rows_ + i * Dp_);
+        load_row(values + from, D_, values_ + slots_.slot(first + i) * Dp_);
       }
       place_columns(slots_, first, kChunk, Dp_, rows_, keys_);
     }
     for (int64_t j = 0; j < smaller(s.sinks, s.seen); ++j) {
       for (int64_t d = 0; d < D_; ++d) keys_[d * slots_.count + j] = keys[(s.window + j) * D_ + d];
-      copy_row(values + (s.window + j) * D_, D_, values_ + j * Dp_);
+      load_row(values + (s.window + j) * D_, D_, values_ + j * Dp_);
     }
   }
 
@@ -225,19 +213,20 @@ class WindowForward {
     place_columns(slots_, first, n, Dp_, rows_, keys_);
     place_rows(slots_, first, n, Dp_, v, values_);
     for (int64_t h = 0; h < group; ++h)
-      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, score_scale<T>(D_), 1, queries_ + h * n * Dp_);
+      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, scale_, 1, queries_ + h * n * Dp_);
     product<Into::kSet, T>(M, N, D_, {queries_, Dp_, 1, keys_, count, weights_, count});
     hide(slots_, first, n, weights_);
-    for (int64_t m = 0; m < M; ++m) {
-      const int64_t to = m / n * kChunk + m % n;
-      const T best = exponentials(weights_ + m * count, N, sums_[m]);
-      if (lse) lse[to] = best + static_cast<T>(std::log(static_cast<double>(sums_[m])));
-    }
+    for (int64_t m = 0; m < M; ++m) largest_[m] = largest(weights_ + m * count, N);
+    for (int64_t m = 0; m < M; ++m) sums_[m] = exponentials(weights_ + m * count, N, largest_[m]);
     product<Into::kSet, T>(M, Dp_, N, {weights_, count, 1, values_, Dp_, out_, Dp_});
-    for (int64_t m = 0; m < M; ++m) {
-      T* to = o + (m / n * kChunk + m % n) * Dp_;
-      for (int64_t d = 0; d < Dp_; d += kWidth<T>) store(to + d, load(out_ + m * Dp_ + d) * (1 / sums_[m]));
-    }
+    for (int64_t h = 0; h < group; ++h)
+      for (int64_t i = 0; i < n; ++i) {
+        const T scale = 1 / sums_[h * n + i];
+        const T* from = out_ + (h * n + i) * Dp_;
+        T* to = o + (h * kChunk + i) * Dp_;
+        for (int64_t d = 0; d < Dp_; d += kWidth<T>) store(to + d, load(from + d) * scale);
+        if (lse) lse[h * kChunk + i] = largest_[h * n + i] + log(sums_[h * n + i]);
+      }
   }
 
   void store_state(T* keys, T* values) const {
@@ -250,24 +239,23 @@ class WindowForward {
  private:
   void store_slot(int64_t slot, int64_t to, T* keys, T* values) const {
     for (int64_t d = 0; d < D_; ++d) keys[to * D_ + d] = keys_[d * slots_.count + slot];
-    copy_row(values_ + slot * Dp_, D_, values + to * D_);
+    store_row(values_ + slot * Dp_, D_, values + to * D_);
   }
 
   WindowSlots slots_;
   int64_t D_, Dp_;
-  T *rows_, *keys_;        // [kChunk][Dp], [Dp][slots]
-  T* values_;              // [slots][Dp]
-  T *queries_, *weights_;  // [group * n][Dp], [group * n][slots]
-  T *out_, *sums_;         // [group * n][Dp], [group * n]
+  T scale_;
+  T *rows_, *keys_, *values_;     // [kChunk][Dp], [Dp][slots], [slots][Dp]
+  T *queries_, *weights_, *out_;  // of each query: [Dp], [slots], [Dp]
+  T *largest_, *sums_;            // of its scores and their exponentials
 };
 
 /// Chunks from the last to the first, with the queries' log-sum-exp of the forward pass; no tokens may have been seen.
 /// Before the first chunk(), add_keys() of the chunks that hold sinks; before chunk(first), of all chunks from the last
 /// down to the one at first - reach(), each once.
 ///
-/// The gradient of a chunk of keys is a product over all queries that see them. To make it a long one, the queries of
-/// `batch` chunks are kept with their weights and gradients, and a chunk of keys takes them up once in `batch` chunks
-/// of queries, the last time when its own chunk comes.
+/// So that the products that sum keys' gradients over queries are long, the queries of `batch` chunks are kept with
+/// their weights and gradients, and a chunk of keys takes them up once in `batch` chunks, lastly when its own comes.
 template <typename T>
 class WindowBackward {
  public:
@@ -277,6 +265,7 @@ class WindowBackward {
         slots_(s, kWidth<T>, batch_),
         D_(s.D),
         Dp_(padded<T>(D_)),
+        scale_(static_cast<T>(1 / std::sqrt(static_cast<double>(D_)))),
         key_columns_(arena.take<T>(Dp_ * slots_.count)),
         value_columns_(arena.take<T>(Dp_ * slots_.count)),
         key_rows_(arena.take<T>(slots_.count * Dp_)),
@@ -302,17 +291,23 @@ class WindowBackward {
     add_queries(first, n, q, grad_o, lse, cos, sin);
     query_gradients(first, n, cos, sin, dq);
     for (int64_t keys = first; keys >= 0 && keys > first - slots_.ring; keys -= batch_ * kChunk)
-      key_gradients(first, keys);
-    if (slots_.shape.sinks > 0) sink_gradients(first, n);
+      key_gradients(slots_.slot(keys), kChunk, 0, batch_ * rows_);
+    key_gradients(0, slots_.shape.sinks, in_batch(first), slots_.shape.group * n);
     finish(first, n, cos, sin, dk, dv);
   }
 
  private:
+  // Loads and stores of its result lengthen a product over K queries by about 1 / K, and the ring grows to whole
+  // batches. More than 40 queries gain nothing and leave the cache.
   static int64_t batch(const WindowShape& s) {
-    constexpr int64_t kLong = 96;  // queries that make the loads and stores of a result small beside its product
-    const int64_t chunks = WindowSlots(s, kWidth<T>, 1).ring / kChunk;
-    const int64_t batches = smaller(chunks, (chunks * s.group * kChunk + kLong - 1) / kLong);
-    return (chunks + batches - 1) / batches;
+    const int64_t rows = s.group * kChunk, chunks = WindowSlots(s, kWidth<T>, 1).ring / kChunk;
+    const auto cost = [&](int64_t batch) {
+      return static_cast<double>((chunks + batch - 1) / batch * batch) * (1 + 1.0 / static_cast<double>(batch * rows));
+    };
+    int64_t best = 1;
+    for (int64_t batch = 2; batch * rows <= 40; ++batch)
+      if (cost(batch) < cost(best)) best = batch;
+    return best;
   }
   int64_t in_batch(int64_t first) const { return first / kChunk % batch_ * rows_; }
 
@@ -324,14 +319,17 @@ class WindowBackward {
     T *queries = queries_ + at * Dp_, *grad_out = grad_out_ + at * Dp_;
     T *weights = weights_ + at * count, *grad_scores = grad_scores_ + at * count;
     for (int64_t h = 0; h < group; ++h) {
-      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, score_scale<T>(D_), 1, queries + h * n * Dp_);
-      copy_row(grad_o + h * kChunk * Dp_, n * Dp_, grad_out + h * n * Dp_);
+      rotate<T>(n, q + h * kChunk * Dp_, cos, sin, D_, scale_, 1, queries + h * n * Dp_);
+      store_row(grad_o + h * kChunk * Dp_, n * Dp_, grad_out + h * n * Dp_);
     }
     product<Into::kSet, T>(M, N, D_, {queries, Dp_, 1, key_columns_, count, weights, count});
     product<Into::kSet, T>(M, N, D_, {grad_out, Dp_, 1, value_columns_, count, grad_scores, count});
     hide(slots_, first, n, weights);
-    for (int64_t m = 0; m < M; ++m)
-      softmax_backward(weights + m * count, grad_scores + m * count, N, lse[m / n * kChunk + m % n]);
+    for (int64_t h = 0; h < group; ++h)
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t m = (h * n + i) * count;
+        softmax_backward(weights + m, grad_scores + m, N, lse[h * kChunk + i]);
+      }
   }
 
   void query_gradients(int64_t first, int64_t n, const float* cos, const float* sin, T* dq) {
@@ -339,34 +337,20 @@ class WindowBackward {
     const T* grad_scores = grad_scores_ + in_batch(first) * count;
     product<Into::kSet, T>(M, Dp_, slots_.used(first), {grad_scores, count, 1, key_rows_, Dp_, turned_, Dp_});
     for (int64_t h = 0; h < slots_.shape.group; ++h)
-      rotate<T>(n, turned_ + h * n * Dp_, cos, sin, D_, score_scale<T>(D_), -1, dq + h * kChunk * Dp_);
+      rotate<T>(n, turned_ + h * n * Dp_, cos, sin, D_, scale_, -1, dq + h * kChunk * Dp_);
   }
 
-  /// What the queries of the batch, the chunk at `first` its earliest, add to the keys and values of the one at `keys`.
-  void key_gradients(int64_t first, int64_t keys) {
-    const int64_t span = batch_ * kChunk, slot = slots_.slot(keys);
-    const bool fresh = first + span >= slots_.shape.tokens || first + span - keys >= slots_.ring;
+  /// What K queries of the batch add to the gradients of M slots of keys and values.
+  void key_gradients(int64_t slot, int64_t M, int64_t query, int64_t K) {
     const auto add = [&](const T* A, const T* B, T* C) {
-      const Product<T> p{A + slot, 1, slots_.count, B, Dp_, C + slot * Dp_, Dp_};
-      if (fresh)
-        product<Into::kSet>(kChunk, Dp_, batch_ * rows_, p);
-      else
-        product<Into::kAdd>(kChunk, Dp_, batch_ * rows_, p);
+      product<Into::kAdd, T>(
+          M, Dp_, K, {A + query * slots_.count + slot, 1, slots_.count, B + query * Dp_, Dp_, C + slot * Dp_, Dp_});
     };
     add(grad_scores_, queries_, grad_keys_);
     add(weights_, grad_out_, grad_values_);
   }
 
-  void sink_gradients(int64_t first, int64_t n) {
-    const int64_t at = in_batch(first), count = slots_.count, M = slots_.shape.group * n, sinks = slots_.shape.sinks;
-    const auto add = [&](const T* A, const T* B, T* C) {
-      product<Into::kAdd, T>(sinks, Dp_, M, {A + at * count, 1, count, B + at * Dp_, Dp_, C, Dp_});
-    };
-    add(grad_scores_, queries_, grad_keys_);
-    add(weights_, grad_out_, grad_values_);
-  }
-
-  /// The gradients of the chunk's keys and values are complete.
+  /// The gradients of the chunk's keys and values are complete: out with them, and the ring's next are sums from 0.
   void finish(int64_t first, int64_t n, const float* cos, const float* sin, T* dk, T* dv) {
     T *grad_keys = grad_keys_ + slots_.slot(first) * Dp_, *grad_values = grad_values_ + slots_.slot(first) * Dp_;
     const int64_t sinks = smaller(slots_.shape.sinks - first, n);
@@ -375,13 +359,15 @@ class WindowBackward {
       grad_values[i] += grad_values_[first * Dp_ + i];
     }
     rotate<T>(n, grad_keys, cos, sin, D_, 1, -1, dk);
-    copy_row(grad_values, n * Dp_, dv);
+    store_row(grad_values, n * Dp_, dv);
+    for (int64_t i = 0; i < n * Dp_; ++i) grad_keys[i] = grad_values[i] = 0;
   }
 
   int64_t batch_;  // chunks
   int64_t rows_;   // queries of a chunk
   WindowSlots slots_;
   int64_t D_, Dp_;
+  T scale_;
   T *key_columns_, *value_columns_;          // [Dp][slots]
   T *key_rows_, *grad_keys_, *grad_values_;  // [slots][Dp]
   T *queries_, *grad_out_;                   // [batch][rows][Dp]
