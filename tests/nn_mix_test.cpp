@@ -80,17 +80,25 @@ Tensors results(const MixInputs& in, const MixOutputs& out) {
   return all;
 }
 
-void expect_equal_to_definition(const MixSettings& settings, const MixInputs& in, double tolerance) {
+// `overall`: errors are measured against the largest gradient of all, for inputs where one of them cancels to nothing.
+void expect_equal_to_definition(const MixSettings& settings, const MixInputs& in, double tolerance,
+                                bool overall = false) {
   const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
   const Tensors expected = results(exact, reference_mix(settings, exact));
   const Tensors got = results(leaves, fused_mix(settings, leaves));
   const size_t states = in.states.size();
   ASSERT_EQ(got.size(), expected.size());
+  double largest = 1e-25;  // what float32 holds
+  for (size_t i = states + 1; i < got.size(); ++i) largest = std::max(largest, expected[i].abs().max().item<double>());
   for (size_t i = 0; i < got.size(); ++i) {
     const std::string what = i == 0 ? "o" : i <= states ? "state" : i < states + 4 ? cat("d", "qkv"[i - states - 1]) : "dstate";
     // The states are float32 whatever the inputs are; the rest is rounded to their type once.
     const bool wide = got[i].scalar_type() != at::kBFloat16;
-    expect_close(got[i], expected[i], wide ? tolerance : 6e-3, what.c_str());
+    if (overall && i > states) {
+      EXPECT_LE((got[i] - expected[i]).abs().max().item<double>(), tolerance * largest) << what;
+    } else {
+      expect_close(got[i], expected[i], wide ? tolerance : 6e-3, what.c_str());
+    }
   }
 }
 
@@ -245,9 +253,11 @@ TEST(HostileKeys, StayFiniteAndRight) {
       SCOPED_TRACE(cat(structure.name, " key ", key));
       MixInputs in = usual;
       in.k = (usual.k * 0.1 + key).to(at::kFloat);
-      if (!structure.slots || std::abs(key) < 100) expect_equal_to_definition(settings, in, 2e-5);
+      // Slots hold raw keys: without this their scores would be so large that float32 could not tell them apart.
+      if (structure.slots) in.q = (usual.q / std::abs(key)).to(at::kFloat);
+      expect_equal_to_definition(settings, in, 1e-5, /*overall=*/true);
       in.k = at::where(at::rand({70, 1, 1}) < 0.3, in.k, usual.k);
-      if (!structure.slots || std::abs(key) < 100) expect_equal_to_definition(settings, in, 2e-5);
+      expect_equal_to_definition(settings, in, 1e-5, /*overall=*/true);
     }
   }
 }

@@ -52,6 +52,7 @@ class MixRun {
   {
     backward_ = out;
     next_keys_ = (head_.tokens - 1) / kChunk * kChunk;
+    for (int64_t first = 0; window_ && first < head_.sinks && first < head_.tokens; first += kChunk) add_keys(first);
     load_states(out.dstates, dstates_);
     backward_pass(*this, head_.tokens, static_cast<const T*>(out.checkpoints), starts_);
     store_states(dstates_, out.dstates);
@@ -175,11 +176,14 @@ class MixRun {
     requires kBackward
   {
     if (!window_) return;
-    for (; next_keys_ >= 0 && next_keys_ >= first - window_->reach(); next_keys_ -= kChunk) {
-      const int64_t n = chunk_tokens(head_.tokens, next_keys_);
-      load_inputs(next_keys_, n, /*queries=*/false);
-      window_->add_keys(next_keys_, n, raw_.k, raw_.v, cos(next_keys_), sin(next_keys_));
-    }
+    for (; next_keys_ >= 0 && next_keys_ >= first - window_->reach(); next_keys_ -= kChunk) add_keys(next_keys_);
+  }
+  void add_keys(int64_t first)
+    requires kBackward
+  {
+    const int64_t n = chunk_tokens(head_.tokens, first);
+    load_inputs(first, n, /*queries=*/false);
+    window_->add_keys(first, n, raw_.k, raw_.v, cos(first), sin(first));
   }
 
   void add_window_gradients(int64_t n) {
