@@ -159,13 +159,14 @@ inline T exponentials(T* row, int64_t n, T largest) {
 /// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients becomes that of the scores.
 template <typename T>
 inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
-  Vec<T> dot{};
+  Vec<T> dot{}, total{};
   for (int64_t s = 0; s < n; s += kWidth<T>) {
     const Vec<T> weight = exp(load(row + s) - lse);
     store(row + s, weight);
     dot += weight * load(grad + s);
+    total += weight;
   }
-  const T mean = sum<T>(dot);
+  const T mean = sum<T>(dot) / sum<T>(total);  // the total is not 1 where lse is large, and so rounded coarsely
   for (int64_t s = 0; s < n; s += kWidth<T>) store(grad + s, load(row + s) * (load(grad + s) - mean));
 }
 
