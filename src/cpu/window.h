@@ -98,8 +98,9 @@ struct WindowSlots {
 template <typename T>
 inline void hide(const WindowSlots& slots, int64_t first, int64_t n, T* scores) {
   const WindowShape& s = slots.shape;
+  constexpr T kHidden = -std::numeric_limits<T>::infinity();
   const auto fill = [](T* from, const T* to) {
-    for (; from < to; ++from) *from = -std::numeric_limits<T>::infinity();
+    for (; from < to; ++from) *from = kHidden;
   };
   const int64_t used = slots.used(first) - slots.sinks;
   for (int64_t i = 0; i < n; ++i) {
