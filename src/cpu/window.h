@@ -98,8 +98,9 @@ struct WindowSlots {
 template <typename T>
 inline void hide(const WindowSlots& slots, int64_t first, int64_t n, T* scores) {
   const WindowShape& s = slots.shape;
+  constexpr T kHidden = -std::numeric_limits<T>::infinity();
   const auto fill = [](T* from, const T* to) {
-    for (; from < to; ++from) *from = -std::numeric_limits<T>::infinity();
+    for (; from < to; ++from) *from = kHidden;
   };
   const int64_t used = slots.used(first) - slots.sinks;
   for (int64_t i = 0; i < n; ++i) {
@@ -159,13 +160,14 @@ inline T exponentials(T* row, int64_t n, T largest) {
 /// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients becomes that of the scores.
 template <typename T>
 inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
-  Vec<T> dot{};
+  Vec<T> dot{}, total{};
   for (int64_t s = 0; s < n; s += kWidth<T>) {
     const Vec<T> weight = exp(load(row + s) - lse);
     store(row + s, weight);
     dot += weight * load(grad + s);
+    total += weight;
   }
-  const T mean = sum<T>(dot);
+  const T mean = sum<T>(dot) / sum<T>(total);  // the total is not 1 where lse is large, and so rounded coarsely
   for (int64_t s = 0; s < n; s += kWidth<T>) store(grad + s, load(row + s) * (load(grad + s) - mean));
 }
 
