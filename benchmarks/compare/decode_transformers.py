@@ -87,7 +87,7 @@ def main():
     p.add_argument("--save", type=pathlib.Path, metavar="DIR", help="write the models and end")
     args = p.parse_args()
     common.need(args, "torch", "transformers")
-    common.set_threads(args.threads)
+    common.prepare(args)
     import torch
     import transformers
     transformers.utils.logging.disable_progress_bar()

@@ -4,10 +4,10 @@
     python benchmarks/compare/scan_torch.py [--json] [--threads N] [--shape B,T,H,D ...] [--measure WHAT ...]
 
 fp32; q, k, v, g [B, T, H, D]; g = logsigmoid(normal) / 16. What is measured, each in a process of its own:
-  forward, forward_backward  chunked, by autograd: all chunks in one product, or one chunk after the other while it is in
-                             cache; the form and chunk size that are fastest here
+  forward, forward_backward  chunked, by autograd: all chunks in one product, or one chunk after the other while it is
+                             in cache; the form and chunk size that are fastest here
   memory                     peak resident memory of the first forward_backward above that just before it: gradients,
-                             output, everything kept and temporary, but not the inputs
+                             output, everything kept and temporary, but not the inputs; glibc's default allocator
   naive                      forward, token by token, the form flash-linear-attention gives as its definition
 """
 import argparse
@@ -111,10 +111,10 @@ def peak():
 def child(args):
     """One measurement. Writes a JSON object with ms or mb, and the form that was used."""
     global torch  # the parent never loads it: children would inherit its peak
-    common.set_threads(args.threads)
+    shape, measure = args.shape[0], args.measure[0]
+    common.prepare(args, keep_memory=measure != "memory")
     import torch
     torch.set_num_threads(args.threads)
-    shape, measure = args.shape[0], args.measure[0]
     if measure == "memory":
         name, C = args.form.split(":")
         small, small_grad = make_inputs((1, 256, 1, 16))
@@ -141,6 +141,7 @@ def child(args):
 def run_child(args, shape, measure, form):
     command = [sys.executable, __file__, "--child", "--threads", str(args.threads), "--shape",
                ",".join(map(str, shape)), "--measure", measure]
+    command += ["--default-malloc"] if args.default_malloc else []
     run = subprocess.run(command + (["--form", form] if form else []), stdout=subprocess.PIPE, text=True)
     if run.returncode:
         sys.exit(f"{' '.join(command)} failed")

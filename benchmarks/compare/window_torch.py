@@ -15,7 +15,7 @@ SHAPE, WINDOW = (1, 2048, 8, 64), 64
 def main():
     args = common.parser(__doc__).parse_args()
     common.need(args, "torch")
-    common.set_threads(args.threads)
+    common.prepare(args)
     import torch
     from torch.nn.functional import pad, scaled_dot_product_attention as attention
     torch.set_num_threads(args.threads)
