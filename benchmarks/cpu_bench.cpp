@@ -9,6 +9,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
 #include <benchmark/benchmark.h>
+#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "cpu/kernels.h"
@@ -67,8 +68,8 @@ void mix(benchmark::State& state, const MixSettings& settings, bool gradients) {
     if (gradients) torch::autograd::grad({out.o}, {in.q, in.k, in.v}, {grad});
   }
 }
-void window_forward(benchmark::State& state) { mix(state, {.window = 64, .window_share = 1}, false); }
-void window_forward_backward(benchmark::State& state) { mix(state, {.window = 64, .window_share = 1}, true); }
+void window_forward(benchmark::State& state) { mix(state, {.recurrence = {}, .window = 64, .window_share = 1}, false); }
+void window_forward_backward(benchmark::State& state) { mix(state, {.recurrence = {}, .window = 64, .window_share = 1}, true); }
 void liger_gla_forward(benchmark::State& state) { mix(state, {.recurrence = {find_structure("gla")}}, false); }
 void liger_gla_forward_backward(benchmark::State& state) { mix(state, {.recurrence = {find_structure("gla")}}, true); }
 
@@ -98,6 +99,9 @@ void register_structures() {
 }  // namespace liger
 
 int main(int argc, char** argv) {
+  // Freed memory is kept, for the peers too: otherwise page faults of large outputs take more time than the work.
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   liger::register_structures();
   benchmark::AddCustomContext("kernels", liger::cpu_kernels().name);
   benchmark::AddCustomContext("threads", std::to_string(at::get_num_threads()));

@@ -78,7 +78,7 @@ __attribute__((noinline)) void product(int64_t M, int64_t N, int64_t K, const Pr
   } else {
     for (; n + 3 <= vectors; n += 3) product_column<T, kInto, 4 * kTall, 3>(p, at(n), M, K);
   }
-  for (; n + 2 <= vectors; n += 2) product_column<T, kInto, (kTall == 2 ? 12 : 6), 2>(p, at(n), M, K);
+  for (; n + 2 <= vectors; n += 2) product_column<T, kInto, 4 * kTall, 2>(p, at(n), M, K);
   for (; n < vectors; ++n) product_column<T, kInto, 8, 1>(p, at(n), M, K);
 }
 

@@ -60,6 +60,7 @@ class MixRun {
 
   void forward(int64_t first, int64_t n) {
     load_inputs(first, n, /*queries=*/true);
+    prefetch(first + kChunk);
     const T share = static_cast<T>(head_.window_share);
     if (linear_) {
       T* states[2];
@@ -86,6 +87,7 @@ class MixRun {
   void advance(int64_t first, int64_t n) {
     if (!linear_) return;
     load_inputs(first, n, /*queries=*/false);
+    prefetch(first + kChunk);
     T* states[2];
     linear_->advance(n, raw_, split(states_, states));
   }
@@ -164,6 +166,18 @@ class MixRun {
     if (queries) load_heads(static_cast<const E*>(head_.q), first, n, raw_.q);
     load_rows(static_cast<const E*>(head_.k) + first * head_.kv_stride, head_.kv_stride, n, raw_.k);
     load_rows(static_cast<const E*>(head_.v) + first * head_.kv_stride, head_.kv_stride, n, raw_.v);
+  }
+  void prefetch(int64_t first) {
+    if (first >= head_.tokens) return;
+    const int64_t n = chunk_tokens(head_.tokens, first);
+    const auto rows = [&](const void* base, int64_t stride, int64_t size) {
+      if (base) prefetch_rows(static_cast<const E*>(base) + first * stride, n, stride, size);
+    };
+    rows(head_.q, head_.q_stride, head_.group * head_.D);
+    rows(head_.k, head_.kv_stride, head_.D);
+    rows(head_.v, head_.kv_stride, head_.D);
+    rows(forward_.o, head_.q_stride, head_.group * head_.D);
+    rows(backward_.grad_o, head_.q_stride, head_.group * head_.D);
   }
   void load_grad_o(int64_t first, int64_t n, T scale) {
     load_heads(static_cast<const E*>(backward_.grad_o), first, n, mixed_);

@@ -22,7 +22,7 @@ template <typename T>
 struct ScanShape {
   int64_t group, K, V;  ///< group: query heads that share the state
   bool delta_rule = false, reads_before_decay = false;
-  int64_t Kp = padded<T>(K), Vp = padded<T>(V);
+  int64_t Kp = padded<T>(K), Vp = padded<T>(V), Sp = state_stride<T>(V);  ///< rows of keys, values and states
   int64_t queries() const { return group + (delta_rule ? 1 : 0); }
 };
 
@@ -58,7 +58,7 @@ class ChunkScan {
         error_(take(arena, shape.Vp)),
         o_(take(arena, shape.queries() * shape.Vp)) {}
 
-  /// The outputs of a chunk whose state before is S [K][Vp], which stays: [queries][kChunk][Vp], the first `group`
+  /// The outputs of a chunk whose state before is S [K][Sp], which stays: [queries][kChunk][Vp], the first `group`
   /// of them the query heads', valid until the next call.
   const T* outputs(const ScanRows<T>& x, const T* S) {
     prepare(x);
@@ -72,7 +72,7 @@ class ChunkScan {
   }
   /// S to after the chunk of the last call of outputs().
   void advance(T* S) {
-    product<Into::kScale>(s_.K, s_.Vp, kChunk, Product<T>{kR_, 1, s_.Kp, written_, s_.Vp, S, s_.Vp, whole_});
+    product<Into::kScale>(s_.K, s_.Vp, kChunk, Product<T>{kR_, 1, s_.Kp, written_, s_.Vp, S, s_.Sp, whole_});
   }
   /// Both, where no output is wanted: then only the delta rule's own query is read.
   void advance(const ScanRows<T>& x, T* S) {
@@ -152,7 +152,7 @@ class ChunkScan {
   void read_state(int64_t first, int64_t queries, const T* S) {
     const int64_t skip = first * kChunk;
     product<Into::kSet>(queries * kChunk, s_.Vp, s_.K,
-                        Product<T>{qP_ + skip * s_.Kp, s_.Kp, 1, S, s_.Vp, o_ + skip * s_.Vp, s_.Vp});
+                        Product<T>{qP_ + skip * s_.Kp, s_.Kp, 1, S, s_.Sp, o_ + skip * s_.Vp, s_.Vp});
   }
 
   // The values to write: v, or for the delta rule u, by forward substitution.

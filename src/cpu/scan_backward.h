@@ -51,7 +51,7 @@ class ChunkScanBackward : public ChunkScan<T> {
         dkR_(this->take(arena, shape.Kp)),
         dA_(this->take(arena, shape.queries() * kChunk)) {}
 
-  /// `S` [K][Vp] is the state before the chunk, `grad_o` [group][kChunk][Vp] (zeros past the end); `dS` [K][Vp] comes
+  /// `S` [K][Sp] is the state before the chunk, `grad_o` [group][kChunk][Vp] (zeros past the end); `dS` [K][Sp] comes
   /// in as the gradient of the state after the chunk and leaves as that of `S`.
   void backward(const ScanRows<T>& x, const T* S, const T* grad_o, T* dS, const ScanGradients<T>& d) {
     this->prepare(x);
@@ -72,7 +72,7 @@ class ChunkScanBackward : public ChunkScan<T> {
   // du, and through the delta rule's substitution dv, db and dw (the last block of do_).
   void values(const ScanRows<T>& x, const T* dS, const ScanGradients<T>& d) {
     const int64_t Vp = s_.Vp;
-    product<Into::kSet>(kChunk, Vp, s_.K, Product<T>{this->kR_, s_.Kp, 1, dS, Vp, d.v, Vp});
+    product<Into::kSet>(kChunk, Vp, s_.K, Product<T>{this->kR_, s_.Kp, 1, dS, s_.Sp, d.v, Vp});
     for (int64_t h = 0; h < s_.group; ++h)
       product<Into::kAdd>(kChunk, Vp, kChunk,
                           Product<T>{this->A(h), 1, kChunk, do_ + h * kChunk * Vp, Vp, d.v, Vp});
@@ -100,8 +100,8 @@ class ChunkScanBackward : public ChunkScan<T> {
     product<Into::kSet>(rows, kChunk, s_.V, Product<T>{do_, Vp, 1, u_t_, kChunk, dA_, kChunk});
     if (s_.delta_rule)
       for (int64_t i = 0; i < kChunk; ++i) dA_[(s_.group * kChunk + i) * kChunk + i] = 0;
-    product<Into::kSet>(s_.K, rows, s_.V, Product<T>{S, Vp, 1, do_t_, rows, dqP_t_, rows});
-    product<Into::kSet>(s_.K, kChunk, s_.V, Product<T>{dS, Vp, 1, u_t_, kChunk, dkR_t_, kChunk});
+    product<Into::kSet>(s_.K, rows, s_.V, Product<T>{S, s_.Sp, 1, do_t_, rows, dqP_t_, rows});
+    product<Into::kSet>(s_.K, kChunk, s_.V, Product<T>{dS, s_.Sp, 1, u_t_, kChunk, dkR_t_, kChunk});
     transpose(s_.K, rows, dqP_t_, rows, dqP_, Kp);
     transpose(s_.K, kChunk, dkR_t_, kChunk, dkR_, Kp);
   }
@@ -111,13 +111,13 @@ class ChunkScanBackward : public ChunkScan<T> {
     const int64_t Vp = s_.Vp;
     for (int64_t i = 0; i < s_.K; ++i) {
       Vec<T> total = {};
-      for (int64_t c = 0; c < Vp; c += kWidth<T>) total += load(S + i * Vp + c) * load(dS + i * Vp + c);
+      for (int64_t c = 0; c < Vp; c += kWidth<T>) total += load(S + i * s_.Sp + c) * load(dS + i * s_.Sp + c);
       dg[i] = sum<T>(total) * this->whole_[i];
     }
     for (int64_t i = s_.K; i < s_.Kp; ++i) dg[i] = 0;
     for (int64_t t = 1; t < kChunk; ++t) std::memcpy(dg + t * s_.Kp, dg, sizeof(T) * static_cast<size_t>(s_.Kp));
     product<Into::kScale>(s_.K, Vp, s_.queries() * kChunk,
-                          Product<T>{this->qP_, 1, s_.Kp, do_, Vp, dS, Vp, this->whole_});
+                          Product<T>{this->qP_, 1, s_.Kp, do_, Vp, dS, s_.Sp, this->whole_});
   }
 
   void between_tokens(const ScanRows<T>& x, const ScanGradients<T>& d) {

@@ -24,26 +24,27 @@ class ScanRun {
         grads_(shape_, arena),
         starts_(arena.take<T>(kBackward ? kSegmentChunks * state_scalars() : 0)) {}
 
-  int64_t state_scalars() const { return shape_.K * shape_.Vp; }
+  int64_t state_scalars() const { return shape_.K * shape_.Sp; }
   T* states() { return state_; }
 
   void run(const ScanForward& out) {
     out_ = static_cast<T*>(out.o);
     T* state = static_cast<T*>(out.state);
-    load_matrix(state, shape_.K, shape_.V, state_, shape_.Vp);
+    load_matrix(state, shape_.K, shape_.V, state_, shape_.Sp);
     forward_pass(*this, head_.tokens, static_cast<T*>(out.checkpoints));
-    store_matrix(state_, shape_.Vp, shape_.K, shape_.V, state);
+    store_matrix(state_, shape_.Sp, shape_.K, shape_.V, state);
   }
   void run(const ScanBackward& out) {
     backward_ = out;
     T* dstate = static_cast<T*>(out.dstate);
-    load_matrix(dstate, shape_.K, shape_.V, dstate_, shape_.Vp);
+    load_matrix(dstate, shape_.K, shape_.V, dstate_, shape_.Sp);
     backward_pass(*this, head_.tokens, static_cast<const T*>(out.checkpoints), starts_);
-    store_matrix(dstate_, shape_.Vp, shape_.K, shape_.V, dstate);
+    store_matrix(dstate_, shape_.Sp, shape_.K, shape_.V, dstate);
   }
 
   void forward(int64_t first, int64_t n) {
     load_rows(first, n);
+    prefetch(first + kChunk);
     const T* o = scan_.outputs(rows_, state_);
     scan_.advance(state_);
     for (int64_t i = 0; i < n; ++i)
@@ -52,6 +53,7 @@ class ScanRun {
   }
   void advance(int64_t first, int64_t n) {
     load_rows(first, n);
+    prefetch(first + kChunk);
     scan_.advance(rows_, state_);
   }
   void backward(int64_t first, int64_t n, const T* before) {
@@ -86,6 +88,20 @@ class ScanRun {
   static void load(bool real, const T* from, int64_t n, T* to) {
     if (real) return load_row(from, n, to);
     std::memset(to, 0, sizeof(T) * static_cast<size_t>(padded<T>(n)));
+  }
+
+  void prefetch(int64_t first) {
+    if (first < 0 || first >= head_.tokens) return;
+    const int64_t n = chunk_tokens(head_.tokens, first);
+    const auto rows = [&](const void* base, int64_t stride, int64_t size) {
+      prefetch_rows(static_cast<const T*>(base) + first * stride, n, stride, size);
+    };
+    rows(head_.q, head_.q_stride, head_.group * head_.K);
+    rows(head_.k, head_.k_stride, head_.K);
+    rows(head_.v, head_.v_stride, head_.V);
+    rows(head_.g, head_.k_stride, head_.K);
+    if (out_) rows(out_, head_.o_stride, head_.group * head_.V);
+    if (backward_.grad_o) rows(backward_.grad_o, head_.o_stride, head_.group * head_.V);
   }
 
   void load_rows(int64_t first, int64_t n) {

@@ -24,7 +24,7 @@ class ChunkSlots {
         P_(arena.take<T>(kChunk * Mp_)), R_(arena.take<T>(kChunk * Mp_)), sR_(arena.take<T>(kChunk * Mp_)),
         whole_(arena.take<T>(Mp_)), read_(arena.take<T>(group * kChunk * Mp_)) {}
 
-  /// z [group][kChunk][Mp] of a chunk whose state before is S [K][Mp], which stays.
+  /// z [group][kChunk][Mp] of a chunk whose state before is S [K][Sp], which stays.
   void outputs(const SlotRows<T>& x, const T* S, T* z) {
     prepare(x);
     read(x, S);
@@ -35,8 +35,8 @@ class ChunkSlots {
   void advance(const SlotRows<T>& x, T* S) {
     prepare(x);
     for (int64_t r = 0; r < K_; ++r)
-      for (int64_t c = 0; c < Mp_; c += kWidth<T>) store(S + r * Mp_ + c, load(S + r * Mp_ + c) * load(whole_ + c));
-    product<Into::kAdd>(K_, Mp_, kChunk, Product<T>{x.k, 1, Kp_, sR_, Mp_, S, Mp_});
+      for (int64_t c = 0; c < Mp_; c += kWidth<T>) store(S + r * Sp_ + c, load(S + r * Sp_ + c) * load(whole_ + c));
+    product<Into::kAdd>(K_, Mp_, kChunk, Product<T>{x.k, 1, Kp_, sR_, Mp_, S, Sp_});
   }
 
  protected:
@@ -63,7 +63,7 @@ class ChunkSlots {
 
   // read_ = P (S^T q).
   void read(const SlotRows<T>& x, const T* S) {
-    product<Into::kSet>(group_ * kChunk, Mp_, K_, Product<T>{x.q, Kp_, 1, S, Mp_, read_, Mp_});
+    product<Into::kSet>(group_ * kChunk, Mp_, K_, Product<T>{x.q, Kp_, 1, S, Sp_, read_, Mp_});
     for (int64_t r = 0; r < group_ * kChunk; ++r)
       for (int64_t c = 0; c < Mp_; c += kWidth<T>)
         store(read_ + r * Mp_ + c, load(read_ + r * Mp_ + c) * load(P_ + (r % kChunk) * Mp_ + c));
@@ -87,7 +87,7 @@ class ChunkSlots {
     }
   }
 
-  int64_t group_, K_, M_, Kp_ = padded<T>(K_), Mp_ = padded<T>(M_);
+  int64_t group_, K_, M_, Kp_ = padded<T>(K_), Mp_ = padded<T>(M_), Sp_ = state_stride<T>(M_);
   T *k_t_, *A_;                        // keys transposed; q . k of all pairs [group][kChunk][kChunk]
   T *P_, *R_, *sR_, *whole_, *read_;  // [kChunk][Mp] three times, [Mp], [group][kChunk][Mp]
 };
@@ -102,7 +102,7 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
         dq_t_(arena.take<T>(group * kChunk * Kp_)), dk_t_(arena.take<T>(kChunk * Kp_)),
         pairs_(arena.take<T>(group * kChunk * kChunk * kWidth<T>)), from_state_(arena.take<T>(kChunk * Mp_)) {}
 
-  /// `dz` [group][kChunk][Mp]; writes dq, dk; adds to ds and dg [kChunk][Mp]; dS [K][Mp] as in ChunkScanBackward.
+  /// `dz` [group][kChunk][Mp]; writes dq, dk; adds to ds and dg [kChunk][Mp]; dS [K][Sp] as in ChunkScanBackward.
   void backward(const SlotRows<T>& x, const T* S, const T* dz, T* dS, T* dq, T* dk, T* ds, T* dg) {
     this->prepare(x);
     this->read(x, S);
@@ -110,14 +110,14 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
       for (int64_t c = 0; c < Mp_; c += kWidth<T>)
         store(dzP_ + r * Mp_ + c, load(dz + r * Mp_ + c) * load(this->P_ + (r % kChunk) * Mp_ + c));
     // What leaves for the state after: k_j^T dS.
-    product<Into::kSet>(kChunk, Mp_, K_, Product<T>{x.k, Kp_, 1, dS, Mp_, from_state_, Mp_});
+    product<Into::kSet>(kChunk, Mp_, K_, Product<T>{x.k, Kp_, 1, dS, Sp_, from_state_, Mp_});
     between_tokens(x, dz, ds, dg);
     to_and_from_state(S, dz, dS, ds, dg);
     queries_and_keys(x, S, dS, dq, dk);
     for (int64_t r = 0; r < K_; ++r)
       for (int64_t c = 0; c < Mp_; c += kWidth<T>)
-        store(dS + r * Mp_ + c, load(dS + r * Mp_ + c) * load(this->whole_ + c));
-    product<Into::kAdd>(K_, Mp_, group_ * kChunk, Product<T>{x.q, 1, Kp_, dzP_, Mp_, dS, Mp_});
+        store(dS + r * Sp_ + c, load(dS + r * Sp_ + c) * load(this->whole_ + c));
+    product<Into::kAdd>(K_, Mp_, group_ * kChunk, Product<T>{x.q, 1, Kp_, dzP_, Mp_, dS, Sp_});
   }
 
  private:
@@ -126,6 +126,7 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
   using ChunkSlots<T>::M_;
   using ChunkSlots<T>::Kp_;
   using ChunkSlots<T>::Mp_;
+  using ChunkSlots<T>::Sp_;
 
   // dA_ij = dz_i . (s_j a_{j+1} ... a_i), and what goes to s and to the decays between j and i.
   void between_tokens(const SlotRows<T>& x, const T* dz, T* ds, T* dg) {
@@ -162,7 +163,7 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
   void to_and_from_state(const T* S, const T* dz, const T* dS, T* ds, T* dg) {
     for (int64_t c = 0; c < Mp_; c += kWidth<T>) {
       Vec<T> through = {}, later = {}, earlier = {};
-      for (int64_t r = 0; r < K_; ++r) through += load(S + r * Mp_ + c) * load(dS + r * Mp_ + c);
+      for (int64_t r = 0; r < K_; ++r) through += load(S + r * Sp_ + c) * load(dS + r * Sp_ + c);
       through *= load(this->whole_ + c);
       for (int64_t i = kChunk - 1; i >= 0; --i) {
         for (int64_t h = 0; h < group_; ++h)
@@ -183,8 +184,8 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
     const int64_t rows = group_ * kChunk;
     transpose(rows, M_, dzP_, Mp_, dzP_t_, rows);
     transpose(kChunk, M_, this->sR_, Mp_, s_t_, kChunk);
-    product<Into::kSet>(K_, rows, M_, Product<T>{S, Mp_, 1, dzP_t_, rows, dq_t_, rows});
-    product<Into::kSet>(K_, kChunk, M_, Product<T>{dS, Mp_, 1, s_t_, kChunk, dk_t_, kChunk});
+    product<Into::kSet>(K_, rows, M_, Product<T>{S, Sp_, 1, dzP_t_, rows, dq_t_, rows});
+    product<Into::kSet>(K_, kChunk, M_, Product<T>{dS, Sp_, 1, s_t_, kChunk, dk_t_, kChunk});
     transpose(K_, rows, dq_t_, rows, dq, Kp_);
     transpose(K_, kChunk, dk_t_, kChunk, dk, Kp_);
     for (int64_t h = 0; h < group_; ++h) {

@@ -46,8 +46,8 @@ class StructureRun {
   /// One state, or two with slots: [D] rows of `state_row` values, the first `state_columns` of them used.
   int states() const { return structure_.slots ? 2 : 1; }
   int64_t state_columns() const { return shape_.V; }
-  int64_t state_row() const { return shape_.Vp; }
-  int64_t state_size() const { return head_.D * shape_.Vp; }
+  int64_t state_row() const { return shape_.Sp; }
+  int64_t state_size() const { return head_.D * shape_.Sp; }
 
   /// o [group][kChunk][Dp] of n tokens; the states advance.
   void forward(int64_t n, const RawRows<T>& raw, T* const* states, T* o) {

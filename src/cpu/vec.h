@@ -32,6 +32,12 @@ constexpr int64_t padded(int64_t n) {
   return (n + kWidth<T> - 1) / kWidth<T> * kWidth<T>;
 }
 
+/// Between the rows of a state with n columns: off the powers of two, at which a column's rows share a few cache sets.
+template <typename T>
+constexpr int64_t state_stride(int64_t n) {
+  return padded<T>(n) + (padded<T>(n) % 32 == 0 ? kWidth<T> : 0);
+}
+
 template <typename T>
 inline Vec<T> load(const T* p) {
   return *reinterpret_cast<const typename Lanes<T>::Unaligned*>(p);
