@@ -120,7 +120,8 @@ class LigerAttention : public TokenMixer {
 
 }  // namespace
 
-std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, const at::TensorOptions& options) {
+std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, int64_t /*layer*/,
+                                                 const at::TensorOptions& options) {
   return std::make_shared<LigerAttention>(config, options);
 }
 
