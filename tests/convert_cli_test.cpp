@@ -1,9 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "command.h"
 #include "liger/core/model_config.h"
+#include "liger/error.h"
+#include "liger/models/structure.h"
 #include "tiny_model.h"
 
 // liger-convert as a user meets it: results on stdout, one line per error, exit codes, and nothing left behind.
@@ -54,6 +57,12 @@ TEST_F(ConvertCli, HelpFitsAScreenAndSaysWhatTheWindowCounts) {
   EXPECT_LE(std::count(help.out.begin(), help.out.end(), '\n'), 40);
   EXPECT_NE(help.out.find("counts 65 keys, as the released checkpoints do"), std::string::npos) << help.out;
   EXPECT_NE(help.out.find("Eq. 10 says 64"), std::string::npos);
+  EXPECT_NE(help.out.find("  the delta rule: deltanet, gated-deltanet, kda\n"), std::string::npos) << help.out;
+  const CommandResult all = run({"--help-all"});
+  EXPECT_EQ(all.exit_code, 0);
+  EXPECT_TRUE(all.out.starts_with(help.out)) << all.out;
+  EXPECT_NE(all.out.find("    kda               Kimi delta attention"), std::string::npos) << all.out;
+  EXPECT_NE(all.out.find("    softmax           softmax attention over"), std::string::npos) << all.out;
   const CommandResult version = run({"--version"});
   EXPECT_EQ(version.exit_code, 0);
   EXPECT_NE(version.out.find("LibTorch 2."), std::string::npos) << version.out;
@@ -68,6 +77,34 @@ TEST_F(ConvertCli, ConvertsBesideTheCurrentFolderByDefault) {
   EXPECT_EQ(*ModelConfig::read(folder_ / "model-liger-gla").liger, LigerConfig{});
   EXPECT_EQ(run({"--model", "model-liger-gla", "--arch", "softmax", "-q"}).exit_code, 0);
   EXPECT_EQ(test::read_file(folder_ / "model-softmax/config.json"), test::read_file(model_ / "config.json"));
+}
+
+TEST_F(ConvertCli, OtherStructuresThereAndBack) {
+  TinyModel().write(model_);
+  for (const std::string name : {"gsa", "gated-deltanet", "swa"}) {
+    const std::string there = "model-liger-" + name;
+    const CommandResult result = run({"--model", "model", "--arch", name, "-q"});
+    EXPECT_EQ(result.exit_code, 0) << name << ": " << result.err;
+    EXPECT_EQ(*ModelConfig::read(folder_ / there).liger, LigerConfig{.recurrence = name});
+    EXPECT_EQ(run({"--model", there, "--arch", "softmax", "--overwrite", "-q"}).exit_code, 0) << name;
+    EXPECT_EQ(test::read_file(folder_ / "model-softmax/config.json"), test::read_file(model_ / "config.json")) << name;
+  }
+}
+
+TEST_F(ConvertCli, HybridsAndPureRecurrences) {
+  TinyModel().write(model_);
+  const std::vector<std::string> common = {"--model", "model", "--arch", "kda", "--out", "out", "--overwrite", "-q"};
+  const auto converted = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), common.begin(), common.end());
+    const CommandResult result = run(more);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return *ModelConfig::read(folder_ / "out").liger;
+  };
+  using Layers = std::vector<int64_t>;
+  EXPECT_EQ(converted({"--keep-softmax", "1"}).softmax_layers, Layers{1});
+  EXPECT_EQ(converted({"--softmax-layers", "2,0"}).softmax_layers, (Layers{0, 2}));
+  EXPECT_EQ(converted({"--window", "0"}), (LigerConfig{.recurrence = "kda", .window = 0}));
+  EXPECT_EQ(converted({"--gate-divisor", "8"}).gate_divisor, 8);
 }
 
 TEST_F(ConvertCli, NamesAreFoundInTheCache) {
@@ -125,18 +162,77 @@ TEST_F(ConvertCli, UsageErrors) {
   };
   expect_error(2, "--model is required", {"--arch", "gla"});
   expect_error(2, "--help", with({"--frobnicate"}));
-  expect_error(2, "mamba", {"--model", "model", "--arch", "mamba"});
-  expect_error(2, "window", with({"--window", "0"}));
-  expect_error(2, "--window", with({"--window", "many"}));
+  expect_error(2, "--arch: 'mamba' is not known; did you mean 'mamba2'?", {"--model", "model", "--arch", "mamba"});
+  expect_error(2, "--window: expected a whole number, 0 or more, got 'many'", with({"--window", "many"}));
+  expect_error(2, "--window: expected a whole number, 0 or more, got '-3'", with({"--window", "-3"}));
+  expect_error(2, "--window: expected a whole number, 0 or more, got '010'", with({"--window", "010"}));
+  expect_error(2, "--window: expected a whole number, 0 or more, got '0x10'", with({"--window", "0x10"}));
+  expect_error(2, "got '99999999999999999999'", with({"--window", "99999999999999999999"}));
+  expect_error(2, "window: expected from 0 to 16777216 keys", with({"--window", "999999999"}));
+  expect_error(2, "--sinks: expected a whole number", with({"--sinks", "-1"}));
+  expect_error(2, "--threads: expected a whole number", with({"--threads", "010"}));
   expect_error(2, "mix", with({"--mix", "1.5"}));
   expect_error(2, "gate_divisor", with({"--gate-divisor", "-1"}));
   expect_error(2, "f8", with({"--dtype", "f8"}));
   expect_error(2, "--shard-size", with({"--shard-size", "0"}));
   expect_error(2, "--shard-size", with({"--shard-size", "5 parsecs"}));
+  expect_error(2, "--shard-size: expected a size such as 5GB, got '-5GB'", with({"--shard-size", "-5GB"}));
+  expect_error(2, "--shard-size: expected a size such as 5GB, got '010MB'", with({"--shard-size", "010MB"}));
+  expect_error(2, "--shard-size", with({"--shard-size", "0x10"}));
   expect_error(2, "choose another folder", with({"--out", "model"}));
   expect_error(2, "--mix has no meaning", {"--model", "model", "--arch", "softmax", "--mix", "0.5"});
   expect_error(2, "hf download meta-llama/Llama-3.2-1B", {"--model", "llama3.2-1b", "--arch", "gla"});
   expect_error(2, "known are", {"--model", "missing", "--arch", "gla"});
+}
+
+TEST_F(ConvertCli, UsageErrorsOfStructures) {
+  TinyModel().write(model_);
+  const auto with = [&](const char* arch, std::vector<std::string> more) {
+    const std::vector<std::string> common = {"--model", "model", "--arch", arch};
+    more.insert(more.begin(), common.begin(), common.end());
+    return more;
+  };
+  for (const Structure& structure : structures()) {
+    if (structure.uses_divisor) continue;
+    expect_error(2, cat("--gate-divisor has no meaning with --arch ", structure.name, ": ", structure.forgets),
+                 with(structure.name, {"--gate-divisor", "16"}));
+  }
+  expect_error(2, "--mix has no meaning with --arch swa: there is no recurrence", with("swa", {"--mix", "0.5"}));
+  expect_error(2, "window: expected 1 or more keys, as swa", with("swa", {"--window", "0"}));
+  expect_error(2, "--mix has no meaning with --window 0", with("kda", {"--window", "0", "--mix", "0.5"}));
+  expect_error(2, "sinks: expected 0", with("kda", {"--window", "0", "--sinks", "4"}));
+  expect_error(2, "--keep-softmax: expected less than 3, the number of layers", with("gla", {"--keep-softmax", "7"}));
+  expect_error(2, "--keep-softmax: expected a whole number, 1 or more", with("gla", {"--keep-softmax", "0"}));
+  expect_error(2, "--keep-softmax excludes --softmax-layers",
+               with("gla", {"--softmax-layers", "1", "--keep-softmax", "1"}));
+  expect_error(2, "softmax_layers: expected layers from 0 to 2, got 3", with("gla", {"--softmax-layers", "1,3"}));
+  expect_error(2, "softmax_layers: expected each layer once", with("gla", {"--softmax-layers", "1,1"}));
+  expect_error(2, "with none to linearize; that is --arch softmax", with("gla", {"--softmax-layers", "0,1,2"}));
+  for (const char* layers : {"", "1,", ",1", "1;2", "-1", "01", "1, 2"}) {
+    expect_error(2, "--softmax-layers: expected layers counted from 0", with("gla", {"--softmax-layers", layers}));
+  }
+  expect_error(2, "--keep-softmax has no meaning with --arch softmax", with("softmax", {"--keep-softmax", "1"}));
+  expect_error(2, "--softmax-layers has no meaning with --arch softmax", with("softmax", {"--softmax-layers", "1"}));
+  edit_config([](Json& config) { config["head_dim"] = 1024; });
+  expect_error(2, "mlstm keeps head_dim^2 numbers a head", with("mlstm", {}));
+}
+
+TEST_F(ConvertCli, BadLigerSettingsInAFile) {
+  TinyModel().write(model_);
+  ASSERT_EQ(run({"--model", "model", "--arch", "gla", "--out", "linear", "-q"}).exit_code, 0);
+  const std::string good = test::read_file(folder_ / "linear/config.json");
+  const auto expect_bad = [&](const std::string& text, const std::function<void(Json&)>& edit) {
+    Json config = Json::parse(good);
+    edit(config);
+    test::write_file(folder_ / "linear/config.json", config.dump());
+    expect_error(3, text, {"--model", "linear", "--arch", "softmax"});
+  };
+  expect_bad("linear/config.json: 'liger': window: expected from 0 to", [](Json& c) { c["liger"]["window"] = -3; });
+  expect_bad("config.json: 'liger': 'mix': expected a number", [](Json& c) { c["liger"]["mix"] = "half"; });
+  expect_bad("config.json: 'liger': unknown key 'wndow'", [](Json& c) { c["liger"]["wndow"] = 3; });
+  expect_bad("'liger': recurrence: 'glaa' is not known", [](Json& c) { c["liger"]["recurrence"] = "glaa"; });
+  expect_bad("contradicts 'liger'", [](Json& c) { c["liger"]["recurrence"] = "kda"; });
+  expect_bad("got 8 twice", [](Json& c) { c["liger"]["softmax_layers"] = {8, 8}; });
 }
 
 TEST_F(ConvertCli, MissingShard) {

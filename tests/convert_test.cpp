@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdint>
 
 #include "command.h"
 #include "convert/config_edit.h"
@@ -15,6 +16,7 @@
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
+#include "liger/models/structure.h"
 #include "tiny_model.h"
 
 namespace liger {
@@ -104,6 +106,79 @@ TEST_F(Convert, AddsTheOlderSpellingThatThePublishedCodeReads) {
   EXPECT_EQ(after["torch_dtype"], "bfloat16");
 }
 
+TEST_F(Convert, EveryStructureIsNamedAndComesBack) {
+  TinyModel().write(model_);
+  for (const Structure& structure : structures()) {
+    const fs::path there = folder_ / "there", back = folder_ / "back";
+    convert({.model = model_, .arch = structure.name, .out = there, .liger = {.window = 9}, .overwrite = true});
+    const OrderedJson config = read_ordered_json(there / "config.json");
+    EXPECT_EQ(config["model_type"], liger_model_type(structure.name));
+    EXPECT_EQ(config["architectures"], OrderedJson::array({liger_architecture(structure.name)}));
+    EXPECT_EQ(config.contains("pool_size"), structure.name == std::string("gsa"));
+    EXPECT_EQ(*ModelConfig::read(there).liger, (LigerConfig{.recurrence = structure.name, .window = 9}));
+    convert({.model = there, .arch = "softmax", .out = back, .overwrite = true});
+    EXPECT_EQ(test::read_file(back / "config.json"), test::read_file(model_ / "config.json")) << structure.name;
+    EXPECT_TRUE(same_inode(model_ / "model.safetensors", back / "model.safetensors"));
+  }
+}
+
+TEST_F(Convert, AHybridKeepsTheLayersAskedFor) {
+  TinyModel().write(model_);
+  const auto kept = [&](ConvertOptions options) {
+    options.model = model_, options.out = out_;
+    return plan_conversion(std::move(options)).options.liger.softmax_layers;
+  };
+  using Layers = std::vector<int64_t>;
+  EXPECT_EQ(kept({.keep_softmax = 1}), Layers{1});
+  EXPECT_EQ(kept({.keep_softmax = 2}), Layers{2});
+  EXPECT_EQ(kept({.liger = {.softmax_layers = {2, 0}}}), (Layers{0, 2}));
+  convert({.model = model_, .arch = "kda", .out = out_, .keep_softmax = 1});
+  EXPECT_EQ(read_ordered_json(out_ / "config.json")["liger"]["softmax_layers"], OrderedJson::array({1}));
+  EXPECT_EQ(ModelConfig::read(out_).liger->softmax_layers, Layers{1});
+  convert({.model = out_, .arch = "softmax", .out = folder_ / "back"});
+  EXPECT_EQ(test::read_file(folder_ / "back/config.json"), test::read_file(model_ / "config.json"));
+
+  const auto refusal = [&](ConvertOptions options) {
+    options.model = model_;
+    return error_of(std::move(options), ErrorCode::kUsage);
+  };
+  EXPECT_NE(refusal({.keep_softmax = 3}).find("--keep-softmax: expected less than 3, the number of layers"),
+            std::string::npos);
+  EXPECT_NE(refusal({.keep_softmax = 0}).find("--keep-softmax: expected 1 or more"), std::string::npos);
+  EXPECT_NE(refusal({.keep_softmax = INT64_MAX}).find("got 9223372036854775807"), std::string::npos);
+  EXPECT_NE(refusal({.liger = {.softmax_layers = {0}}, .keep_softmax = 1}).find("choose one"), std::string::npos);
+  EXPECT_NE(refusal({.liger = {.softmax_layers = {0, 1, 2}}}).find("--arch softmax"), std::string::npos);
+}
+
+TEST_F(Convert, WarnsOfWhatThePublishedCodeDoesOtherwise) {
+  TinyModel().write(model_);
+  const auto warnings = [&](ConvertOptions options) {
+    options.model = model_, options.out = out_;
+    std::string all;
+    for (const std::string& warning : plan_conversion(std::move(options)).warnings) all += warning + "\n";
+    return all;
+  };
+  for (const char* published : {"gla", "gsa", "hgrn2"}) EXPECT_EQ(warnings({.arch = published}), "") << published;
+  EXPECT_EQ(warnings({.arch = "mamba2", .liger = {.window = 9}}),
+            "the published Liger code has no mamba2; only liger runs this model\n");
+  EXPECT_NE(warnings({.liger = {.window = 0, .mix = 0.3}}).find("ignore window 0 (it uses 65); only"),
+            std::string::npos);
+  EXPECT_NE(warnings({.arch = "hgrn2", .keep_softmax = 1}).find("ignore softmax_layers [1] (it linearizes all); only"),
+            std::string::npos);
+}
+
+TEST_F(Convert, HeadsTooWideForTheStructureAreRefused) {
+  TinyModel().write(model_);
+  OrderedJson config = read_ordered_json(model_ / "config.json");
+  config["head_dim"] = 1024;
+  test::write_file(model_ / "config.json", config.dump());
+  const std::string error = error_of({.model = model_, .arch = "gsa"}, ErrorCode::kUsage);
+  EXPECT_NE(error.find("gsa keeps head_dim^2 numbers a head and can do so for a head_dim of at most 512"),
+            std::string::npos)
+      << error;
+  EXPECT_NE(error.find("swa, which has a window and no recurrence, or softmax attention"), std::string::npos) << error;
+}
+
 TEST_F(Convert, GemmaComesBackAsGemma) {
   TinyModel{.model_type = "gemma", .tied = true}.write(model_);
   const ConvertPlan plan = plan_conversion({.model = model_, .out = out_});
@@ -147,8 +222,39 @@ TEST_F(Convert, TheModelCardIsFilled) {
         std::string("model_type: \"llama\" -> \"liger_gla\"")}) {
     EXPECT_NE(card.find(expected), std::string::npos) << expected << "\n" << card;
   }
-  EXPECT_EQ(default_output_name(snapshot, "gla"), "Base-1B-liger-gla");
+}
+
+TEST_F(Convert, TheModelCardSaysWhatTheLayersAreMadeOf) {
+  TinyModel().write(model_);
+  const auto card = [&](ConvertOptions options) {
+    options.model = model_, options.out = out_;
+    const ConvertPlan plan = plan_conversion(std::move(options));
+    for (const PlannedFile& file : plan.files)
+      if (file.name == "README.md") return file.content;
+    return std::string();
+  };
+  const auto expect_in = [](const std::string& text, std::initializer_list<const char*> parts) {
+    for (const char* part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  };
+  const std::string hybrid = card({.arch = "kda", .keep_softmax = 2});
+  expect_in(hybrid, {"attention of 2 of its 3 layers", "a linear recurrence (kda) and a sliding window, both from",
+                     "| softmax_layers | [2] |", "| gate_divisor | 16 | its decay is sigmoid(k)^(1/gate_divisor) |",
+                     "grows with the text in the other layers only", "> Note: the published Liger code has no kda"});
+  const std::string pure = card({.arch = "linear", .liger = {.window = 0}});
+  expect_in(pure, {"attention of all 3 layers", "a linear recurrence (linear) from the same", "| window | 0 |"});
+  EXPECT_EQ(pure.find("| mix |"), std::string::npos);
+  EXPECT_EQ(pure.find("| gate_divisor |"), std::string::npos);
+  const std::string window = card({.arch = "swa"});
+  expect_in(window, {"(arXiv 2503.01496): a sliding window from the same", "does not grow with the text"});
+  EXPECT_EQ(window.find("| mix |"), std::string::npos);
+}
+
+TEST_F(Convert, NamesOfOutputs) {
+  EXPECT_EQ(default_output_name(folder_ / "models--org--Base-1B/snapshots/abc", "gla"), "Base-1B-liger-gla");
+  EXPECT_EQ(default_output_name(folder_ / "x", "gated-deltanet"), "x-liger-gated-deltanet");
   EXPECT_EQ(default_output_name(folder_ / "x-liger-gla/", "softmax"), "x-softmax");
+  EXPECT_EQ(default_output_name(folder_ / "x-liger-gated-deltanet", "softmax"), "x-softmax");
+  EXPECT_EQ(default_output_name(folder_ / "x-liger-mine", "softmax"), "x-liger-mine-softmax");
 }
 
 TEST_F(Convert, DtypesAreThoseOfTorch) {
@@ -299,8 +405,12 @@ TEST_F(Convert, ValuesTooLargeForTheTypeAreRefused) {
 TEST_F(Convert, WhatCannotBeConvertedIsSaid) {
   TinyModel().write(model_);
   EXPECT_NE(error_of({.model = model_, .arch = "softmax"}).find("has softmax attention already"), std::string::npos);
-  EXPECT_NE(error_of({.model = model_, .arch = "mamba"}, ErrorCode::kUsage).find("expected gla"), std::string::npos);
-  EXPECT_NE(error_of({.model = model_, .liger = {.window = 0}}, ErrorCode::kUsage).find("window"), std::string::npos);
+  EXPECT_NE(error_of({.model = model_, .arch = "mamba"}, ErrorCode::kUsage).find("did you mean 'mamba2'?"),
+            std::string::npos);
+  EXPECT_NE(error_of({.model = model_, .arch = "swa", .liger = {.window = 0}}, ErrorCode::kUsage).find("window"),
+            std::string::npos);
+  EXPECT_NE(error_of({.model = model_, .liger = {.window = 0, .sinks = 4}}, ErrorCode::kUsage).find("sinks"),
+            std::string::npos);
   EXPECT_NE(error_of({.model = model_, .liger = {.mix = NAN}}, ErrorCode::kUsage).find("mix"), std::string::npos);
   convert({.model = model_, .out = folder_ / "linear"});
   EXPECT_NE(error_of({.model = folder_ / "linear"}).find("linearized already"), std::string::npos);

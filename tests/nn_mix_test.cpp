@@ -113,8 +113,9 @@ TEST_P(EveryStructure, EqualsItsDefinition) {
 }
 
 std::vector<size_t> rows() {
-  std::vector<size_t> out(structures().size());
-  std::iota(out.begin(), out.end(), 0);
+  std::vector<size_t> out;
+  for (size_t row = 0; row < structures().size(); ++row)
+    if (!structures()[row].window_only) out.push_back(row);
   return out;
 }
 const auto kName = [](const auto& info) {
@@ -197,7 +198,7 @@ MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
 
 // A sequence cut anywhere with its state carried, down to single tokens, is the sequence; by the definition too.
 TEST_P(Streams, SplittingChangesNothing) {
-  const Structure* structure = GetParam() < structures().size() ? &structures()[GetParam()] : nullptr;
+  const Structure* structure = structures()[GetParam()].window_only ? nullptr : &structures()[GetParam()];
   at::NoGradGuard no_grad;
   for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 0}, {6, 3}, {65, 0}, {100, 5}}) {
     const MixSettings settings = mixed(structure, window, sinks);
@@ -226,7 +227,7 @@ TEST_P(Streams, SplittingChangesNothing) {
 
 // Window and recurrence together, with gradients.
 TEST_P(Streams, MixtureEqualsItsDefinition) {
-  const Structure* structure = GetParam() < structures().size() ? &structures()[GetParam()] : nullptr;
+  const Structure* structure = structures()[GetParam()].window_only ? nullptr : &structures()[GetParam()];
   for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 0}, {6, 3}, {1, 2}, {65, 0}}) {
     const MixSettings settings = mixed(structure, window, sinks);
     at::manual_seed(6);
@@ -235,16 +236,12 @@ TEST_P(Streams, MixtureEqualsItsDefinition) {
   }
 }
 
-std::vector<size_t> rows_and_none() {
-  auto out = rows();
-  out.push_back(structures().size());
-  return out;
-}
-INSTANTIATE_TEST_SUITE_P(Structures, Streams, ::testing::ValuesIn(rows_and_none()));
+INSTANTIATE_TEST_SUITE_P(Structures, Streams, ::testing::Range(size_t{0}, structures().size()));
 
 // Keys that drive log-decays to 0, -1e-6, -50 and -1e4, everywhere and here and there.
 TEST(HostileKeys, StayFiniteAndRight) {
-  for (const Structure& structure : structures()) {
+  for (const size_t row : rows()) {
+    const Structure& structure = structures()[row];
     const MixSettings settings = recurrence_alone(structure);
     at::manual_seed(7);
     const MixInputs usual = random_inputs(settings, {{70}, 2, 1, 16}, at::kFloat);

@@ -1,13 +1,17 @@
 // liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back.
 
+#include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 
 #include "liger/convert/convert.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
+#include "liger/models/structure.h"
 #include "tool.h"
 
 namespace {
@@ -17,8 +21,9 @@ using namespace liger;
 struct Options {
   tool::CommonOptions common;
   ConvertOptions convert;
-  std::string model, dtype;
+  std::string model, dtype, softmax_layers;
   uint64_t shard_size = 0;
+  int64_t keep_softmax = 0;
   bool dry_run = false;
 };
 
@@ -32,15 +37,113 @@ std::string human_bytes(uint64_t bytes) {
   return text;
 }
 
+// A decimal number as one writes it: the parser would take 010 for 8, and a negative size for a huge one.
+bool parse_whole(std::string_view text, int64_t& value) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() && text == std::to_string(value);
+}
+
+CLI::Validator whole_number(int64_t min) {
+  const auto check = [min](const std::string& text) {
+    int64_t value = 0;
+    const bool holds = parse_whole(text, value) && value >= min;
+    return holds ? "" : cat("expected a whole number, ", min, " or more, got '", text, "'");
+  };
+  return {check, ""};
+}
+
+CLI::Validator size() {
+  const auto check = [](const std::string& text) {
+    int64_t number = 0;
+    const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+    const bool plain = parse_whole(std::string_view(text).substr(0, digits), number) && number > 0;
+    return plain ? "" : cat("expected a size such as 5GB, got '", text, "'");
+  };
+  return {check, ""};
+}
+
+CLI::Validator architecture() {
+  const auto check = [](const std::string& text) {
+    const bool known = text == "softmax" || find_structure(text) != nullptr;
+    return known ? "" : cat(unknown_structure(text), ", softmax");
+  };
+  return {check, ""};
+}
+
+// Calls visit(kind, structures of that kind) in the table's order.
+template <typename Visit>
+void for_each_kind(const Visit& visit) {
+  const auto& all = structures();
+  for (auto first = all.begin(); first != all.end();) {
+    const auto last =
+        std::find_if(first, all.end(), [&](const Structure& s) { return std::string(s.kind) != first->kind; });
+    visit(first->kind, std::vector<Structure>(first, last));
+    first = last;
+  }
+}
+
+std::string architecture_names() {
+  std::string text = "Structures; --help-all says what each is:\n";
+  for_each_kind([&](const std::string& kind, const std::vector<Structure>& members) {
+    std::string names;
+    for (const Structure& s : members) names += cat(names.empty() ? "" : ", ", s.name);
+    text += cat("  ", kind, ": ", names, "\n");
+  });
+  return text;
+}
+
+std::string architecture_descriptions() {
+  std::string text = "--arch, by what the state of the recurrence does:\n";
+  const auto line = [&](const std::string& name, const std::string& what) {
+    constexpr size_t kWidth = 18;
+    text += "    " + name + std::string(kWidth - std::min(name.size(), kWidth), ' ') + what + "\n";
+  };
+  for_each_kind([&](const std::string& kind, const std::vector<Structure>& members) {
+    text += cat("  ", kind, "\n");
+    for (const Structure& s : members) line(s.name, s.summary);
+  });
+  text += "  the way back\n";
+  line("softmax", "softmax attention over the whole text, as the base model has it");
+  return text + "\nThe published Liger code opens gla, hgrn2 and gsa; the others are run by liger alone.\n";
+}
+
+// --help keeps to a screen; --help-all adds what each structure is.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
+    const std::string text = CLI::Formatter::make_help(app, std::move(name), mode);
+    return mode == CLI::AppFormatMode::All ? text + "\n" + architecture_descriptions() : text;
+  }
+};
+
+void add_liger_options(CLI::App& app, Options& o) {
+  const char* const group = "Liger attention (stored in config.json)";
+  LigerConfig& liger = o.convert.liger;
+  const auto setting = [&](const char* name, auto& value, const char* text) {
+    return app.add_option(name, value, text)->group(group)->capture_default_str();
+  };
+  setting("--window", liger.window, "Keys a query sees in the softmax branch, itself included; 0 = no such branch")
+      ->check(whole_number(0));
+  setting("--sinks", liger.sinks, "First tokens of the text that every query sees as well")->check(whole_number(0));
+  setting("--mix", liger.mix, "Share of the softmax branch in the output, 0 to 1");
+  setting("--gate-divisor", liger.gate_divisor, "log-decay = logsigmoid(k) / this; for structures that have one");
+  auto* keep = app.add_option("--keep-softmax", o.keep_softmax, "One softmax layer after every N Liger layers");
+  keep->group(group)->check(whole_number(1))->option_text("N");
+  app.add_option("--softmax-layers", o.softmax_layers, "Or: these layers stay softmax, as 3,7,11, counted from 0")
+      ->group(group)
+      ->option_text("I,J,...")
+      ->excludes(keep);
+}
+
 void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, \"org/name\", or llama3-8b, gemma-2b, tinyllama ...")
       ->required()
       ->option_text("NAME|DIR");
-  app.add_option("--arch", o.convert.arch, "gla: linearize; softmax: turn a linearized model back")
+  app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns a model back")
       ->required()
-      ->check(CLI::IsMember({"gla", "softmax"}))
+      ->check(architecture())
       ->option_text("ARCH");
-  app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-gla")->option_text("DIR");
+  app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-<arch>")->option_text("DIR");
   app.add_flag("--overwrite", o.convert.overwrite, "Replace an output that liger wrote earlier");
   app.add_flag("--dry-run", o.dry_run, "Check everything, print what would be done, write nothing");
   app.add_option("--dtype", o.dtype, "Convert the weights: bf16, f16 or f32. Without: they are linked, not copied")
@@ -48,27 +151,52 @@ void add_options(CLI::App& app, Options& o) {
       ->option_text("TYPE");
   app.add_option("--shard-size", o.shard_size, "Divide the weights into files of at most this size; 5GB with --dtype")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->transform(size())  // what is added last is applied first
       ->option_text("SIZE");
-  LigerConfig& liger = o.convert.liger;
-  const auto setting = [&](const char* name, auto& value, const char* text) {
-    app.add_option(name, value, text)->group("Liger attention (stored in config.json)")->capture_default_str();
-  };
-  setting("--window", liger.window, "Keys a query sees in the softmax branch, itself included");
-  setting("--sinks", liger.sinks, "First tokens of the text that every query sees as well");
-  setting("--mix", liger.mix, "Share of the softmax branch in the output, 0 to 1");
-  setting("--gate-divisor", liger.gate_divisor, "log-decay = logsigmoid(k) / this");
+  add_liger_options(app, o);
+  app.set_help_all_flag("--help-all", "Also say what each structure is");
+  app.formatter(std::make_shared<HelpFormatter>());
   app.footer(
-      "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
-      "query); the paper's Eq. 10 says 64. Example: liger-convert --model llama3-8b --arch gla --dry-run");
+      architecture_names() +
+      "\nThe default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
+      "query); the paper's Eq. 10 says 64. Its hybrid \"-H\" is --keep-softmax 7.\n"
+      "Example: liger-convert --model llama3-8b --arch gla --dry-run");
+}
+
+std::vector<int64_t> parse_layers(const std::string& text) {
+  std::vector<int64_t> layers;
+  for (size_t begin = 0, comma = 0; comma != std::string::npos; begin = comma + 1) {
+    comma = text.find(',', begin);
+    int64_t layer = 0;
+    LIGER_CHECK_USAGE(parse_whole(std::string_view(text).substr(begin, comma - begin), layer) && layer >= 0,
+                      "--softmax-layers: expected layers counted from 0, as 3,7,11, got '", text, "'");
+    layers.push_back(layer);
+  }
+  return layers;
+}
+
+// What was said and would have no effect.
+void check_liger_options(const CLI::App& app, const Options& o) {
+  const auto refuse = [&](const char* name, const std::string& why) {
+    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with --arch ", o.convert.arch, why);
+  };
+  if (o.convert.arch == "softmax") {
+    for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers"}) {
+      refuse(name, "");
+    }
+    return;
+  }
+  const Structure& structure = *find_structure(o.convert.arch);
+  if (!structure.uses_divisor) refuse("--gate-divisor", cat(": ", structure.forgets));
+  if (o.convert.arch == kWindowOnly) refuse("--mix", ": there is no recurrence to mix the window with");
+  LIGER_CHECK_USAGE(app.count("--mix") == 0 || o.convert.liger.window > 0,
+                    "--mix has no meaning with --window 0: there is no softmax branch to mix the recurrence with");
 }
 
 void check_options(const CLI::App& app, Options& o) {
-  LIGER_CHECK_USAGE(app.count("--shard-size") == 0 || o.shard_size > 0, "--shard-size: expected 1 byte or more, got 0");
-  if (o.convert.arch == "softmax") {
-    for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor"}) {
-      LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with --arch softmax");
-    }
-  }
+  check_liger_options(app, o);
+  if (app.count("--softmax-layers") > 0) o.convert.liger.softmax_layers = parse_layers(o.softmax_layers);
+  if (app.count("--keep-softmax") > 0) o.convert.keep_softmax = o.keep_softmax;
   if (o.dtype == "f32") o.convert.dtype = Dtype::kF32;
   if (o.dtype == "f16") o.convert.dtype = Dtype::kF16;
   if (o.dtype == "bf16") o.convert.dtype = Dtype::kBF16;
@@ -128,6 +256,7 @@ int main(int argc, char** argv) {
   Options options;
   add_options(app, options);
   tool::add_common_options(app, options.common);
+  app.get_option("--threads")->check(whole_number(0));
   return tool::run(app, options.common, argc, argv, [&] {
     check_options(app, options);
     convert(options);

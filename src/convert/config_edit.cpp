@@ -4,6 +4,7 @@
 
 #include "liger/error.h"
 #include "liger/models/family.h"
+#include "liger/models/structure.h"
 
 namespace liger {
 namespace {
@@ -30,6 +31,7 @@ OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const
   config["architectures"] = OrderedJson::array({liger_architecture(liger.recurrence)});
   config["model_type"] = liger_model_type(liger.recurrence);
   add_older_spelling(config);
+  if (liger.recurrence == "gsa") config["pool_size"] = base.head_dim;  // without it the published code has 64 slots
   OrderedJson settings = to_json(liger);
   settings["base_model_type"] = base.family->model_type;
   config["liger"] = std::move(settings);
@@ -40,6 +42,7 @@ OrderedJson softmax_config(OrderedJson config, const ModelConfig& linearized) {
   config["architectures"] = OrderedJson::array({linearized.family->architecture});
   config["model_type"] = linearized.family->model_type;
   config.erase("liger");
+  if (linearized.liger->recurrence == "gsa") config.erase("pool_size");
   return config;
 }
 
@@ -64,6 +67,10 @@ std::vector<std::string> config_changes(const OrderedJson& before, const Ordered
 }
 
 std::vector<std::string> compatibility_warnings(const ModelConfig& base, const LigerConfig& liger) {
+  const Structure& structure = *find_structure(liger.recurrence);
+  if (!structure.published) {
+    return {cat("the published Liger code has no ", structure.name, "; only liger runs this model")};
+  }
   std::vector<std::string> warnings;
   const LigerConfig published;
   std::string ignored;
@@ -72,8 +79,12 @@ std::vector<std::string> compatibility_warnings(const ModelConfig& base, const L
   };
   compare("window", liger.window, published.window);
   compare("sinks", liger.sinks, published.sinks);
-  compare("mix", liger.mix, published.mix);
-  compare("gate_divisor", liger.gate_divisor, published.gate_divisor);
+  if (liger.has_mix()) compare("mix", liger.mix, published.mix);
+  if (structure.uses_divisor) compare("gate_divisor", liger.gate_divisor, published.gate_divisor);
+  if (!liger.softmax_layers.empty()) {
+    ignored += cat(ignored.empty() ? "" : ", ", "softmax_layers ", OrderedJson(liger.softmax_layers).dump(),
+                   " (it linearizes all)");
+  }
   if (!ignored.empty()) {
     warnings.push_back("the published Liger code has its settings as constants and will ignore " + ignored +
                        "; only liger runs this model as configured");

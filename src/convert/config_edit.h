@@ -10,8 +10,8 @@
 namespace liger {
 
 /// config.json of the linearized model: architectures and model_type as the published code knows them, our settings
-/// in "liger", every other key in its place. Keys that only the newer spelling has are added in the older one, which
-/// the published code reads.
+/// in "liger", gsa's "pool_size", every other key in its place. Keys that only the newer spelling has are added in the
+/// older one, which the published code reads.
 OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const LigerConfig& liger);
 
 /// The way back: what linearized_config() changed is as it was.
@@ -23,7 +23,8 @@ void set_config_dtype(OrderedJson& config, const std::string& name);
 /// One line a changed, added or removed key.
 std::vector<std::string> config_changes(const OrderedJson& before, const OrderedJson& after);
 
-/// What the published code will not do with this model: it has its settings as constants and knows Llama alone.
+/// What the published code will not do with this model: it has its settings as constants, and knows three structures
+/// and Llama alone.
 std::vector<std::string> compatibility_warnings(const ModelConfig& base, const LigerConfig& liger);
 
 }  // namespace liger

@@ -7,6 +7,7 @@
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/models/family.h"
+#include "liger/models/structure.h"
 
 namespace liger {
 namespace {
@@ -73,13 +74,38 @@ void write_changes(std::ostream& out, const CardFacts& facts) {
 }
 
 void write_settings(std::ostream& out, const LigerConfig& liger) {
+  const Structure& structure = *find_structure(liger.recurrence);
   out << "## Settings (`\"liger\"` in config.json)\n\n| setting | value | meaning |\n| --- | --- | --- |\n"
-      << "| recurrence | " << liger.recurrence
-      << " | gated linear recurrence whose gate comes from the key projection |\n"
-      << "| window | " << liger.window << " | keys a query sees in the softmax branch, itself included |\n"
-      << "| sinks | " << liger.sinks << " | first tokens that every query sees in it |\n"
-      << "| mix | " << liger.mix << " | share of the softmax branch in the output |\n"
-      << "| gate_divisor | " << liger.gate_divisor << " | log-decay = logsigmoid(k) / gate_divisor |\n\n";
+      << "| recurrence | " << structure.name << " | " << structure.kind << ": " << structure.summary << " |\n"
+      << "| window | " << liger.window << " | keys a query sees in the softmax branch, itself included"
+      << (liger.window == 0 ? ": there is none" : "") << " |\n"
+      << "| sinks | " << liger.sinks << " | first tokens that every query sees in it |\n";
+  if (liger.has_mix()) out << "| mix | " << liger.mix << " | share of the softmax branch in the output |\n";
+  if (structure.uses_divisor) {
+    out << "| gate_divisor | " << liger.gate_divisor << " | " << structure.forgets << " |\n";
+  }
+  if (!liger.softmax_layers.empty()) {
+    out << "| softmax_layers | " << OrderedJson(liger.softmax_layers).dump()
+        << " | layers, counted from 0, that see the whole text by softmax |\n";
+  }
+  out << "\n";
+}
+
+// What was done to the base model's attention, and what follows from it.
+void write_summary(std::ostream& out, const std::string& base, const ModelConfig& model) {
+  const LigerConfig& liger = *model.liger;
+  const int64_t kept = std::ssize(liger.softmax_layers), layers = model.num_hidden_layers;
+  const bool has_window = liger.window > 0, has_recurrence = liger.recurrence != kWindowOnly;
+  out << base << " with the softmax attention of " << (kept > 0 ? cat(layers - kept, " of its ") : "all ") << layers
+      << " layers replaced by Liger attention (arXiv 2503.01496): "
+      << (has_recurrence ? cat("a linear recurrence (", liger.recurrence, ")") : "")
+      << (has_recurrence && has_window ? " and " : "") << (has_window ? "a sliding window" : "")
+      << (has_recurrence && has_window ? ", both" : "") << " from the same q, k, v and o weights. "
+      << (kept > 0 ? "Memory while generating grows with the text in the other layers only.\n\n"
+                   : "Memory while generating does not grow with the text.\n\n")
+      << "**Not fine-tuned yet**: "
+      << (has_recurrence ? "the recurrence has never been trained, so the model writes nonsense until it is.\n\n"
+                         : "the weights have never been trained with a window.\n\n");
 }
 
 void write_next_steps(std::ostream& out, const std::string& name) {
@@ -97,11 +123,7 @@ std::string model_card(const CardFacts& facts) {
   write_front_matter(out, facts);
   out << "# " << facts.name << "\n\n";
   if (facts.model.liger) {
-    out << base << " with the softmax attention of all " << facts.model.num_hidden_layers
-        << " layers replaced by Liger attention (arXiv 2503.01496): a gated linear recurrence and a sliding window, "
-        << "both from the same q, k, v and o weights. Memory while generating does not grow with the text.\n\n"
-        << "**Not fine-tuned yet**: the recurrence has never been trained, so the model writes nonsense until it "
-           "is.\n\n";
+    write_summary(out, base, facts.model);
   } else {
     out << base << ", turned back into a " << facts.model.family->model_type << " model with softmax attention.\n\n";
   }

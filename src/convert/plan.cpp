@@ -15,7 +15,7 @@
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
-#include "liger/models/family.h"
+#include "liger/models/structure.h"
 
 namespace liger {
 namespace {
@@ -35,18 +35,42 @@ bool belongs_to_model(const std::string& name) {
          std::find(std::begin(kNames), std::end(kNames), lower) != std::end(kNames);
 }
 
-void check_model(const ModelConfig& config, const OrderedJson& json, const ConvertOptions& options) {
+// The layers of a hybrid: one that stays as it is after every `linear` that do not.
+std::vector<int64_t> every_layer_after(int64_t linear, int64_t layers) {
+  LIGER_CHECK_USAGE(linear >= 1, "--keep-softmax: expected 1 or more Liger layers for one that stays softmax, got ",
+                    linear);
+  LIGER_CHECK_USAGE(linear < layers, "--keep-softmax: expected less than ", layers,
+                    ", the number of layers, for one of them to stay softmax, got ", linear);
+  std::vector<int64_t> kept;
+  for (int64_t i = linear; i < layers; i += linear + 1) kept.push_back(i);
+  return kept;
+}
+
+// The settings of the linearized model, complete.
+LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& model) {
+  LIGER_CHECK_USAGE(find_structure(options.arch) != nullptr, "arch ", unknown_structure(options.arch), ", softmax");
+  LigerConfig liger = options.liger;
+  liger.recurrence = options.arch;
+  if (options.keep_softmax) {
+    LIGER_CHECK_USAGE(liger.softmax_layers.empty(),
+                      "--keep-softmax and --softmax-layers both say which layers stay softmax; choose one");
+    liger.softmax_layers = every_layer_after(*options.keep_softmax, model.num_hidden_layers);
+  }
+  std::sort(liger.softmax_layers.begin(), liger.softmax_layers.end());
+  validate(liger, model, "liger settings");
+  return liger;
+}
+
+void check_model(const ModelConfig& config, const OrderedJson& json, ConvertOptions& options) {
   const std::string where = (options.model / "config.json").string();
   if (options.arch == "softmax") {
     LIGER_CHECK(config.liger.has_value(), where, ": model_type '", json["model_type"].get<std::string>(),
                 "' has softmax attention already; expected a linearized model");
   } else {
-    LIGER_CHECK_USAGE(liger_model_type(options.arch) == "liger_gla", "arch '", options.arch,
-                      "' is not known; expected gla or softmax");
     LIGER_CHECK(!config.liger.has_value(), where,
                 ": this model is linearized already; to change its settings, turn it ",
                 "back first (--arch softmax) or edit \"liger\" in its config.json");
-    validate(options.liger, "liger settings");
+    options.liger = liger_settings(options, config);
   }
   LIGER_CHECK(!json.contains("quantization_config") || json["quantization_config"].is_null(), where,
               ": 'quantization_config': quantized models cannot be converted; take the unquantized one");
@@ -206,10 +230,14 @@ ConvertPlan plan_conversion(ConvertOptions options) {
 }
 
 std::string default_output_name(const fs::path& model, const std::string& arch) {
-  constexpr std::string_view kSuffix = "-liger-gla";
   std::string name = model_display_name(model);
   if (arch != "softmax") return name + "-liger-" + arch;
-  if (name.ends_with(kSuffix)) name.resize(name.size() - kSuffix.size());
+  for (const Structure& structure : structures()) {
+    const std::string suffix = cat("-liger-", structure.name);
+    if (!name.ends_with(suffix)) continue;
+    name.resize(name.size() - suffix.size());
+    break;
+  }
   return name + "-softmax";
 }
 

@@ -4,72 +4,79 @@
 
 namespace liger {
 
-// GLA, HGRN2 and GSA are those of the Liger code (arXiv 2503.01496, table 1 and its released implementation); the
-// other rows drive the recurrence of the paper named from the same key projection, with the same softmax features
-// where the original has no say. "kbar" is the mean of a key over its channels.
+namespace {
+
+constexpr const char* kPerChannel = "a decay per channel of the key";
+constexpr const char* kPerHead = "a decay per head";
+constexpr const char* kFixed = "a fixed decay, or none";
+constexpr const char* kDelta = "the delta rule";
+constexpr const char* kBaseline = "no recurrence";
+
+}  // namespace
+
+// GLA, HGRN2 and GSA are those of the Liger code (arXiv 2503.01496, table 1 and its released implementation); the other
+// rows drive the recurrence of the paper named from the same key projection, with the same softmax features where the
+// original has no say.
 const std::vector<Structure>& structures() {
   using enum FeatureMap;
   using enum Decay;
   static const std::vector<Structure> all = {
-      {.name = "gla",
-       .title = "gated linear attention: sigmoid(k)^(1/divisor) per channel",
-       .decay = kLogSigmoid,
-       .per_channel = true,
-       .uses_divisor = true},
-      {.name = "hgrn2",
-       .title = "HGRN2: sigmoid(k) per channel, 1 - sigmoid(k) as the key",
-       .key = kComplement,
-       .decay = kLogSigmoid,
-       .per_channel = true},
-      {.name = "gsa",
-       .title = "gated slot attention: two states of slots with a softmax between",
-       .query = kIdentity,
-       .key = kIdentity,
-       .decay = kLogSigmoid,
-       .per_channel = true,
-       .uses_divisor = true,
+      {.name = "gla", .architecture = "GLA", .kind = kPerChannel,
+       .summary = "gated linear attention; what the paper and its released checkpoints use",
+       .forgets = "its decay is sigmoid(k)^(1/gate_divisor)", .published = true,
+       .decay = kLogSigmoid, .per_channel = true, .uses_divisor = true},
+      {.name = "hgrn2", .architecture = "HGRN2", .kind = kPerChannel,
+       .summary = "what is forgotten makes room for the new: the key is 1 - decay",
+       .forgets = "its decay is sigmoid(k)", .published = true,
+       .key = kComplement, .decay = kLogSigmoid, .per_channel = true},
+      {.name = "gsa", .architecture = "GSA", .kind = kPerChannel,
+       .summary = "gated slot attention: softmax over head_dim slots of keys and values",
+       .forgets = "its decay is sigmoid(k)^(1/gate_divisor)", .published = true,
+       .query = kIdentity, .key = kIdentity, .decay = kLogSigmoid, .per_channel = true, .uses_divisor = true,
        .slots = true},
-      {.name = "gated-retention",  // arXiv 2405.05254
-       .title = "gated retention: sigmoid(kbar)^(1/divisor) per head",
-       .decay = kLogSigmoid,
-       .uses_divisor = true},
-      {.name = "mamba2",  // arXiv 2405.21060, without its input scale
-       .title = "Mamba-2's scalar decay: exp(-softplus(kbar)) per head",
+      {.name = "rwkv6", .architecture = "RWKV6", .kind = kPerChannel,  // arXiv 2404.05892, bonus 1
+       .summary = "the state is read before the new token enters, which has a term of its own",
+       .forgets = "its decay is exp(-exp(k))",
+       .decay = kExp, .per_channel = true, .reads_before_decay = true},
+      {.name = "gated-retention", .architecture = "GatedRetention", .kind = kPerHead,  // arXiv 2405.05254
+       .summary = "gla with one gate a head, from the mean of the key",
+       .forgets = "its decay is sigmoid(mean of k)^(1/gate_divisor)",
+       .decay = kLogSigmoid, .uses_divisor = true},
+      {.name = "mamba2", .architecture = "Mamba2", .kind = kPerHead,  // arXiv 2405.21060, without its input scale
+       .summary = "the gate of Mamba-2, from the mean of the key",
+       .forgets = "its decay is exp(-softplus(mean of k))",
        .decay = kSoftplus},
-      {.name = "mlstm",  // arXiv 2405.04517, input gate 1
-       .title = "mLSTM: forget gate sigmoid(kbar), output divided by its normaliser",
-       .decay = kLogSigmoid,
-       .normalizes = true},
-      {.name = "retnet", .title = "RetNet: the constant 1 - 2^(-5-h) per head", .decay = kRetNet},  // arXiv 2307.08621
-      {.name = "lightning",  // arXiv 2401.04658
-       .title = "Lightning attention: a constant per head and layer",
+      {.name = "mlstm", .architecture = "MLSTM", .kind = kPerHead,  // arXiv 2405.04517, input gate 1
+       .summary = "matrix LSTM: a forget gate and a normalizer",
+       .forgets = "its decay is sigmoid(mean of k)",
+       .decay = kLogSigmoid, .normalizes = true},
+      {.name = "retnet", .architecture = "RetNet", .kind = kFixed,  // arXiv 2307.08621
+       .summary = "retention: each head has a constant decay",
+       .forgets = "its decay is a constant of the head",
+       .decay = kRetNet},
+      {.name = "lightning", .architecture = "Lightning", .kind = kFixed,  // arXiv 2401.04658
+       .summary = "each head of each layer has a constant decay",
+       .forgets = "its decay is a constant of the head and the layer",
        .decay = kLightning},
-      {.name = "rwkv6",  // arXiv 2404.05892, bonus 1
-       .title = "RWKV-6: exp(-exp(k)) per channel, read before the decay",
-       .decay = kExp,
-       .per_channel = true,
-       .reads_before_decay = true},
-      {.name = "deltanet",  // arXiv 2406.06484
-       .title = "DeltaNet: the delta rule, strength sigmoid(kbar), unit keys",
-       .query = kUnit,
-       .key = kUnit,
+      {.name = "linear", .architecture = "Linear", .kind = kFixed,
+       .summary = "plain linear attention: nothing is forgotten",
+       .forgets = "nothing decays"},
+      {.name = "deltanet", .architecture = "DeltaNet", .kind = kDelta,  // arXiv 2406.06484
+       .summary = "a token replaces a share of what its key held, by the mean of the key",
+       .forgets = "nothing decays",
+       .query = kUnit, .key = kUnit, .delta_rule = true},
+      {.name = "gated-deltanet", .architecture = "GatedDeltaNet", .kind = kDelta,  // arXiv 2412.06464
+       .summary = "deltanet after a decay per head",
+       .forgets = "its decay is sigmoid(mean of k)^(1/gate_divisor)",
+       .query = kUnit, .key = kUnit, .decay = kLogSigmoid, .uses_divisor = true, .delta_rule = true},
+      {.name = "kda", .architecture = "KDA", .kind = kDelta,  // arXiv 2510.26692
+       .summary = "Kimi delta attention: deltanet after a decay per channel of the key",
+       .forgets = "its decay is sigmoid(k)^(1/gate_divisor)",
+       .query = kUnit, .key = kUnit, .decay = kLogSigmoid, .per_channel = true, .uses_divisor = true,
        .delta_rule = true},
-      {.name = "gated-deltanet",  // arXiv 2412.06464
-       .title = "Gated DeltaNet: a decay per head, then the delta rule",
-       .query = kUnit,
-       .key = kUnit,
-       .decay = kLogSigmoid,
-       .uses_divisor = true,
-       .delta_rule = true},
-      {.name = "kda",  // arXiv 2510.26692
-       .title = "Kimi delta attention: a decay per channel, then the delta rule",
-       .query = kUnit,
-       .key = kUnit,
-       .decay = kLogSigmoid,
-       .per_channel = true,
-       .uses_divisor = true,
-       .delta_rule = true},
-      {.name = "linear", .title = "linear attention without a gate"},
+      {.name = "swa", .architecture = "SWA", .kind = kBaseline,
+       .summary = "the sliding window alone, the baseline of all others",
+       .forgets = "nothing is remembered beyond the window", .window_only = true},
   };
   return all;
 }
@@ -81,6 +88,7 @@ const Structure* find_structure(const std::string& name) {
 }
 
 std::vector<StateShape> state_shapes(const Structure& structure, int64_t head_dim) {
+  if (structure.window_only) return {};
   if (structure.slots) return {{head_dim, head_dim}, {head_dim, head_dim}};
   return {{head_dim, head_dim + (structure.normalizes ? 1 : 0)}};
 }

@@ -1,7 +1,5 @@
 #include "liger/models/family.h"
 
-#include <cctype>
-
 #include "models/families.h"
 
 namespace liger {
@@ -15,14 +13,6 @@ const Family* find_family(const std::string& model_type) {
   for (const Family* family : families())
     if (model_type == family->model_type) return family;
   return nullptr;
-}
-
-std::string liger_model_type(const std::string& recurrence) { return "liger_" + recurrence; }
-
-std::string liger_architecture(const std::string& recurrence) {
-  std::string upper;
-  for (char c : recurrence) upper += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  return "Liger" + upper + "ForCausalLM";
 }
 
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {

@@ -5,8 +5,8 @@
 
 #include "liger/error.h"
 #include "liger/io/json.h"
-#include "liger/io/settings.h"
 #include "liger/models/family.h"
+#include "liger/models/structure.h"
 
 namespace liger {
 namespace {
@@ -115,35 +115,77 @@ std::vector<int64_t> read_eos(const Reader& config) {
   return ids;
 }
 
-std::string supported_model_types() {
+std::string family_names() {
   std::string list;
-  for (const Family* family : families()) list += cat(family->model_type, ", ");
-  return list + liger_model_type("gla");
+  for (const Family* family : families()) list += cat(list.empty() ? "" : ", ", family->model_type);
+  return list;
+}
+
+std::string supported_model_types() {
+  std::string list = family_names();
+  for (const Structure& structure : structures()) list += cat(", ", liger_model_type(structure.name));
+  return list;
+}
+
+// The model_type that the "liger" object of a model_type without one asks for.
+std::string fitting_model_type(const Json& liger) {
+  const bool named = liger.is_object() && liger.contains("recurrence") && liger["recurrence"].is_string();
+  const std::string name = named ? liger["recurrence"].get<std::string>() : LigerConfig{}.recurrence;
+  return find_structure(name) ? cat("'", liger_model_type(name), "'") : "that of its recurrence";
+}
+
+// What the "liger" object says, or leaves to a model_type of `structure`; `base` becomes the family's model_type.
+LigerConfig read_liger(const Reader& reader, const Structure& structure, std::string& base) {
+  const LigerConfig defaults{.recurrence = structure.name};
+  const std::string source = reader.source() + ": 'liger'", model_type = liger_model_type(structure.name);
+  base = "llama";
+  if (!reader.has("liger")) {
+    LIGER_CHECK(structure.published, source, ": expected an object, as model_type '", model_type,
+                "' is not the published code's, got nothing");
+    return defaults;
+  }
+  Json object = reader.at("liger");
+  if (object.is_object() && object.contains("base_model_type")) {
+    const Json& type = object["base_model_type"];
+    const bool known = type.is_string() && find_family(type.get<std::string>()) != nullptr;
+    LIGER_CHECK(known, source, ": base_model_type: expected one of ", family_names(), ", got ",
+                type.dump().substr(0, 80));
+    base = type.get<std::string>();
+    object.erase("base_model_type");
+  }
+  const LigerConfig liger = liger_config_from_json(object, source, defaults);
+  LIGER_CHECK(liger.recurrence == structure.name, reader.source(), ": model_type '", model_type,
+              "' contradicts 'liger', whose recurrence is '", liger.recurrence, "'; expected model_type '",
+              liger_model_type(liger.recurrence), "' or recurrence '", structure.name, "'");
+  return liger;
 }
 
 // Sets family and liger from "model_type" and the "liger" object.
 void read_model_type(const Reader& reader, ModelConfig& config) {
   const std::string model_type = reader.text("model_type");
   std::string base = model_type;
-  if (model_type == liger_model_type("gla")) {
-    config.liger = LigerConfig{};
-    base = "llama";
-  }
-  LIGER_CHECK(config.liger || !reader.has("liger"), reader.source(), ": model_type '", model_type,
-              "' contradicts the object 'liger'; remove the object for softmax attention, or set model_type to '",
-              liger_model_type("gla"), "'");
-  if (config.liger && reader.has("liger")) {
-    Json object = reader.at("liger");
-    if (object.is_object() && object.contains("base_model_type")) {
-      if (!object["base_model_type"].is_string()) reader.bad("liger", "an object with a string 'base_model_type'");
-      base = object["base_model_type"].get<std::string>();
-      object.erase("base_model_type");
-    }
-    config.liger = liger_config_from_json(object, reader.source() + ": 'liger'");
+  if (const Structure* structure = find_structure_of_model_type(model_type)) {
+    config.liger = read_liger(reader, *structure, base);
   }
   config.family = find_family(base);
   LIGER_CHECK(config.family != nullptr, reader.source(), ": model_type '", model_type, "' is not supported (",
               supported_model_types(), " are)");
+  LIGER_CHECK(config.liger || !reader.has("liger"), reader.source(), ": model_type '", model_type,
+              "' contradicts the object 'liger'; remove the object for softmax attention, or set model_type to ",
+              fitting_model_type(reader.has("liger") ? reader.at("liger") : Json()));
+}
+
+// What a "liger" object cannot be judged by alone.
+void check_liger(const Reader& reader, const ModelConfig& config) {
+  validate(*config.liger, config, reader.source() + ": 'liger'", ErrorCode::kBadInput);
+  if (config.liger->recurrence != "gsa") return;
+  // The published code pools the keys of a layer to this many slots a head, 64 if config.json does not say. Files with
+  // a "liger" object are ours.
+  const int64_t by_default = reader.has("liger") ? config.head_dim : 64;
+  const int64_t slots = reader.integer_or("pool_size", by_default, 1, int64_t{1} << 24);
+  LIGER_CHECK(slots == config.head_dim, reader.source(), ": 'pool_size': expected head_dim = ", config.head_dim,
+              ", got ", reader.has("pool_size") ? "" : "nothing, which means ", slots,
+              "; a gate that is pooled to more or fewer slots than a key has channels is not supported");
 }
 
 }  // namespace
@@ -187,6 +229,7 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   if (reader.has("bos_token_id")) c.bos_token_id = reader.integer("bos_token_id", 0, kMaxSize);
   c.eos_token_ids = read_eos(reader);
   c.stored_dtype = reader.text_or("dtype", reader.text_or("torch_dtype", ""));
+  if (c.liger) check_liger(reader, c);
   return c;
 }
 
@@ -228,42 +271,11 @@ OrderedJson ModelConfig::to_json() const {
   if (eos_token_ids.size() > 1) out["eos_token_id"] = eos_token_ids;
   if (!stored_dtype.empty()) out["torch_dtype"] = out["dtype"] = stored_dtype;
   if (liger) {
+    if (liger->recurrence == "gsa") out["pool_size"] = head_dim;
     out["liger"] = liger::to_json(*liger);
     out["liger"]["base_model_type"] = family->model_type;
   }
   return out;
-}
-
-LigerConfig liger_config_from_json(const Json& object, const std::string& source) {
-  LIGER_CHECK(object.is_object(), source, ": expected an object, got ", object.type_name());
-  const Settings settings = Settings::from_json(object, source);
-  LigerConfig c;
-  settings.get("recurrence", c.recurrence);
-  settings.get("window", c.window);
-  settings.get("sinks", c.sinks);
-  settings.get("mix", c.mix);
-  settings.get("gate_divisor", c.gate_divisor);
-  settings.reject_unknown();
-  validate(c, source);
-  return c;
-}
-
-void validate(const LigerConfig& c, const std::string& source) {
-  constexpr int64_t kMaxKeys = int64_t{1} << 24;
-  LIGER_CHECK_USAGE(c.window >= 1 && c.window <= kMaxKeys, source, ": window: expected 1 or more keys, got ",
-                    c.window);
-  LIGER_CHECK_USAGE(c.sinks >= 0 && c.sinks <= kMaxKeys, source, ": sinks: expected 0 or more keys, got ", c.sinks);
-  LIGER_CHECK_USAGE(c.mix >= 0 && c.mix <= 1, source, ": mix: expected a share from 0 to 1, got ", c.mix);
-  LIGER_CHECK_USAGE(c.gate_divisor > 0 && std::isfinite(c.gate_divisor), source,
-                    ": gate_divisor: expected a positive number, got ", c.gate_divisor);
-}
-
-OrderedJson to_json(const LigerConfig& c) {
-  return {{"recurrence", c.recurrence},
-          {"window", c.window},
-          {"sinks", c.sinks},
-          {"mix", c.mix},
-          {"gate_divisor", c.gate_divisor}};
 }
 
 }  // namespace liger

@@ -29,9 +29,9 @@ void begin(DecodingState& state, int64_t sequences, int64_t layers) {
 
 }  // namespace
 
-DecoderLayer::DecoderLayer(const ModelConfig& config, const at::TensorOptions& options) {
+DecoderLayer::DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options) {
   input_layernorm_ = register_module("input_layernorm", std::make_shared<RmsNorm>(config, options));
-  self_attn_ = register_module("self_attn", make_token_mixer(config, options));
+  self_attn_ = register_module("self_attn", make_token_mixer(config, layer, options));
   post_attention_layernorm_ = register_module("post_attention_layernorm", std::make_shared<RmsNorm>(config, options));
   mlp_ = register_module("mlp", std::make_shared<Mlp>(config, options));
 }
@@ -45,7 +45,7 @@ Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : 
   embed_tokens_ = register_module("embed_tokens", std::make_shared<Embedding>(config, options));
   auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
   for (int64_t i = 0; i < config.num_hidden_layers; ++i)
-    layers_.push_back(layers->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, options)));
+    layers_.push_back(layers->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, i, options)));
   norm_ = register_module("norm", std::make_shared<RmsNorm>(config, options));
 }
 

@@ -13,7 +13,7 @@ namespace liger {
 /// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)).
 class DecoderLayer : public torch::nn::Module {
  public:
-  DecoderLayer(const ModelConfig& config, const at::TensorOptions& options);
+  DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
   at::Tensor forward(at::Tensor x, const MixerContext& context, LayerState* state);
 
  private:

@@ -8,7 +8,7 @@ namespace {
 
 MixSettings settings_of(const ModelConfig& config, int64_t layer) {
   const LigerConfig& liger = *config.liger;
-  const double share = liger.mix;
+  const double share = liger.window_share();
   MixSettings out = {.recurrence = {.gate_divisor = liger.gate_divisor,
                                     .layer = layer,
                                     .layers = config.num_hidden_layers},
@@ -43,9 +43,9 @@ class LigerAttention : public TokenMixer {
 
 }  // namespace
 
-std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config,
-                                                     const at::TensorOptions& options) {
-  return std::make_shared<LigerAttention>(config, 0, options);
+std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, int64_t layer,
+                                                 const at::TensorOptions& options) {
+  return std::make_shared<LigerAttention>(config, layer, options);
 }
 
 }  // namespace liger

@@ -20,8 +20,10 @@ at::Tensor TokenMixer::forward(const at::Tensor& x, const MixerContext& context,
   return o_proj_->forward(mixed.reshape({-1, heads_ * head_dim_}));
 }
 
-std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, const at::TensorOptions& options) {
-  return config.liger ? make_liger_attention(config, options) : make_softmax_attention(config, options);
+std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, int64_t layer,
+                                             const at::TensorOptions& options) {
+  return config.is_softmax_layer(layer) ? make_softmax_attention(config, options)
+                                        : make_liger_attention(config, layer, options);
 }
 
 }  // namespace liger

@@ -38,11 +38,13 @@ class TokenMixer : public torch::nn::Module {
   std::shared_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
 };
 
-/// The mixer config.json asks for: softmax attention, or a Liger layer if `config.liger`.
-std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, const at::TensorOptions& options);
+/// The mixer config.json asks for in layer `layer`: softmax attention, or a Liger layer.
+std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, int64_t layer,
+                                             const at::TensorOptions& options);
 
 // One file each.
 std::shared_ptr<TokenMixer> make_softmax_attention(const ModelConfig& config, const at::TensorOptions& options);
-std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, const at::TensorOptions& options);
+std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, int64_t layer,
+                                                 const at::TensorOptions& options);
 
 }  // namespace liger

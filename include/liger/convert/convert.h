@@ -15,9 +15,12 @@ namespace liger {
 /// What to make of a Hugging Face model folder.
 struct ConvertOptions {
   std::filesystem::path model = {};  ///< an existing folder, see resolve_model()
-  std::string arch = "gla";          ///< the recurrence to linearize with, or "softmax": back to the base model
+  std::string arch = "gla";          ///< the structure to linearize with, or "softmax": back to the base model
   std::filesystem::path out = {};    ///< empty = default_output_name() in the current directory
-  LigerConfig liger = {};            ///< not used for "softmax"
+  LigerConfig liger = {};            ///< not used for "softmax"; `recurrence` is taken from `arch`
+  /// N: layers (i + 1) % (N + 1) == 0 stay softmax attention, one after every N Liger layers; 7 makes the paper's "-H".
+  /// Not together with liger.softmax_layers.
+  std::optional<int64_t> keep_softmax = {};
   std::optional<Dtype> dtype = {};   ///< F32, BF16 or F16; absent = as stored
   /// Bytes of tensors in one file; absent = the files as they are, or 5 GB where tensors are converted.
   std::optional<uint64_t> shard_size = {};
@@ -61,7 +64,7 @@ ConvertPlan plan_conversion(ConvertOptions options);
 /// Returns the folder.
 std::filesystem::path run_conversion(const ConvertPlan& plan);
 
-/// "Meta-Llama-3-8B-liger-gla"; for "softmax" the name without "-liger-gla" and with "-softmax".
+/// "Meta-Llama-3-8B-liger-gla"; for "softmax" the name without the "-liger-..." of any structure and with "-softmax".
 std::string default_output_name(const std::filesystem::path& model, const std::string& arch);
 
 /// The published form of a plan or of what was done: files with actions and bytes, config changes, warnings.

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "liger/error.h"
 #include "liger/io/json.h"
 
 namespace liger {
@@ -27,21 +29,36 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;
 };
 
+/// The LigerConfig::recurrence that is none: the softmax branch makes up the layer.
+inline constexpr const char* kWindowOnly = "swa";
+
 /// The "liger" object of config.json: what a linearized layer is made of. The defaults are those of the released
 /// Liger-GLA checkpoints (arXiv 2503.01496), whose code has them as constants.
 struct LigerConfig {
+  /// One of structures() (models/structure.h).
   std::string recurrence = "gla";
-  /// Keys a query sees in the softmax branch, itself included. The released checkpoints see 65 (an argument of 64
-  /// that counts the keys *before* the query); the paper's equation 10 says 64.
+  /// Keys a query sees in the softmax branch, itself included; 0 = there is no softmax branch. The released
+  /// checkpoints see 65 (an argument of 64 that counts the keys *before* the query); the paper's equation 10 says 64.
   int64_t window = 65;
   /// First tokens of the sequence that stay visible to every query of the softmax branch.
   int64_t sinks = 0;
-  /// o = mix * softmax branch + (1 - mix) * recurrence, in [0, 1].
+  /// o = mix * softmax branch + (1 - mix) * recurrence, in [0, 1]. Of no meaning unless the layer has both.
   double mix = 0.5;
-  /// log-decay g = logsigmoid(k) / gate_divisor.
+  /// Divides the log-decay, as in g = logsigmoid(k) / gate_divisor, where the structure has a divisor.
   double gate_divisor = 16.0;
+  /// Layers that stay softmax attention over the whole sequence, ascending.
+  std::vector<int64_t> softmax_layers = {};
 
   bool operator==(const LigerConfig&) const = default;
+
+  /// The layer's output is this share of the softmax branch and the rest of the recurrence; a branch of share 0 need
+  /// not be computed.
+  double window_share() const { return recurrence == kWindowOnly ? 1 : window == 0 ? 0 : mix; }
+  /// Whether `mix` decides anything: there is a softmax branch and a recurrence.
+  bool has_mix() const { return recurrence != kWindowOnly && window != 0; }
+  bool is_softmax_layer(int64_t layer) const {
+    return std::find(softmax_layers.begin(), softmax_layers.end(), layer) != softmax_layers.end();
+  }
 };
 
 /// A model's shapes and traits, read from a Hugging Face config.json in its v4 or v5 spelling.
@@ -68,7 +85,8 @@ struct ModelConfig {
   std::optional<LigerConfig> liger;      ///< absent = softmax attention
 
   /// DIR/config.json. Throws Error(kBadInput) "FILE: 'key': expected ..., got ..." for what is missing, contradictory
-  /// or out of range, and for a model_type that is not supported (with the list of those that are).
+  /// or out of range, for a model_type that is not supported (with the list of those that are), and for one that
+  /// contradicts the "liger" object.
   static ModelConfig read(const std::filesystem::path& dir);
   static ModelConfig from_json(const Json& config, const std::string& source);
   /// For models made here rather than read: a complete config.json in both spellings.
@@ -76,11 +94,22 @@ struct ModelConfig {
 
   /// Query heads per key/value head.
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
+  /// Whether this layer is softmax attention over the whole sequence: all are without `liger`, some in a hybrid.
+  bool is_softmax_layer(int64_t layer) const { return !liger || liger->is_softmax_layer(layer); }
+  /// Whether any layer is: then the model's memory grows with the text, and positions it was not trained for matter.
+  bool has_softmax_layers() const { return !liger || !liger->softmax_layers.empty(); }
 };
 
-/// The "liger" object <-> LigerConfig. Unknown keys and values out of range throw Error(kUsage).
-LigerConfig liger_config_from_json(const Json& object, const std::string& source);
-void validate(const LigerConfig& config, const std::string& source);
+/// The "liger" object <-> LigerConfig; what it does not say is as in `defaults`. Unknown keys and values out of range
+/// throw Error(kBadInput) "SOURCE: window: expected ..., got ...".
+LigerConfig liger_config_from_json(const Json& object, const std::string& source, const LigerConfig& defaults = {});
+/// Only what has a meaning: no mix where there is nothing to mix, no gate_divisor where the structure has none.
 OrderedJson to_json(const LigerConfig& config);
+
+/// Throws Error(code) "SOURCE: window: expected ..., got ..." unless the settings make sense by themselves; the second
+/// also unless they suit this model (its layers, its head_dim; model.liger is not looked at).
+void validate(const LigerConfig& config, const std::string& source, ErrorCode code = ErrorCode::kUsage);
+void validate(const LigerConfig& config, const ModelConfig& model, const std::string& source,
+              ErrorCode code = ErrorCode::kUsage);
 
 }  // namespace liger

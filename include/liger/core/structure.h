@@ -30,8 +30,13 @@ enum class Decay {
 ///   S_t = diag(a_t) S_{t-1} + k'_t v_t^T,   o_t = q'_t^T S_t
 /// and what the flags below change in it.
 struct Structure {
-  const char* name;   ///< as in --arch and in config.json: "gla"
-  const char* title;  ///< for help texts
+  const char* name;          ///< as in --arch and in config.json's "liger.recurrence": "gated-deltanet"
+  const char* architecture;  ///< its part of config.json's "architectures": "GatedDeltaNet"
+  const char* kind;          ///< what it shares with others: "a decay per head"
+  const char* summary;       ///< one line
+  const char* forgets;       ///< a clause about its decay: "its decay is sigmoid(k)"
+  bool published = false;    ///< the published Liger code opens it
+  bool window_only = false;  ///< no recurrence: the layer is its window of softmax attention, the rest has no meaning
   FeatureMap query = FeatureMap::kSoftmax, key = FeatureMap::kSoftmax;
   Decay decay = Decay::kNone;
   bool per_channel = false;   ///< x of the decay is the key, not its mean
@@ -51,12 +56,13 @@ struct Structure {
   bool gated() const { return decay >= Decay::kLogSigmoid; }
 };
 
-/// All structures; a row here, and a file of fixtures that an independent program wrote, is all that one needs.
+/// All of them, those of one kind neighbours. A row here, and a file of fixtures that an independent program wrote, is all
+/// that one needs.
 const std::vector<Structure>& structures();
 /// nullptr if there is none of this name.
 const Structure* find_structure(const std::string& name);
 
-/// Kinds of recurrent state one key/value head keeps: [K, V] each.
+/// A recurrent state that a key/value head keeps.
 struct StateShape {
   int64_t rows, columns;
 };

@@ -25,11 +25,6 @@ const std::vector<const Family*>& families();
 /// nullptr if unknown.
 const Family* find_family(const std::string& model_type);
 
-/// The model_type and architecture under which the published Liger code opens a linearized model; the "liger" object
-/// of config.json says more (recurrence, and "base_model_type": the family's model_type).
-std::string liger_model_type(const std::string& recurrence);
-std::string liger_architecture(const std::string& recurrence);
-
 struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;

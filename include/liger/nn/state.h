@@ -18,7 +18,7 @@ struct LayerState {
 };
 
 /// What a model remembers of S sequences between calls; start from a default-constructed one. Its size is constant
-/// in the length of the text for a Liger model.
+/// in the length of the text for a Liger model, but for what softmax layers of a hybrid keep.
 struct DecodingState {
   std::vector<LayerState> layers;
   std::vector<int64_t> seen;  ///< tokens read so far, per sequence
