@@ -6,6 +6,7 @@
 // far apart, each running through its own part of the range without a jump.
 #pragma once
 
+#include <cstddef>
 #include <utility>
 
 #include "cpu/vec.h"
@@ -41,15 +42,15 @@ typedef float MappedFloats __attribute__((vector_size(LIGER_LANES), aligned(1), 
 template <std::size_t kCount>
 using Lane = std::make_index_sequence<kCount>;
 
-// Interleaving zeros with 16-bit lanes widens bfloat16 in one instruction, which works within 16 bytes: of each 8 columns
-// the first 4 land in `low`, the others in `high`. The activations are put in the same order, once for several rows.
+// Interleaving zeros with 16-bit lanes widens bfloat16 in one instruction, which works within 16 bytes: of each 8
+// columns the first 4 land in `low`, the others in `high`. Activations are put in the same order, once for all rows.
 template <std::size_t... i>
 inline Pair widen(Halves x, std::index_sequence<i...>) {
   constexpr std::size_t kCount = sizeof...(i);
   const Halves zero = {};
-  return {reinterpret_cast<Vec<float>>(__builtin_shufflevector(zero, x, (i / 8 * 8 + i % 8 / 2 + i % 2 * kCount)...)),
-          reinterpret_cast<Vec<float>>(
-              __builtin_shufflevector(zero, x, (i / 8 * 8 + i % 8 / 2 + i % 2 * kCount + 4)...))};
+  return {
+      reinterpret_cast<Vec<float>>(__builtin_shufflevector(zero, x, (i / 8 * 8 + i % 8 / 2 + i % 2 * kCount)...)),
+      reinterpret_cast<Vec<float>>(__builtin_shufflevector(zero, x, (i / 8 * 8 + i % 8 / 2 + i % 2 * kCount + 4)...))};
 }
 template <std::size_t... i>
 inline Pair in_widened_order(Pair x, std::index_sequence<i...>) {
@@ -82,8 +83,8 @@ struct Inputs {
   alignas(64) float tail[kSequences * kStep] = {};
 };
 
-/// The scalar products of some rows with each sequence. One accumulator each, whatever the number of rows and sequences:
-/// then a result has the same bits however the rows are split over threads and the sequences over calls.
+/// The scalar products of some rows with each sequence. One accumulator each, whatever the number of rows and
+/// sequences: then a result has the same bits however the rows are split over threads and the sequences over calls.
 template <typename T, int kRows, int kSequences>
 struct Dots {
   Vec<float> sums[kRows][kSequences] = {};
@@ -116,11 +117,12 @@ struct Dots {
   }
 };
 
-/// Rows read side by side: eight accumulators hide the latency of an addition, and eight streams use memory best.
+/// Rows read side by side: eight accumulators hide the latency of an addition. On a Zen 3 core, rows of 768 bfloat16
+/// came from memory at 14 GB/s one after another, at 10 as four neighbours and at 24 as four far apart.
 template <int kSequences>
 inline constexpr int kStreams = kSequences == 1 ? 8 : 4;
 
-/// Writes the rows row, row + apart, ... of [begin, end), kRows at a time as long as there are as many, then one by one.
+/// Writes the rows [begin, end) of y: row, row + apart, ... together while there are kRows of them, then one by one.
 template <int kRows, int kSequences, typename T>
 __attribute__((always_inline)) inline void stream_rows(const Weight<T>& w, int64_t begin, int64_t end,
                                                        const Inputs<kSequences>& in, Rows<float> y) {
@@ -176,8 +178,8 @@ inline void gate_by(Activation activation, const float* ups, int64_t n, float* g
   for (int64_t j = i; j < n; ++j) gates[j] = rest[j - i] * ups[j];
 }
 
-/// y[s][r] = activation(gate[r] . x[s]) * (up[r] . x[s]) for the rows [begin, end) and 1 to 4 sequences. `ups` is scratch
-/// of y's shape: two products that stream and a pass over what they left in cache beat one that stops for an
+/// y[s][r] = activation(gate[r] . x[s]) * (up[r] . x[s]) for the rows [begin, end) and 1 to 4 sequences. `ups` is
+/// scratch of y's shape: two products that stream and a pass over what they left in cache beat one that stops for an
 /// exponential every few rows.
 template <typename T>
 void gated_rows(const Weight<T>& gate, const Weight<T>& up, Activation activation, int64_t begin, int64_t end,
