@@ -66,6 +66,55 @@ struct ScanBackward {
   void* dstate;
 };
 
+/// One token of one sequence and key/value head of softmax attention over a cache, in which it is placed.
+struct CacheHead {
+  Element element;          ///< of the cache: kFloat or kBFloat16
+  int64_t group, D, seen;   ///< tokens in the cache before this one
+  const float *q, *k, *v;   ///< [group][D], [D] twice, as projected
+  const float *cos, *sin;   ///< [D / 2]
+  void *keys, *values;      ///< rotated keys and values, `stride` elements from one token to the next
+  int64_t stride;
+  float* o;                 ///< [group][D]
+};
+
+/// A weight [rows, columns], row-major, at any address: it may lie in a mapped file.
+struct WeightView {
+  Element element;  ///< kFloat or kBFloat16
+  const void* data;
+  int64_t rows, columns;
+  const float* bias;  ///< [rows] or nullptr
+};
+/// 1 to 4 rows of activations, `stride` floats apart.
+struct ActivationRows {
+  float* data;
+  int64_t stride;
+};
+enum class GateActivation { kSilu, kGeluTanh, kGelu };
+
+/// What decoding a token is made of; float activations throughout.
+struct StepKernels {
+  /// y[s][r] = w[r] . x[s] + bias[r] for the rows [begin, end).
+  void (*dot_rows)(const WeightView& w, int64_t begin, int64_t end, int64_t sequences, ActivationRows x,
+                   ActivationRows y);
+  /// y[s][r] = activation(gate[r] . x[s]) * (up[r] . x[s]); `ups` is scratch of y's shape.
+  void (*gated_rows)(const WeightView& gate, const WeightView& up, GateActivation activation, int64_t begin,
+                     int64_t end, int64_t sequences, ActivationRows x, ActivationRows y, ActivationRows ups);
+  /// gates = activation(gates) * ups.
+  void (*gate_by)(GateActivation activation, const float* ups, int64_t n, float* gates);
+  /// y[r] += scale * B[r] . h for the rows [begin, end), h [rank].
+  void (*add_low_rank)(const float* B, const float* h, int64_t rank, float scale, int64_t begin, int64_t end,
+                       float* y);
+  /// out = x / sqrt(mean(x^2) + eps) * weight, or * (1 + weight).
+  void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, bool adds_one, float* out);
+  /// A row of a weight as floats.
+  void (*widen_row)(const WeightView& w, int64_t row, float* to);
+  /// MixHead with one token, element kFloat; states and rings float. Scratch as for the passes.
+  int64_t (*mix_scratch)(const MixHead&);
+  void (*mix)(const MixHead&, const MixForward&, void* scratch);
+  int64_t (*cache_scratch)(const CacheHead&);
+  void (*cache)(const CacheHead&, void* scratch);
+};
+
 /// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for.
 struct CpuKernels {
   const char* name;
@@ -80,6 +129,7 @@ struct CpuKernels {
   void (*scan_forward)(const ScanHead&, const ScanForward&, void* scratch);
   int64_t (*scan_backward_scratch)(const ScanHead&);
   void (*scan_backward)(const ScanHead&, const ScanBackward&, void* scratch);
+  StepKernels step;
 };
 
 /// The best this processor runs. The environment variable LIGER_CPU ("baseline", "avx2", "avx512") asks for another;

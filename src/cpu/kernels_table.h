@@ -1,8 +1,11 @@
 // The table of one instruction set: included last by each kernels_*.cpp.
 #pragma once
 
+#include "cpu/cache_step.h"
+#include "cpu/linear.h"
 #include "cpu/mix_run.h"
 #include "cpu/scan_run.h"
+#include "cpu/step.h"
 
 namespace liger {
 namespace {
@@ -65,6 +68,51 @@ void run_pass(const Head& head, const Pass& pass, void* memory) {
   with_run<kBackward>(head, arena, [&](auto& run) { run.run(pass); });
 }
 
+// Calls body with the weight in its own type.
+template <typename Body>
+void with_weight(const WeightView& w, const Body& body) {
+  if (w.element == Element::kBFloat16) return body(Weight<BFloat16>{static_cast<const BFloat16*>(w.data), w.columns, w.bias});
+  body(Weight<float>{static_cast<const float*>(w.data), w.columns, w.bias});
+}
+
+void step_dot_rows(const WeightView& w, int64_t begin, int64_t end, int64_t sequences, ActivationRows x,
+                   ActivationRows y) {
+  with_weight(w, [&](const auto& weight) {
+    dot_rows(weight, begin, end, sequences, Rows<const float>{x.data, x.stride}, Rows<float>{y.data, y.stride});
+  });
+}
+void step_gated_rows(const WeightView& gate, const WeightView& up, GateActivation activation, int64_t begin,
+                     int64_t end, int64_t sequences, ActivationRows x, ActivationRows y, ActivationRows ups) {
+  step_dot_rows(gate, begin, end, sequences, x, y);
+  step_dot_rows(up, begin, end, sequences, x, ups);
+  for (int64_t s = 0; s < sequences; ++s)
+    gate_by(activation, ups.data + s * ups.stride + begin, end - begin,
+            y.data + s * y.stride + begin);
+}
+void step_widen_row(const WeightView& w, int64_t row, float* to) {
+  with_weight(w, [&](const auto& weight) { widen_row(weight.data + row * w.columns, w.columns, to); });
+}
+int64_t step_mix_scratch(const MixHead& head) {
+  Arena arena;
+  MixStepRun(head, arena);
+  return arena.bytes();
+}
+void step_mix(const MixHead& head, const MixForward& pass, void* memory) {
+  const FlushDenormals flush;
+  Arena arena(memory);
+  MixStepRun(head, arena).run(pass);
+}
+int64_t step_cache_scratch(const CacheHead& head) {
+  Arena arena;
+  CacheStep<float>(head, arena);
+  return arena.bytes();
+}
+void step_cache(const CacheHead& head, void* memory) {
+  Arena arena(memory);
+  if (head.element == Element::kBFloat16) return CacheStep<BFloat16>(head, arena).run();
+  CacheStep<float>(head, arena).run();
+}
+
 constexpr CpuKernels kernels_named(const char* name) {
   return {name,
           kChunk,
@@ -77,7 +125,9 @@ constexpr CpuKernels kernels_named(const char* name) {
           scratch<ScanHead, false>,
           run_pass<ScanHead, ScanForward, false>,
           scratch<ScanHead, true>,
-          run_pass<ScanHead, ScanBackward, true>};
+          run_pass<ScanHead, ScanBackward, true>,
+          {step_dot_rows, step_gated_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
+           step_cache_scratch, step_cache}};
 }
 
 }  // namespace

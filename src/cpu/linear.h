@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "cpu/kernels.h"
 #include "cpu/vec.h"
 
 namespace liger {
@@ -157,18 +158,16 @@ void dot_rows(const Weight<T>& w, int64_t begin, int64_t end, int64_t sequences,
   if (sequences == 4) dot_rows<4>(w, begin, end, x, y);
 }
 
-enum class Activation { kSilu, kGeluTanh, kGelu };
-
-inline Vec<float> activate(Activation activation, Vec<float> x) {
-  if (activation == Activation::kSilu) return x * sigmoid<float>(x);
-  if (activation == Activation::kGeluTanh)  // (1 + tanh(u)) / 2 is the sigmoid of 2 u
+inline Vec<float> activate(GateActivation activation, Vec<float> x) {
+  if (activation == GateActivation::kSilu) return x * sigmoid<float>(x);
+  if (activation == GateActivation::kGeluTanh)  // (1 + tanh(u)) / 2 is the sigmoid of 2 u
     return x * sigmoid<float>(x * 1.5957691216057308f * (x * x * 0.044715f + 1.0f));
   for (int64_t i = 0; i < kWidth<float>; ++i) x[i] *= 0.5f + 0.5f * std::erf(x[i] * 0.70710678118654752f);
   return x;
 }
 
 /// gates = activation(gates) * ups.
-inline void gate_by(Activation activation, const float* ups, int64_t n, float* gates) {
+inline void gate_by(GateActivation activation, const float* ups, int64_t n, float* gates) {
   constexpr int64_t W = kWidth<float>;
   int64_t i = 0;
   for (; i + W <= n; i += W) store(gates + i, activate(activation, load(gates + i)) * load(ups + i));
@@ -176,17 +175,6 @@ inline void gate_by(Activation activation, const float* ups, int64_t n, float* g
   for (int64_t j = i; j < n; ++j) rest[j - i] = gates[j];
   rest = activate(activation, rest);
   for (int64_t j = i; j < n; ++j) gates[j] = rest[j - i] * ups[j];
-}
-
-/// y[s][r] = activation(gate[r] . x[s]) * (up[r] . x[s]) for the rows [begin, end) and 1 to 4 sequences. `ups` is
-/// scratch of y's shape: two products that stream and a pass over what they left in cache beat one that stops for an
-/// exponential every few rows.
-template <typename T>
-void gated_rows(const Weight<T>& gate, const Weight<T>& up, Activation activation, int64_t begin, int64_t end,
-                int64_t sequences, Rows<const float> x, Rows<float> y, Rows<float> ups) {
-  dot_rows(gate, begin, end, sequences, x, y);
-  dot_rows(up, begin, end, sequences, x, ups);
-  for (int64_t s = 0; s < sequences; ++s) gate_by(activation, ups[s] + begin, end - begin, y[s] + begin);
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {

@@ -1,32 +1,16 @@
-#include "liger/error.h"
-#include "nn/fused_mix.h"
+#include "nn/mix_settings.h"
 #include "nn/reference_mix.h"
 #include "nn/token_mixer.h"
 
 namespace liger {
 namespace {
 
-MixSettings settings_of(const ModelConfig& config, int64_t layer) {
-  const LigerConfig& liger = *config.liger;
-  const double share = liger.window_share();
-  MixSettings out = {.recurrence = {.gate_divisor = liger.gate_divisor,
-                                    .layer = layer,
-                                    .layers = config.num_hidden_layers},
-                     .window = share > 0 ? liger.window : 0,
-                     .sinks = share > 0 ? liger.sinks : 0,
-                     .window_share = share};
-  if (share == 1) return out;
-  out.recurrence.structure = find_structure(liger.recurrence);
-  LIGER_CHECK(out.recurrence.structure != nullptr, "recurrence '", liger.recurrence, "' is not known");
-  return out;
-}
-
 // o = mix * window softmax + (1 - mix) * recurrence, over the same q, k, v (arXiv 2503.01496, equation 10).
 // A branch of weight zero is not computed.
 class LigerAttention : public TokenMixer {
  public:
   LigerAttention(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
-      : TokenMixer(config, options), settings_(settings_of(config, layer)) {}
+      : TokenMixer(config, options), settings_(mix_settings(config, layer)) {}
 
  protected:
   at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,

@@ -39,6 +39,9 @@ class Linear : public torch::nn::Module {
   /// A is drawn as PEFT does (Kaiming uniform, a = sqrt 5), B is zero.
   void add_lora(const LoraConfig& config);
   bool has_lora() const { return lora_a_.defined(); }
+  const at::Tensor& lora_a() const { return lora_a_; }  ///< [r, in]; undefined without LoRA
+  const at::Tensor& lora_b() const { return lora_b_; }  ///< [out, r]
+  double lora_scale() const { return scale_; }
 
   at::Tensor weight, bias;
 

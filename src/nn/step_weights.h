@@ -1,0 +1,37 @@
+#pragma once
+
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "liger/nn/causal_lm.h"
+#include "liger/nn/lora.h"
+
+namespace liger {
+
+/// A linear map as the kernels read it: the tensors it points into are kept.
+struct StepLinear {
+  WeightView view = {};
+  at::Tensor weight, bias, lora_a, lora_b;
+  float lora_scale = 0;
+
+  StepLinear() = default;
+  explicit StepLinear(const Linear& linear);
+  explicit StepLinear(const at::Tensor& weight);
+  int64_t rank() const { return lora_a.defined() ? lora_a.size(0) : 0; }
+};
+
+struct StepLayer {
+  at::Tensor input_norm, post_attention_norm;  // float32
+  StepLinear q, k, v, o, gate, up, down;
+};
+
+/// A model's weights in the order in which a token meets them.
+struct StepWeights {
+  StepLinear embedding, head;
+  std::vector<StepLayer> layers;
+  at::Tensor norm;  // float32
+
+  explicit StepWeights(const CausalLM& model);
+};
+
+}  // namespace liger
