@@ -22,7 +22,7 @@ namespace {
 struct Arguments {
   tool::CommonOptions common;
   std::string model, dtype, prompt;
-  std::filesystem::path adapter, file;
+  std::filesystem::path adapter, file, state_in, state_out;
   bool has_prompt = false, stats = false;
   GenerateOptions generate;
 };
@@ -32,7 +32,8 @@ constexpr const char* kDescription =
     "  liger-generate --model DIR --prompt 'Once upon a time' --max-tokens 100\n"
     "  liger-generate --model DIR -f prompt.txt --temp 0.8 --top-p 0.95 --seed 7 --stats\n\n"
     "The prompt comes from --prompt, a file or standard input, of which one newline at the end is dropped. An empty\n"
-    "prompt is the bare BOS. With --temp 0, the default, the most probable token is taken. Otherwise, in this order,\n"
+    "prompt is the bare BOS. With --state-in the prompt, maybe empty, goes on where the saved text ended: nothing of it\n"
+    "is read again, and a Liger model's file is of the same size after any text. With --temp 0, the default, the most probable token is taken. Otherwise, in this order,\n"
     "--top-k keeps the k most probable tokens, --top-p the fewest of these that hold a share P of their probability,\n"
     "--min-p those with at least X times the highest probability.";
 
@@ -53,6 +54,8 @@ void add_options(CLI::App& app, Arguments& a) {
       ->option_text("TEXT")
       ->allow_extra_args(false);
   app.add_flag("--ignore-eos", a.generate.ignore_eos, "Go on after an end-of-text token");
+  app.add_option("--state-in", a.state_in, "Go on where a text saved with --state-out ended")->option_text("FILE");
+  app.add_option("--state-out", a.state_out, "Save what the model remembers of prompt and text")->option_text("FILE");
   app.add_flag("--stats", a.stats, "Speed and memory on stderr");
   app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
   tool::add_common_options(app, a.common);
@@ -64,6 +67,7 @@ std::string read_prompt(const Arguments& a) {
   if (!a.file.empty()) {
     text = read_text(a.file);
   } else {
+    if (!a.state_in.empty() && isatty(STDIN_FILENO) != 0) return "";
     LIGER_CHECK_USAGE(isatty(STDIN_FILENO) == 0, "no prompt: give --prompt, -f FILE or standard input");
     text.assign(std::istreambuf_iterator<char>(std::cin), {});
   }
@@ -73,7 +77,7 @@ std::string read_prompt(const Arguments& a) {
 
 void warn_if_long(const CausalLM& model, int64_t prompt_tokens, int64_t max_tokens) {
   const int64_t positions = model.config().max_position_embeddings;
-  if (model.config().liger || positions <= 0 || prompt_tokens + max_tokens <= positions) return;
+  if (!model.config().has_softmax_layers() || positions <= 0 || prompt_tokens + max_tokens <= positions) return;
   log_warning(cat("prompt and text together may reach ", prompt_tokens + max_tokens,
                   " tokens, more than the ", positions, " positions this model was trained for"));
 }
@@ -103,12 +107,17 @@ void run(const Arguments& a) {
   if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
   options.adapter = a.adapter;
   const auto model = CausalLM::load(dir, options);
-  const std::vector<int64_t> prompt = encode_prompt(*tokenizer, text);
-  warn_if_long(*model, std::ssize(prompt), a.generate.max_tokens);
+  Conversation conversation;
+  if (!a.state_in.empty()) conversation = load_conversation(a.state_in, *model);
+  const std::vector<int64_t> prompt =
+      a.state_in.empty() ? encode_prompt(*tokenizer, text) : encode_continuation(*tokenizer, text);
+  const int64_t seen = conversation.state.seen.empty() ? 0 : conversation.state.seen[0];
+  warn_if_long(*model, seen + std::ssize(prompt), a.generate.max_tokens);
   const auto show = [&](std::string_view piece) {
     if (!a.common.json) std::cout << piece << std::flush;
   };
-  const Generation result = generate(*model, *tokenizer, prompt, a.generate, show);
+  const Generation result = generate(*model, *tokenizer, prompt, a.generate, show, &conversation);
+  if (!a.state_out.empty()) save_conversation(a.state_out, conversation, *model);
   if (a.common.json) {
     tool::print_json(to_json(result));
   } else {

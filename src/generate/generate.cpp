@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
+#include <optional>
 
 #include "liger/core/sequences.h"
 #include "liger/error.h"
@@ -12,6 +13,7 @@
 #include "liger/io/interrupt.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
+#include "liger/nn/step_decoder.h"
 
 namespace liger {
 namespace {
@@ -30,11 +32,26 @@ std::vector<int64_t> end_ids(const CausalLM& model, const Tokenizer& tokenizer) 
   return {};
 }
 
-// Advances the state over `ids` and returns the hidden state of the last one, [1, hidden_size].
+// Advances the state over `ids` and returns the logits after the last one, [1, vocab_size].
 at::Tensor read_tokens(CausalLM& model, std::span<const int64_t> ids, DecodingState& state) {
   const at::Tensor hidden = model.hidden_states(Sequences({{ids.begin(), ids.end()}}, model.device()), &state);
-  return hidden.narrow(0, hidden.size(0) - 1, 1);
+  return model.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
 }
+
+// One token after the other, in compiled code where the model allows it.
+class TokenReader {
+ public:
+  explicit TokenReader(CausalLM& model) : model_(model) {
+    if (StepDecoder::supports(model)) steps_.emplace(model, 1);
+  }
+  at::Tensor read(int64_t id, DecodingState& state) {
+    return steps_ ? steps_->step(std::span(&id, 1), state) : read_tokens(model_, std::span(&id, 1), state);
+  }
+
+ private:
+  CausalLM& model_;
+  std::optional<StepDecoder> steps_;
+};
 
 // From ids to text that is certain, and to the end of it.
 class TextStream {
@@ -98,8 +115,15 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
   return {*first};
 }
 
-Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> prompt,
-                    const GenerateOptions& options, const std::function<void(std::string_view)>& on_text) {
+std::vector<int64_t> encode_continuation(const Tokenizer& tokenizer, std::string_view text) {
+  return text.empty() ? std::vector<int64_t>{} : tokenizer.encode(text, Specials::kParse);
+}
+
+Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> given,
+                    const GenerateOptions& options, const std::function<void(std::string_view)>& on_text,
+                    Conversation* conversation) {
+  std::vector<int64_t> prompt(given.begin(), given.end());
+  if (conversation && conversation->next) prompt.insert(prompt.begin(), *conversation->next);
   LIGER_CHECK_USAGE(!prompt.empty(), "the prompt has no tokens");
   validate(options);
   const c10::InferenceMode inference;
@@ -111,10 +135,11 @@ Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const
   TextStream stream(tokenizer, prompt, options.stop, on_text, result.text);
   const std::vector<int64_t> ends = options.ignore_eos ? std::vector<int64_t>{} : end_ids(model, tokenizer);
 
-  DecodingState state;
+  DecodingState own;
+  DecodingState& state = conversation ? conversation->state : own;
+  TokenReader reader(model);
   const auto start = Clock::now();
-  at::Tensor last = prefill(model, prompt, options.prefill_chunk, state);
-  int64_t id = sampler.sample(model.logits(last));
+  int64_t id = sampler.sample(prefill(model, prompt, options.prefill_chunk, state));
   result.prefill_seconds = seconds_since(start);
 
   const auto decode_start = Clock::now();
@@ -127,10 +152,10 @@ Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const
     stream.push(id);
     if (stream.stopped() || std::ssize(result.tokens) == options.max_tokens) break;
     throw_if_interrupted();
-    last = read_tokens(model, std::span(&id, 1), state);
-    id = sampler.sample(model.logits(last));
+    id = sampler.sample(reader.read(id, state));
     ++result.decode_steps;
   }
+  if (conversation) conversation->next = id;
   result.decode_seconds = seconds_since(decode_start);
   stream.finish();
   if (stream.stopped()) result.finish_reason = "stop";

@@ -107,12 +107,15 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     mixes.push_back(config.is_softmax_layer(i) ? MixSettings{} : mix_settings(config, i));
     const MixSettings& m = mixes.back();
+    CacheHead cache = {};
+    cache.group = group;
+    cache.D = D;
     const MixHead head = {.element = Element::kFloat, .tokens = 1, .group = group, .D = D,
                           .structure = m.recurrence.structure, .divisor = 1, .constant_log_decay = 0,
                           .window = m.window, .sinks = m.sinks, .window_share = 0, .seen = 0,
                           .q = nullptr, .k = nullptr, .v = nullptr, .q_stride = 0, .kv_stride = 0,
                           .cos = nullptr, .sin = nullptr};
-    bytes = std::max({bytes, kernels.step.mix_scratch(head), kernels.step.cache_scratch({.group = group, .D = D})});
+    bytes = std::max({bytes, kernels.step.mix_scratch(head), kernels.step.cache_scratch(cache)});
     const StepLayer& layer = weights.layers[i];
     for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
       rank = std::max(rank, map->rank());

@@ -3,9 +3,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <optional>
 #include <vector>
 
 namespace liger {
+
+class CausalLM;
 
 /// What one attention layer remembers of S sequences.
 struct LayerState {
@@ -27,5 +31,17 @@ struct DecodingState {
   /// The state of sequences `rows` [n] int64 (repeats allowed: forks), as a copy of its own.
   DecodingState select(const at::Tensor& rows) const;
 };
+
+/// One text as far as a model has read it.
+struct Conversation {
+  DecodingState state;          ///< of one sequence
+  std::optional<int64_t> next;  ///< the token that comes next and has not been read yet
+};
+
+/// A conversation as a safetensors file, written atomically: layers.N.recurrent.I, layers.N.keys, layers.N.values, seen,
+/// next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
+void save_conversation(const std::filesystem::path& file, const Conversation& conversation, const CausalLM& model);
+/// Throws Error(kBadInput) for a file that is none, is damaged, or comes from another model, adapter or dtype.
+Conversation load_conversation(const std::filesystem::path& file, const CausalLM& model);
 
 }  // namespace liger

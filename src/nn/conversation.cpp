@@ -1,0 +1,118 @@
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+
+#include "liger/core/checkpoint.h"
+#include "liger/error.h"
+#include "liger/io/files.h"
+#include "liger/nn/causal_lm.h"
+#include "liger/nn/state.h"
+
+namespace liger {
+namespace {
+
+constexpr const char* kFormat = "liger-conversation-1";
+
+// Of the configuration and a few bytes of every weight, an adapter's included: cheap, and enough to tell models apart.
+std::string fingerprint(const CausalLM& model) {
+  std::string text = model.config().to_json().dump();
+  for (const auto& item : model.named_parameters()) {
+    const at::Tensor flat = item.value().detach().flatten();
+    constexpr int64_t kEnd = 16;
+    const int64_t count = std::min(kEnd, flat.numel());
+    for (const at::Tensor& part : {flat.narrow(0, 0, count), flat.narrow(0, flat.numel() - count, count)}) {
+      const at::Tensor bytes = part.to(at::kCPU).contiguous();
+      text += item.key();
+      text.append(static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes());
+    }
+  }
+  return sha256_hex(text);
+}
+
+at::Tensor number(int64_t value) {
+  at::Tensor out = at::empty({1}, at::kLong);
+  return out.fill_(value);
+}
+
+// Shapes and types are those this model would have made; `tokens` is what softmax layers must hold.
+void check_layer(const LayerState& layer, const ModelConfig& config, int64_t index, int64_t tokens,
+                 const std::string& file) {
+  const auto fail_at = [&](const char* what) {
+    fail(ErrorCode::kBadInput, file, ": layers.", index, ".", what, " does not suit this model; the file is damaged");
+  };
+  const int64_t Hkv = config.num_key_value_heads, D = config.head_dim;
+  if (config.is_softmax_layer(index)) {
+    for (const at::Tensor& cache : {layer.keys, layer.values})
+      if (!cache.defined() || cache.sizes() != at::IntArrayRef({1, tokens, Hkv, D})) fail_at("keys");
+    return;
+  }
+  const LigerConfig& liger = *config.liger;
+  const int64_t slots = liger.window_share() > 0 ? liger.window + liger.sinks : 0;
+  for (const at::Tensor& ring : {layer.keys, layer.values})
+    if (ring.defined() != (slots > 0) || (ring.defined() && ring.sizes() != at::IntArrayRef({1, Hkv, slots, D})))
+      fail_at("keys");
+  const auto shapes = liger.window_share() < 1 ? state_shapes(*find_structure(liger.recurrence), D)
+                                               : std::vector<StateShape>{};
+  if (layer.recurrent.size() != shapes.size()) fail_at("recurrent");
+  for (size_t i = 0; i < shapes.size(); ++i)
+    if (layer.recurrent[i].sizes() != at::IntArrayRef({1, Hkv, shapes[i].rows, shapes[i].columns})) fail_at("recurrent");
+}
+
+}  // namespace
+
+void save_conversation(const std::filesystem::path& file, const Conversation& conversation, const CausalLM& model) {
+  const DecodingState& state = conversation.state;
+  LIGER_CHECK(state.seen.size() == 1, "save_conversation: expected one sequence, got ", state.seen.size());
+  std::map<std::string, at::Tensor> tensors = {{"seen", number(state.seen[0])}};
+  if (conversation.next) tensors["next"] = number(*conversation.next);
+  for (size_t i = 0; i < state.layers.size(); ++i) {
+    const LayerState& layer = state.layers[i];
+    const std::string name = cat("layers.", i, ".");
+    for (size_t j = 0; j < layer.recurrent.size(); ++j) tensors[cat(name, "recurrent.", j)] = layer.recurrent[j];
+    if (!layer.keys.defined()) continue;
+    const bool all = model.config().is_softmax_layer(static_cast<int64_t>(i));
+    tensors[name + "keys"] = all ? layer.keys.narrow(1, 0, state.seen[0]) : layer.keys;
+    tensors[name + "values"] = all ? layer.values.narrow(1, 0, state.seen[0]) : layer.values;
+  }
+  save_tensors(file, tensors, {{"format", kFormat}, {"model", fingerprint(model)}});
+}
+
+Conversation load_conversation(const std::filesystem::path& file, const CausalLM& model) {
+  const SafetensorsFile source(file);
+  const auto& metadata = source.metadata();
+  const std::string where = file.string();
+  LIGER_CHECK(metadata.contains("format") && metadata.at("format") == kFormat, where,
+              ": not a saved conversation; expected a file written by --state-out");
+  LIGER_CHECK(metadata.contains("model") && metadata.at("model") == fingerprint(model), where,
+              ": was saved with another model, adapter or dtype; a state is of no use to any but its own");
+  std::map<std::string, at::Tensor> tensors;
+  for (const TensorInfo& info : source.tensors()) tensors[info.name] = map_tensor(source, info).clone().to(model.device());
+  const auto take = [&](const std::string& name) {
+    auto it = tensors.find(name);
+    return it == tensors.end() ? at::Tensor() : it->second;
+  };
+  const auto integer = [&](const std::string& name) {
+    const at::Tensor value = take(name);
+    LIGER_CHECK(value.defined() && value.scalar_type() == at::kLong && value.numel() == 1 && value.item<int64_t>() >= 0,
+                where, ": '", name, "': expected one count");
+    return value.item<int64_t>();
+  };
+  Conversation out;
+  out.state.seen = {integer("seen")};
+  if (tensors.contains("next")) out.next = integer("next");
+  LIGER_CHECK(!out.next || *out.next < model.config().vocab_size, where, ": 'next': token ", *out.next,
+              " is not in the vocabulary of ", model.config().vocab_size);
+  for (int64_t i = 0; i < model.config().num_hidden_layers; ++i) {
+    const std::string name = cat("layers.", i, ".");
+    LayerState layer;
+    for (int64_t j = 0; tensors.contains(cat(name, "recurrent.", j)); ++j)
+      layer.recurrent.push_back(take(cat(name, "recurrent.", j)));
+    layer.keys = take(name + "keys");
+    layer.values = take(name + "values");
+    check_layer(layer, model.config(), i, out.state.seen[0], where);
+    out.state.layers.push_back(layer);
+  }
+  return out;
+}
+
+}  // namespace liger
