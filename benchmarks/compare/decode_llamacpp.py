@@ -4,8 +4,8 @@
     python benchmarks/compare/decode_llamacpp.py [--json] [--threads N] [--folder DIR]
 
 DIR is what decode_transformers.py --save wrote; without it the models are made in a temporary folder, which needs
-transformers. The GGUF (bf16, a vocabulary of made-up tokens) is written by the gguf package, beside the HF files in a
-temporary folder too. Same contexts, prompt, segments and greedy choice as decode_transformers.py.
+transformers. The GGUF (bf16, a vocabulary of made-up tokens) goes to a temporary folder in any case, by the gguf
+package. Same contexts, prompt, segments and greedy choice as decode_transformers.py.
 """
 import ctypes
 import json
@@ -83,11 +83,10 @@ def write_gguf(folder, path):
 
 class Model:
     def __init__(self, path, threads):
-        self.c = __import__("llama_cpp")
-        c = self.c
-        silent = c.llama_log_callback(lambda level, text, data: None)
-        c.llama_log_set(silent, ctypes.c_void_p(0))
-        self.keep = silent  # C calls it later
+        import llama_cpp as c
+        self.c = c
+        self.silent = c.llama_log_callback(lambda level, text, data: None)  # kept, as C calls it later
+        c.llama_log_set(self.silent, ctypes.c_void_p(0))
         self.model = c.llama_model_load_from_file(str(path).encode(), c.llama_model_default_params())
         assert self.model, path
         params = c.llama_context_default_params()
