@@ -1,13 +1,18 @@
 #include "core/cpu_jobs.h"
 
-#include <ATen/Parallel.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
+
+#ifndef _OPENMP
+#error "compile this file for OpenMP"
+#endif
 
 namespace liger {
 namespace {
@@ -37,12 +42,28 @@ class Scratch {
 void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_bytes,
               const std::function<void(int64_t, void*)>& body) {
   std::atomic<int64_t> next = 0;
-  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  std::atomic_flag failed = ATOMIC_FLAG_INIT;
+  std::exception_ptr error;
+#pragma omp parallel if (count > 1)
+  {
     Scratch scratch;
-    for (int64_t worker = begin; worker < end; ++worker)
+    try {
       for (int64_t job = next++; job < count; job = next++) body(job, scratch.zeroed(scratch_bytes(job)));
-  });
+    } catch (...) {
+      if (!failed.test_and_set()) error = std::current_exception();
+      next = count;
+    }
+  }
+  if (error) std::rethrow_exception(error);
+}
+
+void detail::run_team(void (*call)(const void*, int64_t, int64_t), const void* body) {
+#pragma omp parallel
+  call(body, omp_get_thread_num(), omp_get_num_threads());
+}
+
+void team_barrier() {
+#pragma omp barrier
 }
 
 }  // namespace liger

@@ -29,6 +29,7 @@ class CacheStep {
     store_row(head_.v, D, values + head_.seen * head_.stride);
     for (int64_t h = 0; h < head_.group; ++h) {
       rotate<float>(1, head_.q + h * D, head_.cos, head_.sin, D, 1 / std::sqrt(static_cast<float>(D)), 1, q_);
+      for (int64_t d = D; d < padded<float>(D); ++d) q_[d] = 0;
       attend(keys, values);
       store_row(o_, D, head_.o + h * D);
     }

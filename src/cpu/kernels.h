@@ -96,9 +96,6 @@ struct StepKernels {
   /// y[s][r] = w[r] . x[s] + bias[r] for the rows [begin, end).
   void (*dot_rows)(const WeightView& w, int64_t begin, int64_t end, int64_t sequences, ActivationRows x,
                    ActivationRows y);
-  /// y[s][r] = activation(gate[r] . x[s]) * (up[r] . x[s]); `ups` is scratch of y's shape.
-  void (*gated_rows)(const WeightView& gate, const WeightView& up, GateActivation activation, int64_t begin,
-                     int64_t end, int64_t sequences, ActivationRows x, ActivationRows y, ActivationRows ups);
   /// gates = activation(gates) * ups.
   void (*gate_by)(GateActivation activation, const float* ups, int64_t n, float* gates);
   /// y[r] += scale * B[r] . h for the rows [begin, end), h [rank].

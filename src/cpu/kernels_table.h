@@ -81,14 +81,6 @@ void step_dot_rows(const WeightView& w, int64_t begin, int64_t end, int64_t sequ
     dot_rows(weight, begin, end, sequences, Rows<const float>{x.data, x.stride}, Rows<float>{y.data, y.stride});
   });
 }
-void step_gated_rows(const WeightView& gate, const WeightView& up, GateActivation activation, int64_t begin,
-                     int64_t end, int64_t sequences, ActivationRows x, ActivationRows y, ActivationRows ups) {
-  step_dot_rows(gate, begin, end, sequences, x, y);
-  step_dot_rows(up, begin, end, sequences, x, ups);
-  for (int64_t s = 0; s < sequences; ++s)
-    gate_by(activation, ups.data + s * ups.stride + begin, end - begin,
-            y.data + s * y.stride + begin);
-}
 void step_widen_row(const WeightView& w, int64_t row, float* to) {
   with_weight(w, [&](const auto& weight) { widen_row(weight.data + row * w.columns, w.columns, to); });
 }
@@ -126,7 +118,7 @@ constexpr CpuKernels kernels_named(const char* name) {
           run_pass<ScanHead, ScanForward, false>,
           scratch<ScanHead, true>,
           run_pass<ScanHead, ScanBackward, true>,
-          {step_dot_rows, step_gated_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
+          {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
            step_cache_scratch, step_cache}};
 }
 

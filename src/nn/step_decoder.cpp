@@ -1,7 +1,6 @@
 #include "liger/nn/step_decoder.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/TensorIndexing.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
@@ -10,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/cpu_jobs.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/ops/ops.h"
@@ -36,31 +36,34 @@ GateActivation activation_named(const std::string& name) {
 
 }  // namespace
 
+// A token goes through the model on all threads at once: each computes its share of the rows of every product and of the
+// heads, and waits where it needs the others' share. What is small each computes for itself.
 struct StepDecoder::Implementation {
   Implementation(const CausalLM& model, int64_t sequences);
   const at::Tensor& step(std::span<const int64_t> ids, DecodingState& state);
 
  private:
+  // A thread's own normalized input and low-rank products, and scratch for the mixers.
+  struct Member {
+    Member(int64_t sequences, int64_t hidden, int64_t rank, int64_t scratch_bytes)
+        : normed(sequences, hidden), low_rank(sequences, rank), scratch(at::zeros({scratch_bytes}, at::kByte)) {}
+    Activations normed, low_rank;
+    at::Tensor scratch;
+    int64_t index = 0, count = 1;
+
+    std::pair<int64_t, int64_t> share(int64_t n) const { return {n * index / count, n * (index + 1) / count}; }
+  };
+
   void begin(DecodingState& state) const;
   void reserve(LayerState& layer, const DecodingState& state) const;
   void embed(std::span<const int64_t> ids);
   void rotate(const DecodingState& state);
-  void norm(const at::Tensor& weight);
-  void attention(int64_t layer, const DecodingState& state, LayerState& memory);
-  void mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state, LayerState& memory);
-  void attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory);
-  void mlp(const StepLayer& layer);
-
-  // Runs some linear maps of one input side by side, their rows dealt out evenly. Each thread then calls
-  // then(map, first row, last row).
-  template <typename Then>
-  void linears(std::initializer_list<const StepLinear*> maps, const Activations& x,
-               std::initializer_list<const Activations*> y, const Then& then);
-  void linears(std::initializer_list<const StepLinear*> maps, const Activations& x,
-               std::initializer_list<const Activations*> y) {
-    linears(maps, x, y, [](int64_t, int64_t, int64_t) {});
-  }
-  void add_to_residual(const StepLinear& map, const Activations& x);
+  void run(Member& member, const DecodingState& state, std::vector<LayerState>& memory);
+  void norm(const at::Tensor& weight, Member& member);
+  void linear(const StepLinear& map, const Activations& in, const Activations& to, Member& member);
+  void add_linear(const StepLinear& map, const Activations& in, Member& member);
+  void mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state, LayerState& memory, Member& member);
+  void attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory, Member& member);
 
   const CpuKernels& kernels = cpu_kernels();
   ModelConfig config;
@@ -70,8 +73,8 @@ struct StepDecoder::Implementation {
   std::vector<float> frequencies, cos, sin;  // [D/2], [S][D/2] twice
   float embedding_scale;
   GateActivation activation;
-  Activations x, normed, q, k, v, mixed, out, gates, ups, low_rank;
-  std::vector<at::Tensor> scratch;  // by thread
+  Activations x, q, k, v, mixed, out, gates, ups;
+  std::vector<Member> members;
   at::Tensor logits;
 };
 
@@ -88,7 +91,6 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       embedding_scale(1),
       activation(activation_named(config.hidden_act)),
       x(S, config.hidden_size),
-      normed(S, config.hidden_size),
       q(S, H * D),
       k(S, Hkv * D),
       v(S, Hkv * D),
@@ -96,7 +98,6 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       out(S, config.hidden_size),
       gates(S, config.intermediate_size),
       ups(S, config.intermediate_size),
-      low_rank(1, 1),
       logits(at::empty({S, config.vocab_size}, at::kFloat)) {
   const at::Tensor turns = rope_frequencies(config.rope, D, at::kCPU);
   frequencies.assign(turns.const_data_ptr<float>(), turns.const_data_ptr<float>() + D / 2);
@@ -120,8 +121,7 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
     for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
       rank = std::max(rank, map->rank());
   }
-  low_rank = Activations(S * 3, rank);
-  for (int thread = 0; thread < at::get_num_threads(); ++thread) scratch.push_back(at::zeros({bytes}, at::kByte));
+  for (int i = 0; i < at::get_num_threads(); ++i) members.emplace_back(S, config.hidden_size, rank, bytes);
 }
 
 void StepDecoder::Implementation::begin(DecodingState& state) const {
@@ -181,56 +181,36 @@ void StepDecoder::Implementation::rotate(const DecodingState& state) {
     }
 }
 
-void StepDecoder::Implementation::norm(const at::Tensor& weight) {
+void StepDecoder::Implementation::norm(const at::Tensor& weight, Member& member) {
   for (int64_t s = 0; s < S; ++s)
     kernels.step.rms_norm(x[s], weight.const_data_ptr<float>(), config.hidden_size,
-                          static_cast<float>(config.rms_norm_eps), config.family->norm_adds_one, normed[s]);
+                          static_cast<float>(config.rms_norm_eps), config.family->norm_adds_one, member.normed[s]);
 }
 
-template <typename Then>
-void StepDecoder::Implementation::linears(std::initializer_list<const StepLinear*> maps, const Activations& in,
-                                          std::initializer_list<const Activations*> y, const Then& then) {
-  int64_t total = 0, which = 0;
-  for (const StepLinear* map : maps) {
-    total += map->view.rows;
-    for (int64_t s = 0; map->rank() > 0 && s < S; ++s)
-      kernels.step.dot_rows({Element::kFloat, map->lora_a.const_data_ptr(), map->rank(), map->view.columns, nullptr}, 0,
-                            map->rank(), 1, {in[s], 0}, {low_rank[which * S + s], 0});
-    ++which;
+// The member's rows of `to`.
+void StepDecoder::Implementation::linear(const StepLinear& map, const Activations& in, const Activations& to,
+                                         Member& member) {
+  const auto [first, last] = member.share(map.view.rows);
+  kernels.step.dot_rows(map.view, first, last, S, in.rows, to.rows);
+  const int64_t rank = map.rank();
+  for (int64_t s = 0; rank > 0 && s < S; ++s) {
+    float* low = member.low_rank[s];
+    kernels.step.dot_rows({Element::kFloat, map.lora_a.const_data_ptr(), rank, map.view.columns, nullptr}, 0, rank, 1,
+                          {in[s], 0}, {low, 0});
+    kernels.step.add_low_rank(map.lora_b.const_data_ptr<float>(), low, rank, map.lora_scale, first, last, to[s]);
   }
-  const auto part = [&](int64_t thread, int64_t threads) {
-    const int64_t begin = total * thread / threads, end = total * (thread + 1) / threads;
-    int64_t start = 0, index = 0;
-    for (const StepLinear* map : maps) {
-      const int64_t rows = map->view.rows, first = std::clamp<int64_t>(begin - start, 0, rows),
-                    last = std::clamp<int64_t>(end - start, 0, rows);
-      const Activations& to = *(y.begin()[index]);
-      if (first < last) {
-        kernels.step.dot_rows(map->view, first, last, S, in.rows, to.rows);
-        for (int64_t s = 0; map->rank() > 0 && s < S; ++s)
-          kernels.step.add_low_rank(map->lora_b.const_data_ptr<float>(), low_rank[index * S + s], map->rank(),
-                                    map->lora_scale, first, last, to[s]);
-        then(index, first, last);
-      }
-      start += rows;
-      ++index;
-    }
-  };
-  const int64_t threads = at::get_num_threads();
-  at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t thread = first; thread < last; ++thread) part(thread, threads);
-  });
 }
 
-void StepDecoder::Implementation::add_to_residual(const StepLinear& map, const Activations& in) {
-  linears({&map}, in, {&out}, [&](int64_t, int64_t first, int64_t last) {
-    for (int64_t s = 0; s < S; ++s)
-      for (int64_t r = first; r < last; ++r) x[s][r] += out[s][r];
-  });
+// Adds them to the residual stream.
+void StepDecoder::Implementation::add_linear(const StepLinear& map, const Activations& in, Member& member) {
+  linear(map, in, out, member);
+  const auto [first, last] = member.share(map.view.rows);
+  for (int64_t s = 0; s < S; ++s)
+    for (int64_t r = first; r < last; ++r) x[s][r] += out[s][r];
 }
 
 void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state,
-                                      LayerState& memory) {
+                                      LayerState& memory, Member& member) {
   const MixSettings& m = mixes[layer];
   const LayerRecurrence& r = m.recurrence;
   const auto block = [&](const at::Tensor& tensor) -> void* {
@@ -264,10 +244,11 @@ void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const
                     .ring_values = m.window > 0 ? block(memory.values) : nullptr,
                     .checkpoints = nullptr,
                     .lse = nullptr},
-                   scratch[at::get_thread_num()].mutable_data_ptr());
+                   member.scratch.mutable_data_ptr());
 }
 
-void StepDecoder::Implementation::attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory) {
+void StepDecoder::Implementation::attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory,
+                                         Member& member) {
   const auto cache = [&](const at::Tensor& tensor) -> void* {
     return static_cast<char*>(tensor.mutable_data_ptr()) +
            (s * tensor.size(1) * Hkv + h) * D * static_cast<int64_t>(tensor.element_size());
@@ -285,39 +266,41 @@ void StepDecoder::Implementation::attend(int64_t s, int64_t h, const DecodingSta
                       .values = cache(memory.values),
                       .stride = Hkv * D,
                       .o = mixed[s] + h * group * D},
-                     scratch[at::get_thread_num()].mutable_data_ptr());
+                     member.scratch.mutable_data_ptr());
 }
 
-void StepDecoder::Implementation::attention(int64_t i, const DecodingState& state, LayerState& memory) {
-  const StepLayer& layer = weights.layers[i];
-  norm(layer.input_norm);
-  linears({&layer.q, &layer.k, &layer.v}, normed, {&q, &k, &v});
-  at::parallel_for(0, S * Hkv, 1, [&](int64_t first, int64_t last) {
-    for (int64_t job = first; job < last; ++job) {
+void StepDecoder::Implementation::run(Member& member, const DecodingState& state, std::vector<LayerState>& memory) {
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    const StepLayer& layer = weights.layers[i];
+    norm(layer.input_norm, member);
+    linear(layer.q, member.normed, q, member);
+    linear(layer.k, member.normed, k, member);
+    linear(layer.v, member.normed, v, member);
+    team_barrier();
+    const auto [first_head, last_head] = member.share(S * Hkv);
+    for (int64_t head = first_head; head < last_head; ++head) {
       if (config.is_softmax_layer(i)) {
-        attend(job / Hkv, job % Hkv, state, memory);
+        attend(head / Hkv, head % Hkv, state, memory[i], member);
       } else {
-        mix(i, job / Hkv, job % Hkv, state, memory);
+        mix(i, head / Hkv, head % Hkv, state, memory[i], member);
       }
     }
-  });
-  add_to_residual(layer.o, mixed);
-}
-
-void StepDecoder::Implementation::mlp(const StepLayer& layer) {
-  norm(layer.post_attention_norm);
-  const int64_t n = config.intermediate_size, threads = at::get_num_threads();
-  if (layer.gate.rank() > 0 || layer.up.rank() > 0) {
-    linears({&layer.gate, &layer.up}, normed, {&gates, &ups});
-    for (int64_t s = 0; s < S; ++s) kernels.step.gate_by(activation, ups[s], n, gates[s]);
-  } else {
-    at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
-      for (int64_t thread = first; thread < last; ++thread)
-        kernels.step.gated_rows(layer.gate.view, layer.up.view, activation, n * thread / threads,
-                                n * (thread + 1) / threads, S, normed.rows, gates.rows, ups.rows);
-    });
+    team_barrier();
+    add_linear(layer.o, mixed, member);
+    team_barrier();
+    norm(layer.post_attention_norm, member);
+    linear(layer.gate, member.normed, gates, member);
+    linear(layer.up, member.normed, ups, member);
+    const auto [first, last] = member.share(config.intermediate_size);
+    for (int64_t s = 0; s < S; ++s) kernels.step.gate_by(activation, ups[s] + first, last - first, gates[s] + first);
+    team_barrier();
+    add_linear(layer.down, gates, member);
+    team_barrier();
   }
-  add_to_residual(layer.down, gates);
+  norm(weights.norm, member);
+  const auto [first, last] = member.share(weights.head.view.rows);
+  kernels.step.dot_rows(weights.head.view, first, last, S, member.normed.rows,
+                        {logits.mutable_data_ptr<float>(), config.vocab_size});
 }
 
 const at::Tensor& StepDecoder::Implementation::step(std::span<const int64_t> ids, DecodingState& state) {
@@ -325,18 +308,13 @@ const at::Tensor& StepDecoder::Implementation::step(std::span<const int64_t> ids
   begin(state);
   embed(ids);
   rotate(state);
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    attention(i, state, state.layers[i]);
-    mlp(weights.layers[i]);
-  }
-  for (int64_t& seen : state.seen) ++seen;
-  norm(weights.norm);
-  const ActivationRows to = {logits.mutable_data_ptr<float>(), config.vocab_size};
-  const int64_t rows = weights.head.view.rows, threads = at::get_num_threads();
-  at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t thread = first; thread < last; ++thread)
-      kernels.step.dot_rows(weights.head.view, rows * thread / threads, rows * (thread + 1) / threads, S, normed.rows, to);
+  run_team([&](int64_t index, int64_t count) {
+    Member& member = members[index];
+    member.index = index;
+    member.count = count;
+    run(member, state, state.layers);
   });
+  for (int64_t& seen : state.seen) ++seen;
   return logits;
 }
 
