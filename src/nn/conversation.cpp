@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "liger/core/checkpoint.h"
+#include "liger/core/structure.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/nn/causal_lm.h"
