@@ -86,8 +86,8 @@ TEST(Structures, NamesOfModelTypesAndArchitectures) {
 TEST(Structures, ThoseWithAGateDivisorAndThoseThatArePublished) {
   std::set<std::string> divided, published;
   for (const Structure& s : structures()) {
-    if (s.has_gate_divisor) divided.insert(s.name);
-    if (s.is_published) published.insert(s.name);
+    if (s.uses_divisor) divided.insert(s.name);
+    if (s.published) published.insert(s.name);
   }
   EXPECT_EQ(divided, (std::set<std::string>{"gla", "gsa", "gated-retention", "gated-deltanet", "kda"}));
   EXPECT_EQ(published, (std::set<std::string>{"gla", "gsa", "hgrn2"}));

@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
+#include "liger/error.h"
 #include "liger/nn/causal_lm.h"
 #include "random_model.h"
 #include "tensor_testing.h"
@@ -14,10 +15,11 @@ namespace {
 using testing::expect_close;
 using Documents = std::vector<std::vector<int64_t>>;
 
-ModelConfig hybrid(std::vector<int64_t> softmax_layers) {
-  LigerConfig liger{.window = 5, .sinks = 2};
-  liger.softmax_layers = std::move(softmax_layers);
-  return test::random_config(50, liger);
+ModelConfig hybrid(std::vector<int64_t> softmax_layers, const std::string& structure = "gla") {
+  return test::random_config(50, LigerConfig{.recurrence = structure,
+                                             .window = 5,
+                                             .sinks = 2,
+                                             .softmax_layers = std::move(softmax_layers)});
 }
 
 std::vector<int64_t> document(int64_t length, int64_t seed) {
@@ -58,8 +60,10 @@ TEST(Hybrid, OnlyTheLayersNamedAreSoftmaxAttention) {
 }
 
 TEST(Hybrid, DecodingEqualsTheFullForward) {
-  for (const int64_t kept : {0, 1}) {
-    const auto model = test::random_model(hybrid({kept}));
+  for (const auto& [kept, structure] : {std::pair{0, "gla"}, std::pair{1, "lightning"}, std::pair{1, "gsa"},
+                                        std::pair{0, "kda"}, std::pair{1, "swa"}}) {
+    SCOPED_TRACE(structure);
+    const auto model = test::random_model(hybrid({kept}, structure));
     const Documents documents = {document(40, 1), document(33, 2)};
     const at::Tensor whole = logits(*model, documents);
     DecodingState state;
@@ -77,6 +81,29 @@ TEST(Hybrid, DecodingEqualsTheFullForward) {
     expect_close(at::cat(parts[0]), whole.narrow(0, 0, begin[0]), 1e-5, "first");
     expect_close(at::cat(parts[1]), whole.narrow(0, 40, begin[1]), 1e-5, "second");
   }
+}
+
+// One layer does nothing and the other has the same weights wherever it is: only its place tells two models apart.
+TEST(Hybrid, LayersKnowTheirPlace) {
+  const auto with_active_layer = [](int active, const char* structure) {
+    ModelConfig config = hybrid({}, structure);
+    config.liger->window = config.liger->sinks = 0;
+    const auto first = test::random_model(config), model = test::random_model(config);
+    at::NoGradGuard no_grad;
+    const auto source = first->named_parameters();
+    auto target = model->named_parameters();
+    for (const auto& item : source) {
+      const std::string layer = "model.layers.0.";
+      if (!item.key().starts_with(layer)) continue;
+      const std::string name = item.key().substr(layer.size());
+      target[cat("model.layers.", active, ".", name)].copy_(item.value());
+      const bool writes = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+      if (writes) target[cat("model.layers.", 1 - active, ".", name)].zero_();
+    }
+    return logits(*model, {document(30, 1)});
+  };
+  expect_close(with_active_layer(1, "retnet"), with_active_layer(0, "retnet"), 1e-6, "retnet");
+  EXPECT_GT(testing::relative_error(with_active_layer(1, "lightning"), with_active_layer(0, "lightning")), 1e-3);
 }
 
 TEST(Hybrid, ASelectedStateGoesOnAsTheSequenceWould) {

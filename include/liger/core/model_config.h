@@ -29,13 +29,13 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;
 };
 
-/// The LigerConfig::recurrence that is none: the softmax branch makes up the layer.
+/// The structure without a recurrence: the softmax branch makes up the layer.
 inline constexpr const char* kWindowOnly = "swa";
 
 /// The "liger" object of config.json: what a linearized layer is made of. The defaults are those of the released
 /// Liger-GLA checkpoints (arXiv 2503.01496), whose code has them as constants.
 struct LigerConfig {
-  /// One of structures() (models/structure.h).
+  /// The name of one of structures() (core/structure.h).
   std::string recurrence = "gla";
   /// Keys a query sees in the softmax branch, itself included; 0 = there is no softmax branch. The released
   /// checkpoints see 65 (an argument of 64 that counts the keys *before* the query); the paper's equation 10 says 64.
