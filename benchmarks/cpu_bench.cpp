@@ -78,7 +78,7 @@ void structure_forward_backward(benchmark::State& state, const Structure* struct
   mix(state, {.recurrence = {structure}, .window = 0}, true);
 }
 
-#define LIGER_SHAPES Args({1, 1024, 6, 48})->Args({1, 2048, 8, 64})->Args({2, 2048, 16, 128})
+#define LIGER_SHAPES Args({8, 256, 1, 64})->Args({1, 1024, 6, 48})->Args({1, 2048, 8, 64})->Args({2, 2048, 16, 128})
 BENCHMARK(scan_forward)->LIGER_SHAPES->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(scan_forward_backward)->LIGER_SHAPES->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(window_forward)->Args({1, 2048, 8, 64})->Unit(benchmark::kMillisecond)->UseRealTime();

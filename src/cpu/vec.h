@@ -153,14 +153,19 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// By vectors rather than memcpy: rows are short, and a call for each costs as much as the copy.
 template <typename T>
 inline void load_row(const T* from, int64_t n, T* to) {  // `to` has room for whole vectors; the rest becomes 0
-  std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
-  for (int64_t i = n; i < padded<T>(n); ++i) to[i] = 0;
+  int64_t i = 0;
+  for (; i + kWidth<T> <= n; i += kWidth<T>) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
+  for (; i < padded<T>(n); ++i) to[i] = 0;
 }
 template <typename T>
 inline void store_row(const T* from, int64_t n, T* to) {
-  std::memcpy(to, from, sizeof(T) * static_cast<size_t>(n));
+  int64_t i = 0;
+  for (; i + kWidth<T> <= n; i += kWidth<T>) store(to + i, load(from + i));
+  for (; i < n; ++i) to[i] = from[i];
 }
 
 inline float widen(BFloat16 x) {
