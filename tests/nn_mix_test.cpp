@@ -91,7 +91,10 @@ void expect_equal_to_definition(const MixSettings& settings, const MixInputs& in
   double largest = 1e-25;  // what float32 holds
   for (size_t i = states + 1; i < got.size(); ++i) largest = std::max(largest, expected[i].abs().max().item<double>());
   for (size_t i = 0; i < got.size(); ++i) {
-    const std::string what = i == 0 ? "o" : i <= states ? "state" : i < states + 4 ? cat("d", "qkv"[i - states - 1]) : "dstate";
+    const std::string what = i == 0           ? "o"
+                             : i <= states    ? "state"
+                             : i < states + 4 ? cat("d", "qkv"[i - states - 1])
+                                              : "dstate";
     // The states are float32 whatever the inputs are; the rest is rounded to their type once.
     const bool wide = got[i].scalar_type() != at::kBFloat16;
     if (overall && i > states) {
@@ -170,7 +173,8 @@ TEST_P(Fixtures, OfAnIndependentProgramAreMet) {
       expect_close(last[i], tensors.at(cat("state_out.", i)), tolerance, "state");
     }
     const auto got = torch::autograd::grad({loss}, leaves);
-    for (size_t i = 0; i < got.size(); ++i) expect_close(got[i], tensors.at(gradients[i]), tolerance, gradients[i].c_str());
+    for (size_t i = 0; i < got.size(); ++i)
+      expect_close(got[i], tensors.at(gradients[i]), tolerance, gradients[i].c_str());
   };
   const RecurrenceOutputs defined = recurrence(settings.recurrence, q, k, v, states);
   check(defined.o, defined.states, 1e-11);
@@ -207,7 +211,8 @@ TEST_P(Streams, SplittingChangesNothing) {
     in.states.clear();
     const at::Tensor whole = fused_mix(settings, in).o;
     expect_close(whole, reference_mix(settings, as_leaves(in, true)).o, 1e-5, "whole");
-    for (const std::vector<int64_t>& cuts : std::vector<std::vector<int64_t>>{{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}}) {
+    const std::vector<std::vector<int64_t>> all_cuts = {{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}};
+    for (const std::vector<int64_t>& cuts : all_cuts) {
       LayerState state, defined;
       Tensors parts, defined_parts;
       int64_t seen = 0;

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "io_test_util.h"
+#include "liger/core/structure.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
@@ -92,7 +93,8 @@ std::shared_ptr<CausalLM> make(const Case& c, at::ScalarType type) {
   for (auto& item : model->named_parameters())
     if (item.key().ends_with("bias")) item.value().normal_(0, 0.2);
   if (c.lora) {
-    add_lora(*model, {.r = 3, .alpha = 6, .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"}});
+    add_lora(*model,
+             {.r = 3, .alpha = 6, .targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"}});
     for (auto& item : model->named_parameters())
       if (item.key().ends_with("lora_B")) item.value().normal_(0, 0.2);
   }
@@ -157,7 +159,8 @@ TEST_P(Steps, EqualTheFullForward) {
       }
       // And the full forward goes on from what the steps left.
       if (sequences > 1) continue;
-      const at::Tensor next = model->logits(model->hidden_states(Sequences({{documents[0][26], documents[0][27]}}), &state));
+      const std::vector<int64_t> rest = {documents[0][26], documents[0][27]};
+      const at::Tensor next = model->logits(model->hidden_states(Sequences({rest}), &state));
       expect_close(next.to(at::kFloat), full(*model, documents[0]).narrow(0, 26, 2), tolerance, "after");
     }
   }
@@ -228,8 +231,9 @@ TEST(Conversations, AreOfConstantSizeAndOfOneModel) {
     size = now;
   }
   EXPECT_THROW(load_conversation(folder / "state.safetensors", *make(c, at::kBFloat16)), Error);
-  EXPECT_THROW(load_conversation(folder / "state.safetensors", *make({"", LigerConfig{.window = 8, .sinks = 2}}, at::kFloat)), Error);
-  EXPECT_THROW(load_conversation(folder / "state.safetensors", *make({"", c.liger, "llama", true}, at::kFloat)), Error);
+  const Case wider{"", LigerConfig{.window = 8, .sinks = 2}}, adapted{"", c.liger, "llama", true};
+  EXPECT_THROW(load_conversation(folder / "state.safetensors", *make(wider, at::kFloat)), Error);
+  EXPECT_THROW(load_conversation(folder / "state.safetensors", *make(adapted, at::kFloat)), Error);
   model->save_weights(folder / "weights.safetensors");
   EXPECT_THROW(load_conversation(folder / "weights.safetensors", *model), Error);
 }

@@ -8,7 +8,7 @@ namespace liger {
 // Work on torch's own threads. LibTorch's parallel_for runs one thread in a file that is not compiled for OpenMP, so
 // this is the only place that calls for threads; cpu_jobs.cpp is compiled so.
 
-/// Calls body(job, scratch) for every job of 0 .. count - 1, a free thread taking the next one. `scratch` is
+/// Calls body(job, scratch) for every job of 0 .. count - 1, a free thread taking the next one. `scratch` has
 /// `scratch_bytes(job)` bytes, aligned to 64 and zeroed, for that call alone. What a body throws is thrown here.
 void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_bytes,
               const std::function<void(int64_t, void*)>& body);

@@ -1,5 +1,5 @@
-// One token's softmax attention over a cache of keys and values, of one sequence and key/value head. The softmax runs in
-// blocks of keys with a maximum that grows as they come, so that no row of scores as long as the text is needed.
+// One token's softmax attention over a cache of keys and values, of one sequence and key/value head. The softmax runs
+// in blocks of keys with a maximum that grows as they come, so that no row of scores as long as the text is needed.
 #pragma once
 
 #include "cpu/kernels.h"

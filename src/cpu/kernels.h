@@ -32,8 +32,9 @@ struct MixHead {
 struct MixForward {
   void* o;                   ///< as q, with its strides
   void* states[2];           ///< [D][columns] (state_shapes()), in and out; the second for slots only
-  void *ring_keys, *ring_values;  ///< [window + sinks][D], rotated keys and values, position p in slot p % window, sink j
-                                  ///< in window + j; in and out; nullptr: the sequence starts and ends here
+  /// [window + sinks][D], rotated keys and values, position p in slot p % window, sink j in window + j; in and out;
+  /// nullptr: the sequence starts and ends here.
+  void *ring_keys, *ring_values;
   void* checkpoints;         ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
   void* lse;                 ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
 };

@@ -71,7 +71,8 @@ void run_pass(const Head& head, const Pass& pass, void* memory) {
 // Calls body with the weight in its own type.
 template <typename Body>
 void with_weight(const WeightView& w, const Body& body) {
-  if (w.element == Element::kBFloat16) return body(Weight<BFloat16>{static_cast<const BFloat16*>(w.data), w.columns, w.bias});
+  if (w.element == Element::kBFloat16)
+    return body(Weight<BFloat16>{static_cast<const BFloat16*>(w.data), w.columns, w.bias});
   body(Weight<float>{static_cast<const float*>(w.data), w.columns, w.bias});
 }
 

@@ -49,17 +49,20 @@ void backward_pass(Run& run, int64_t tokens, const T* checkpoints, T* starts) {
 template <typename E>
 void prefetch_rows(const E* rows, int64_t n, int64_t stride, int64_t size) {
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t at = 0; at < size; at += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(rows + i * stride + at);
+    for (int64_t at = 0; at < size; at += 64 / static_cast<int64_t>(sizeof(E)))
+      __builtin_prefetch(rows + i * stride + at);
 }
 
 /// [rows][columns] <-> the same with rows of `row` values.
 template <typename T>
 void load_matrix(const T* from, int64_t rows, int64_t columns, T* to, int64_t row) {
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * row, from + r * columns, sizeof(T) * static_cast<size_t>(columns));
+  const size_t bytes = sizeof(T) * static_cast<size_t>(columns);
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * row, from + r * columns, bytes);
 }
 template <typename T>
 void store_matrix(const T* from, int64_t row, int64_t rows, int64_t columns, T* to) {
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * columns, from + r * row, sizeof(T) * static_cast<size_t>(columns));
+  const size_t bytes = sizeof(T) * static_cast<size_t>(columns);
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * columns, from + r * row, bytes);
 }
 
 }  // namespace

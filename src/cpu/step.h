@@ -85,7 +85,8 @@ class MixStepRun {
     for (int64_t h = 0; h < head_.group; ++h)
       for (int64_t d = 0; d < head_.D; ++d) {
         const float window = window_[h * Dp_ + d], linear = linear_[h * Dp_ + d];
-        o[h * head_.D + d] = !head_.structure ? window : head_.window == 0 ? linear : window * share + linear * (1 - share);
+        const float both = window * share + linear * (1 - share);
+        o[h * head_.D + d] = !head_.structure ? window : head_.window == 0 ? linear : both;
       }
   }
 
@@ -111,7 +112,8 @@ class MixStepRun {
     if (s.normalizes) v_[head_.D] = 1;
     const float b = s.delta_rule ? sigmoid<float>(splat(mean))[0] : 0;
     const int64_t V = head_.D + (s.normalizes ? 1 : 0);
-    StateStep(s, head_.group, head_.D, V).run(queries_, Dp_, feature_, a_, b, v_, s.slots ? second : first, linear_, Dp_);
+    float* state = s.slots ? second : first;
+    StateStep(s, head_.group, head_.D, V).run(queries_, Dp_, feature_, a_, b, v_, state, linear_, Dp_);
     if (!s.normalizes) return;
     for (int64_t h = 0; h < head_.group; ++h) {
       const float n = std::abs(linear_[h * Dp_ + head_.D]), scale = 1 / (n > 1 ? n : 1.0f);

@@ -56,7 +56,8 @@ void check_layer(const LayerState& layer, const ModelConfig& config, int64_t ind
                                                : std::vector<StateShape>{};
   if (layer.recurrent.size() != shapes.size()) fail_at("recurrent");
   for (size_t i = 0; i < shapes.size(); ++i)
-    if (layer.recurrent[i].sizes() != at::IntArrayRef({1, Hkv, shapes[i].rows, shapes[i].columns})) fail_at("recurrent");
+    if (layer.recurrent[i].sizes() != at::IntArrayRef({1, Hkv, shapes[i].rows, shapes[i].columns}))
+      fail_at("recurrent");
 }
 
 }  // namespace
@@ -87,7 +88,8 @@ Conversation load_conversation(const std::filesystem::path& file, const CausalLM
   LIGER_CHECK(metadata.contains("model") && metadata.at("model") == fingerprint(model), where,
               ": was saved with another model, adapter or dtype; a state is of no use to any but its own");
   std::map<std::string, at::Tensor> tensors;
-  for (const TensorInfo& info : source.tensors()) tensors[info.name] = map_tensor(source, info).clone().to(model.device());
+  for (const TensorInfo& info : source.tensors())
+    tensors[info.name] = map_tensor(source, info).clone().to(model.device());
   const auto take = [&](const std::string& name) {
     auto it = tensors.find(name);
     return it == tensors.end() ? at::Tensor() : it->second;

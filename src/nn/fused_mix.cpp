@@ -109,7 +109,8 @@ class Mix {
   template <typename Scratch, typename Body>
   void for_each_head(const Scratch& scratch, const Body& body) const {
     run_jobs(
-        sequences() * kv_heads(), [&](int64_t job) { return scratch(head(order_[job / kv_heads()], job % kv_heads())); },
+        sequences() * kv_heads(),
+        [&](int64_t job) { return scratch(head(order_[job / kv_heads()], job % kv_heads())); },
         [&](int64_t job, void* memory) {
           const int64_t s = order_[job / kv_heads()], h = job % kv_heads();
           body(s, h, head(s, h), memory);
@@ -209,8 +210,9 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     const auto structure = context->saved_data["structure"].toStringRef();
     const auto numbers = context->saved_data["numbers"].toDoubleVector();
     const auto counts = context->saved_data["counts"].toIntVector();
-    const MixSettings settings = {{structure.empty() ? nullptr : find_structure(structure), numbers[0], counts[0], counts[1]},
-                                  counts[2], counts[3], numbers[1]};
+    const MixSettings settings = {
+        {structure.empty() ? nullptr : find_structure(structure), numbers[0], counts[0], counts[1]},
+        counts[2], counts[3], numbers[1]};
     const Mix mix(settings, {saved_tensors[0], saved_tensors[1], saved_tensors[2],
                              {saved_tensors[3], saved_tensors[4]},
                              context->saved_data["lengths"].toIntVector(), {}});

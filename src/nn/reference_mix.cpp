@@ -48,7 +48,8 @@ WindowContext context_of(const MixSettings& s, const at::Tensor& keys, const at:
 void remember(const MixSettings& s, const at::Tensor& x, int64_t seen, at::Tensor ring) {
   const int64_t T = x.size(0), kept = std::min(T, s.window);
   const at::Tensor by_head = x.to(ring.scalar_type()).transpose(0, 1);
-  ring.index_copy_(1, positions(seen + T - kept, seen + T, ring).remainder(s.window), by_head.narrow(1, T - kept, kept));
+  const at::Tensor slots = positions(seen + T - kept, seen + T, ring).remainder(s.window);
+  ring.index_copy_(1, slots, by_head.narrow(1, T - kept, kept));
   if (const int64_t count = std::min(s.sinks - seen, T); count > 0)
     ring.narrow(1, s.window + seen, count).copy_(by_head.narrow(1, 0, count));
 }

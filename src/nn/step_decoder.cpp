@@ -36,8 +36,8 @@ GateActivation activation_named(const std::string& name) {
 
 }  // namespace
 
-// A token goes through the model on all threads at once: each computes its share of the rows of every product and of the
-// heads, and waits where it needs the others' share. What is small each computes for itself.
+// A token goes through the model on all threads at once: each computes its share of the rows of every product and of
+// the heads, and waits where it needs the others' share. What is small each computes for itself.
 struct StepDecoder::Implementation {
   Implementation(const CausalLM& model, int64_t sequences);
   const at::Tensor& step(std::span<const int64_t> ids, DecodingState& state);
@@ -239,7 +239,8 @@ void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const
       .sin = sin.data() + s * D / 2};
   kernels.step.mix(head,
                    {.o = mixed[s] + h * group * D,
-                    .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
+                    .states = {states.empty() ? nullptr : block(states[0]),
+                               states.size() < 2 ? nullptr : block(states[1])},
                     .ring_keys = m.window > 0 ? block(memory.keys) : nullptr,
                     .ring_values = m.window > 0 ? block(memory.values) : nullptr,
                     .checkpoints = nullptr,
@@ -324,8 +325,8 @@ bool StepDecoder::supports(const CausalLM& model) {
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
-  LIGER_CHECK(supports(model), "decoding in steps: expected a float32 or bfloat16 model on the CPU, got ", model.dtype(),
-              " on ", model.device().str());
+  LIGER_CHECK(supports(model), "decoding in steps: expected a float32 or bfloat16 model on the CPU, got ",
+              model.dtype(), " on ", model.device().str());
   LIGER_CHECK(sequences >= 1 && sequences <= kMaxSequences, "decoding in steps: expected 1 to ", kMaxSequences,
               " sequences, got ", sequences);
   it_ = std::make_unique<Implementation>(model, sequences);
@@ -333,6 +334,8 @@ StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
 
 StepDecoder::~StepDecoder() = default;
 
-const at::Tensor& StepDecoder::step(std::span<const int64_t> ids, DecodingState& state) { return it_->step(ids, state); }
+const at::Tensor& StepDecoder::step(std::span<const int64_t> ids, DecodingState& state) {
+  return it_->step(ids, state);
+}
 
 }  // namespace liger

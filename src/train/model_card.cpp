@@ -31,8 +31,10 @@ std::string front_matter(const TrainingSetup& setup) {
 std::string attention(const ModelConfig& config) {
   if (!config.liger) return "softmax attention";
   const LigerConfig& l = *config.liger;
-  return cat("Liger layers (", l.recurrence, ", window of ", l.window, " keys, ", l.sinks, " sinks, mix ", l.mix,
-             ", gate divisor ", l.gate_divisor, ")");
+  const OrderedJson settings = to_json(l);
+  std::string text;
+  for (const auto& [key, value] : settings.items()) text += cat(text.empty() ? "" : ", ", key, " ", value.dump());
+  return cat("Liger layers (", text, ")");
 }
 
 std::string results(const FinetuneResult& r) {

@@ -86,7 +86,7 @@ TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
   setup.tokenizer = Tokenizer::load(setup.base);
   load_rows(setup);
   const int64_t positions = setup.base_config.max_position_embeddings, longest = options.data.max_length;
-  if (!setup.base_config.liger && positions > 0 && longest > positions) {
+  if (setup.base_config.has_softmax_layers() && positions > 0 && longest > positions) {
     log_warning(cat("data.max_length ", longest, " is more than the ", positions, " positions this model was trained for"));
   }
   const int64_t batch = options.train.batch_size;

@@ -56,8 +56,8 @@ struct Structure {
   bool gated() const { return decay >= Decay::kLogSigmoid; }
 };
 
-/// All of them, those of one kind neighbours. A row here, and a file of fixtures that an independent program wrote, is all
-/// that one needs.
+/// All of them, those of one kind neighbours. A row here, and a file of fixtures that an independent program wrote, is
+/// all that one needs.
 const std::vector<Structure>& structures();
 /// nullptr if there is none of this name.
 const Structure* find_structure(const std::string& name);

@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+"""liger's CPU kernels beside the Python stack on the same work, in turns on one machine; prints the ratios.
+
+    python benchmarks/run.py [--bench build/benchmarks/cpu_bench] [--threads N] [--rounds R] [--only scan window decode]
+                             [--python PYTHON] [--llama-python PYTHON] [--json FILE]
+
+--python has torch and transformers, --llama-python llama-cpp-python and gguf (default: the same); a peer that is missing
+leaves its column empty. Every figure is a median over the rounds, in which the two sides take turns.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+SHAPES = ["1,1024,6,48", "1,2048,8,64", "2,2048,16,128"]
+CONTEXTS = [128, 4096]
+
+
+class Runner:
+    def __init__(self, args):
+        self.args = args
+        self.environment = dict(os.environ, OMP_NUM_THREADS=str(args.threads))
+
+    def bench(self, name, **extra):
+        """Of one benchmark of ours: milliseconds and its counters."""
+        out = subprocess.run([self.args.bench, f"--benchmark_filter=^{name}", "--benchmark_format=json"], text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
+                             env=self.environment | extra).stdout
+        result = json.loads(out)["benchmarks"][0]
+        scale = {"ns": 1e-6, "us": 1e-3, "ms": 1.0}[result["time_unit"]]
+        return result | {"ms": result["real_time"] * scale}
+
+    def peer(self, program, *options, python=None):
+        """Items of a program in compare/; nothing if it skips."""
+        command = [python or self.args.python, HERE / "compare" / program, "--json", "--threads",
+                   str(self.args.threads), *map(str, options)]
+        run = subprocess.run(command, text=True, stdout=subprocess.PIPE)
+        if run.returncode:
+            sys.exit(f"{program} failed")
+        result = json.loads(run.stdout)
+        if "skipped" in result:
+            print(f"{program}: {result['skipped']}", file=sys.stderr)
+        return result.get("items", [])
+
+    def rounds(self, ours, theirs):
+        """Medians of what both return, dicts of numbers, taken in turns."""
+        samples = [(ours(), theirs()) for _ in range(self.args.rounds)]
+
+        def median(side):
+            keys = set.intersection(*(set(sample[side]) for sample in samples))
+            return {key: statistics.median(sample[side][key] for sample in samples) for key in keys}
+        return median(0), median(1)
+
+
+def scan(run):
+    for shape in SHAPES:
+        name = shape.replace(",", "/")
+        forms = {}
+
+        def ours():
+            return {"forward": run.bench(f"scan_forward/{name}/")["ms"],
+                    "forward_backward": run.bench(f"scan_forward_backward/{name}/")["ms"],
+                    "memory": run.bench(f"scan_memory/{name}/", LIGER_DEFAULT_MALLOC="1")["MB"],
+                    "GFLOP/s": run.bench(f"scan_forward/{name}/")["GFLOP/s"]}
+
+        def theirs():
+            found = {}
+            for measure in ["forward", "forward_backward", "memory", "naive"]:
+                form = ["--form", forms[measure]] if measure in forms else []
+                if measure == "memory" and "forward_backward" in forms:
+                    form = ["--form", forms["forward_backward"]]
+                for item in run.peer("scan_torch.py", "--shape", shape, "--measure", measure, *form):
+                    found[measure] = item["mb" if measure == "memory" else "ms"]
+                    forms.setdefault(measure, item.get("form", ""))
+            forms.pop("naive", None)
+            return found
+        mine, peer = run.rounds(ours, theirs)
+        yield f"scan forward {shape}, ms", mine["forward"], peer.get("forward"), 3
+        yield f"scan forward {shape} against token by token, ms", mine["forward"], peer.get("naive"), 15
+        yield f"scan forward + backward {shape}, ms", mine["forward_backward"], peer.get("forward_backward"), 4
+        yield f"scan forward + backward {shape}, peak MB", mine["memory"], peer.get("memory"), 2
+    one = Runner(argparse.Namespace(**vars(run.args) | {"threads": 1}))
+    fma = one.bench("machine_fma")["GFLOP/s"]
+    for shape in SHAPES:
+        rate = one.bench(f"scan_forward/{shape.replace(',', '/')}/")["GFLOP/s"]
+        yield f"scan arithmetic {shape}, one core, share of {fma:.0f} GFLOP/s", 1, rate / fma, 0.65
+
+
+def window(run):
+    def theirs():
+        return {item["form"]: item["forward_backward_ms"] for item in run.peer("window_torch.py")}
+    mine, peer = run.rounds(
+        lambda: {"ms": run.bench("window_forward_backward/")["ms"]}, theirs)
+    for form, ms in sorted(peer.items()):
+        yield f"window forward + backward, T 2048, W 64, against {form}, ms", mine["ms"], ms, 8
+
+
+def decode(run):
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([run.args.python, HERE / "compare" / "decode_transformers.py", "--save", folder], check=True)
+
+        def ours():
+            return {f"{size} {context}": 1e3 / run.bench(f"decode_{size}/{context}/")["ms"]
+                    for size in ("15M", "110M") for context in CONTEXTS}
+
+        def theirs():
+            found = {}
+            for program, python in (("decode_transformers.py", None), ("decode_llamacpp.py", run.args.llama_python)):
+                options = ["--folder", folder] if "llama" in program else []
+                for item in run.peer(program, *options, python=python):
+                    size = item["model"].replace("stories", "")
+                    found[f"{program} {size} {item['context']}"] = item["tokens_per_second"]
+            return found
+        mine, peer = run.rounds(ours, theirs)
+    targets = {"decode_transformers.py": {"15M": (5, 10), "110M": (3.4, 9)},
+               "decode_llamacpp.py": {"15M": (1, 3), "110M": (1, 3)}}
+    for program, sizes in targets.items():
+        for size, wanted in sizes.items():
+            for context, target in zip(CONTEXTS, wanted):
+                key = f"{size} {context}"
+                other = peer.get(f"{program} {key}")
+                yield (f"decode {size} bf16, context {context}, against {program[7:-3]}'s softmax, tokens/s",
+                       1 / mine[key], other and 1 / other, target)
+    near, far = run.bench("decode_15M/128/"), run.bench("decode_15M/32768/")
+    yield "decode 15M: time at context 32768 over 128", 1, far["ms"] / near["ms"], -1.05
+    yield "decode 15M: state at context 32768 over 128", 1, far["state_bytes"] / near["state_bytes"], -1
+    read = run.bench("machine_read/220")["GB/s"]
+    yield f"decode 110M: weights streamed, share of {read:.0f} GB/s", 1, run.bench("decode_110M/128/")["GB/s"] / read, 0.7
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bench", default="build/benchmarks/cpu_bench")
+    p.add_argument("--threads", type=int, default=os.cpu_count())
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--only", nargs="+", choices=["scan", "window", "decode"], default=["scan", "window", "decode"])
+    p.add_argument("--python", default=sys.executable)
+    p.add_argument("--llama-python", default=sys.executable)
+    p.add_argument("--json", type=pathlib.Path)
+    args = p.parse_args()
+    run, rows = Runner(args), []
+    print("| work | liger | peer | ratio | wanted |\n|---|---|---|---|---|")
+    for section in args.only:
+        for work, ours, theirs, target in globals()[section](run):
+            ratio = theirs / ours if theirs else None
+            rates = "tokens/s" in work
+            show = (lambda x: f"{1 / x if rates else x:.4g}") if theirs else (lambda x: "")
+            alone = ours == 1
+            wanted = f"at most {-target:g}" if target < 0 else f"{target:g}"
+            print(f"| {work} | {'' if alone else show(ours)} | {'' if alone or not theirs else show(theirs)} "
+                  f"| {ratio:.2f} |" if ratio else f"| {work} | {ours:.4g} | not there | |", wanted, "|", flush=True)
+            rows.append({"work": work, "ours": ours, "peer": theirs, "ratio": ratio, "wanted": target})
+    if args.json:
+        args.json.write_text(json.dumps({"machine": platform.processor() or platform.machine(),
+                                         "threads": args.threads, "rounds": args.rounds, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
