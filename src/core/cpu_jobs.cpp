@@ -58,6 +58,7 @@ void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_byte
 }
 
 void detail::run_team(void (*call)(const void*, int64_t, int64_t), const void* body) {
+  if (omp_get_max_threads() == 1) return call(body, 0, 1);  // a team of one would be allocated anew each time
 #pragma omp parallel
   call(body, omp_get_thread_num(), omp_get_num_threads());
 }
