@@ -29,7 +29,7 @@ StepLinear::StepLinear(const Linear& linear)
 }
 
 StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
-  const auto modules = model.named_modules();
+  const auto modules = model.named_modules("", /*include_self=*/false);
   const auto parameters = model.named_parameters();
   const auto linear = [&](const std::string& name) {
     const auto* found = modules[name]->as<Linear>();
