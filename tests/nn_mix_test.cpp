@@ -145,6 +145,31 @@ INSTANTIATE_TEST_SUITE_P(Packed, EveryStructure,
                                             ::testing::Values(Shape{{20, 1, 130, 8, 7}, 4, 2, 8})),
                          kName);
 
+// All lengths with all head sizes, grouped and not, in float32 and bfloat16, against the same code in float64: that is
+// held to the definition above and in Fixtures, whose loop over tokens would take hours for these.
+class WholeGrid : public ::testing::TestWithParam<size_t> {};
+
+void expect_equal_to_float64(const MixSettings& settings, const MixInputs& in) {
+  const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
+  const Tensors expected = results(exact, fused_mix(settings, exact)), got = results(leaves, fused_mix(settings, leaves));
+  for (size_t i = 0; i < got.size(); ++i)
+    expect_close(got[i], expected[i], got[i].scalar_type() == at::kBFloat16 ? 6e-3 : 1e-5, cat("result ", i).c_str());
+}
+
+TEST_P(WholeGrid, EqualsFloat64) {
+  const MixSettings settings = recurrence_alone(structures()[GetParam()]);
+  for (const int64_t D : {8, 48, 64, 128, 256})
+    for (const int64_t T : {1, 7, 63, 64, 65, 257, 1000})
+      for (const int64_t kv_heads : {1, 2}) {
+        SCOPED_TRACE(cat("T ", T, ", D ", D, ", Hkv ", kv_heads));
+        at::manual_seed(8);
+        expect_equal_to_float64(settings, random_inputs(settings, {{T}, 2, kv_heads, D}, at::kFloat));
+        expect_equal_to_float64(settings, random_inputs(settings, {{T}, 2, kv_heads, D}, at::kBFloat16));
+      }
+}
+
+INSTANTIATE_TEST_SUITE_P(Structures, WholeGrid, ::testing::ValuesIn(rows()));
+
 class Fixtures : public ::testing::TestWithParam<size_t> {};
 
 TEST_P(Fixtures, OfAnIndependentProgramAreMet) {
