@@ -62,10 +62,12 @@ void decode_110M(benchmark::State& state) { decode(state, true, true); }
 void decode_softmax_15M(benchmark::State& state) { decode(state, false, false); }
 void decode_softmax_110M(benchmark::State& state) { decode(state, true, false); }
 
-BENCHMARK(decode_15M)->Arg(128)->Arg(4096)->Arg(32768)->Unit(benchmark::kMicrosecond)->UseRealTime();
-BENCHMARK(decode_110M)->Arg(128)->Arg(4096)->Unit(benchmark::kMicrosecond)->UseRealTime();
-BENCHMARK(decode_softmax_15M)->Arg(128)->Arg(4096)->Unit(benchmark::kMicrosecond)->UseRealTime();
-BENCHMARK(decode_softmax_110M)->Arg(128)->Arg(4096)->Unit(benchmark::kMicrosecond)->UseRealTime();
+// A fixed number of tokens: looking for one would read the prompt anew each time.
+#define LIGER_TOKENS(n) Iterations(n)->Unit(benchmark::kMicrosecond)->UseRealTime()
+BENCHMARK(decode_15M)->Arg(128)->Arg(4096)->Arg(32768)->LIGER_TOKENS(800);
+BENCHMARK(decode_110M)->Arg(128)->Arg(4096)->LIGER_TOKENS(200);
+BENCHMARK(decode_softmax_15M)->Arg(128)->Arg(4096)->LIGER_TOKENS(200);
+BENCHMARK(decode_softmax_110M)->Arg(128)->Arg(4096)->LIGER_TOKENS(50);
 
 void machine_fma(benchmark::State& state) {
   for (auto _ : state) state.counters["GFLOP/s"] = benchmarks::fma_gflops();
