@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "io_test_util.h"
+#include "liger/core/checkpoint.h"
 #include "liger/core/structure.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
@@ -253,6 +254,13 @@ TEST(Conversations, AreOfConstantSizeAndOfOneModel) {
   const Case wider{"", LigerConfig{.window = 8, .sinks = 2}}, adapted{"", c.liger, "llama", true};
   EXPECT_THROW(load_conversation(folder / "state.safetensors", *make(wider, at::kFloat)), Error);
   EXPECT_THROW(load_conversation(folder / "state.safetensors", *make(adapted, at::kFloat)), Error);
+  // Damaged: as many values of a narrower type.
+  const SafetensorsFile whole(folder / "state.safetensors");
+  std::map<std::string, at::Tensor> tensors = load_tensors(whole.path());
+  for (auto& [name, tensor] : tensors)
+    if (name.ends_with("keys")) tensor = tensor.to(at::kByte);
+  save_tensors(folder / "damaged.safetensors", tensors, whole.metadata());
+  EXPECT_THROW(load_conversation(folder / "damaged.safetensors", *model), Error);
   model->save_weights(folder / "weights.safetensors");
   EXPECT_THROW(load_conversation(folder / "weights.safetensors", *model), Error);
 }

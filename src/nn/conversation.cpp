@@ -36,28 +36,31 @@ at::Tensor number(int64_t value) {
 }
 
 // Shapes and types are those this model would have made; `tokens` is what softmax layers must hold.
-void check_layer(const LayerState& layer, const ModelConfig& config, int64_t index, int64_t tokens,
+void check_layer(const LayerState& layer, const CausalLM& model, int64_t index, int64_t tokens,
                  const std::string& file) {
+  const ModelConfig& config = model.config();
   const auto fail_at = [&](const char* what) {
     fail(ErrorCode::kBadInput, file, ": layers.", index, ".", what, " does not suit this model; the file is damaged");
   };
+  const auto fits = [](const at::Tensor& x, at::ScalarType type, at::IntArrayRef shape) {
+    return x.defined() && x.scalar_type() == type && x.sizes() == shape;
+  };
   const int64_t Hkv = config.num_key_value_heads, D = config.head_dim;
+  const at::ScalarType wide = model.dtype() == at::kDouble ? at::kDouble : at::kFloat;
   if (config.is_softmax_layer(index)) {
     for (const at::Tensor& cache : {layer.keys, layer.values})
-      if (!cache.defined() || cache.sizes() != at::IntArrayRef({1, tokens, Hkv, D})) fail_at("keys");
+      if (!fits(cache, model.dtype(), {1, tokens, Hkv, D})) fail_at("keys");
     return;
   }
   const LigerConfig& liger = *config.liger;
   const int64_t slots = liger.window_share() > 0 ? liger.window + liger.sinks : 0;
   for (const at::Tensor& ring : {layer.keys, layer.values})
-    if (ring.defined() != (slots > 0) || (ring.defined() && ring.sizes() != at::IntArrayRef({1, Hkv, slots, D})))
-      fail_at("keys");
+    if (slots > 0 ? !fits(ring, wide, {1, Hkv, slots, D}) : ring.defined()) fail_at("keys");
   const auto shapes = liger.window_share() < 1 ? state_shapes(*find_structure(liger.recurrence), D)
                                                : std::vector<StateShape>{};
   if (layer.recurrent.size() != shapes.size()) fail_at("recurrent");
   for (size_t i = 0; i < shapes.size(); ++i)
-    if (layer.recurrent[i].sizes() != at::IntArrayRef({1, Hkv, shapes[i].rows, shapes[i].columns}))
-      fail_at("recurrent");
+    if (!fits(layer.recurrent[i], wide, {1, Hkv, shapes[i].rows, shapes[i].columns})) fail_at("recurrent");
 }
 
 }  // namespace
@@ -112,7 +115,7 @@ Conversation load_conversation(const std::filesystem::path& file, const CausalLM
       layer.recurrent.push_back(take(cat(name, "recurrent.", j)));
     layer.keys = take(name + "keys");
     layer.values = take(name + "values");
-    check_layer(layer, model.config(), i, out.state.seen[0], where);
+    check_layer(layer, model, i, out.state.seen[0], where);
     out.state.layers.push_back(layer);
   }
   return out;
