@@ -195,11 +195,6 @@ void rms_norm(const float* x, const T* weight, int64_t n, float eps, bool adds_o
   for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * (widen(weight[i]) + one);
 }
 
-/// y += x.
-inline void add(const float* x, int64_t n, float* y) {
-  for (int64_t i = 0; i < n; ++i) y[i] += x[i];
-}
-
 /// A row of an embedding as floats; unlike load_row, nothing is written past it.
 template <typename T>
 void widen_row(const T* from, int64_t n, float* to) {
