@@ -57,6 +57,12 @@ void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_byte
   if (error) std::rethrow_exception(error);
 }
 
+int64_t heads_per_job(int64_t sequences, int64_t heads) {
+  const int64_t most = std::clamp<int64_t>(sequences * heads / omp_get_max_threads(), 1, 4);
+  const int64_t jobs = (heads + most - 1) / most;
+  return (heads + jobs - 1) / jobs;
+}
+
 void detail::run_team(void (*call)(const void*, int64_t, int64_t), const void* body) {
   if (omp_get_max_threads() == 1) return call(body, 0, 1);  // a team of one would be allocated anew each time
 #pragma omp parallel

@@ -13,6 +13,9 @@ namespace liger {
 void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_bytes,
               const std::function<void(int64_t, void*)>& body);
 
+/// How many of the `heads` of each of `sequences` one job takes, so that every thread has work: up to four.
+int64_t heads_per_job(int64_t sequences, int64_t heads);
+
 /// Runs body(member, members) once on each thread, at the same time. Bodies may wait for each other with team_barrier(),
 /// which all must call equally often; they may not throw.
 template <typename Body>

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/ahead.h"
+
 namespace liger {
 namespace {
 
@@ -23,6 +25,13 @@ class Arena {
  private:
   char* memory_;
   int64_t bytes_ = 0;
+};
+
+/// What the heads of one job work with.
+struct Workspace {
+  Arena own;     ///< a head's alone from chunk to chunk
+  Arena shared;  ///< of the head whose turn it is
+  Ahead& ahead;
 };
 
 }  // namespace

@@ -7,9 +7,11 @@ namespace liger {
 namespace {
 
 enum class Into {
-  kSet,    ///< C = A B
-  kAdd,    ///< C += A B
-  kScale,  ///< C = diag(scale) C + A B
+  kSet,       ///< C = A B
+  kAdd,       ///< C += A B
+  kScale,     ///< C = diag(scale) from + A B
+  kAddLower,  ///< C += A B, where A is 0 right of its diagonal
+  kAddUpper,  ///< C += A B, where A is 0 left of its diagonal
 };
 
 /// A [M, K] with any strides; B [K, N] and C [M, N] with rows of whole vectors (N a multiple of the vector width).
@@ -21,7 +23,7 @@ struct Product {
   int64_t b_row;
   T* C;
   int64_t c_row;
-  const T* scale = nullptr;  ///< [M], for Into::kScale
+  const T *from = nullptr, *scale = nullptr;  ///< as C, and [M], for Into::kScale; `from` may be C
 };
 
 template <typename T, Into kInto, int kRows, int kVectors>
@@ -35,11 +37,16 @@ __attribute__((always_inline)) inline void product_tile(const Product<T>& p, int
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (kInto == Into::kSet) c[r][v] = Vec<T>{};
-      if constexpr (kInto == Into::kAdd) c[r][v] = load(C + r * p.c_row + v * W);
-      if constexpr (kInto == Into::kScale) c[r][v] = load(C + r * p.c_row + v * W) * p.scale[m + r];
+      if constexpr (kInto == Into::kSet) {
+        c[r][v] = Vec<T>{};
+      } else if constexpr (kInto == Into::kScale) {
+        c[r][v] = load(p.from + (m + r) * p.c_row + n + v * W) * p.scale[m + r];
+      } else {
+        c[r][v] = load(C + r * p.c_row + v * W);
+      }
     }
-  for (int64_t k = 0; k < K; ++k) {
+  const int64_t end = kInto == Into::kAddLower && m + kRows < K ? m + kRows : K;
+  for (int64_t k = kInto == Into::kAddUpper ? m : 0; k < end; ++k) {
     Vec<T> b[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) b[v] = load(B + k * p.b_row + v * W);
@@ -56,30 +63,25 @@ __attribute__((always_inline)) inline void product_tile(const Product<T>& p, int
     for (int v = 0; v < kVectors; ++v) store(C + r * p.c_row + v * W, c[r][v]);
 }
 
-// A column of tiles: the tallest that fit, then the rest one by one.
+// A column of tiles: the tallest while they leave nothing, or enough, for the next.
 template <typename T, Into kInto, int kRows, int kVectors>
 inline void product_column(const Product<T>& p, int64_t n, int64_t M, int64_t K) {
   int64_t m = 0;
-  for (; m + kRows <= M; m += kRows) product_tile<T, kInto, kRows, kVectors>(p, m, n, K);
-  if constexpr (kRows > 4)
-    for (; m + 4 <= M; m += 4) product_tile<T, kInto, 4, kVectors>(p, m, n, K);
+  for (; M - m == kRows || M - m >= kRows + 4; m += kRows) product_tile<T, kInto, kRows, kVectors>(p, m, n, K);
+  for (; m + 4 <= M; m += 4) product_tile<T, kInto, 4, kVectors>(p, m, n, K);
   for (; m < M; ++m) product_tile<T, kInto, 1, kVectors>(p, m, n, K);
 }
 
-/// Twelve accumulators with 16 registers, twenty-four with 32.
+/// The columns that one pass over A and B makes together: vectors of one cache line or two.
+template <typename T>
+inline constexpr int64_t kPanel = 2 * kWidth<T>;
+
+/// Twelve accumulators: with the two vectors of B and a value of A as many as 16 registers hold.
 template <Into kInto, typename T>
 __attribute__((noinline)) void product(int64_t M, int64_t N, int64_t K, const Product<T>& p) {
-  constexpr int kTall = LIGER_LANES == 64 ? 2 : 1;
-  const int64_t vectors = N / kWidth<T>;
   int64_t n = 0;
-  const auto at = [&](int64_t vector) { return vector * kWidth<T>; };
-  if (vectors % 3 == 1 && vectors >= 4) {  // 4 = 2 + 2 rather than 3 + 1
-    for (; n + 4 < vectors; n += 3) product_column<T, kInto, 4 * kTall, 3>(p, at(n), M, K);
-  } else {
-    for (; n + 3 <= vectors; n += 3) product_column<T, kInto, 4 * kTall, 3>(p, at(n), M, K);
-  }
-  for (; n + 2 <= vectors; n += 2) product_column<T, kInto, 4 * kTall, 2>(p, at(n), M, K);
-  for (; n < vectors; ++n) product_column<T, kInto, 8, 1>(p, at(n), M, K);
+  for (; n + kPanel<T> <= N; n += kPanel<T>) product_column<T, kInto, 6, 2>(p, n, M, K);
+  if (n < N) product_column<T, kInto, 8, 1>(p, n, M, K);
 }
 
 }  // namespace

@@ -113,20 +113,21 @@ struct StepKernels {
   void (*cache)(const CacheHead&, void* scratch);
 };
 
-/// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for.
+/// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for. A
+/// pass takes heads of one sequence together, since they lie side by side in memory.
 struct CpuKernels {
   const char* name;
   int64_t chunk;  ///< tokens that lse is divided by
   int64_t (*mix_checkpoint_scalars)(const MixHead&);
-  int64_t (*mix_forward_scratch)(const MixHead&);  ///< bytes
-  void (*mix_forward)(const MixHead&, const MixForward&, void* scratch);
-  int64_t (*mix_backward_scratch)(const MixHead&);
-  void (*mix_backward)(const MixHead&, const MixBackward&, void* scratch);
+  int64_t (*mix_forward_scratch)(const MixHead&, int64_t heads);  ///< bytes
+  void (*mix_forward)(const MixHead*, const MixForward*, int64_t heads, void* scratch);
+  int64_t (*mix_backward_scratch)(const MixHead&, int64_t heads);
+  void (*mix_backward)(const MixHead*, const MixBackward*, int64_t heads, void* scratch);
   int64_t (*scan_checkpoint_scalars)(const ScanHead&);
-  int64_t (*scan_forward_scratch)(const ScanHead&);
-  void (*scan_forward)(const ScanHead&, const ScanForward&, void* scratch);
-  int64_t (*scan_backward_scratch)(const ScanHead&);
-  void (*scan_backward)(const ScanHead&, const ScanBackward&, void* scratch);
+  int64_t (*scan_forward_scratch)(const ScanHead&, int64_t heads);
+  void (*scan_forward)(const ScanHead*, const ScanForward*, int64_t heads, void* scratch);
+  int64_t (*scan_backward_scratch)(const ScanHead&, int64_t heads);
+  void (*scan_backward)(const ScanHead*, const ScanBackward*, int64_t heads, void* scratch);
   StepKernels step;
 };
 

@@ -1,6 +1,9 @@
 // The table of one instruction set: included last by each kernels_*.cpp.
 #pragma once
 
+#include <type_traits>
+#include <vector>
+
 #include "cpu/cache_step.h"
 #include "cpu/linear.h"
 #include "cpu/mix_run.h"
@@ -23,49 +26,93 @@ class FlushDenormals {
 #endif
 };
 
-// Calls body with the run of the head's element type.
+// Calls body with the type of the run for the head's elements.
 template <bool kBackward, typename Body>
-auto with_run(const MixHead& head, Arena& arena, const Body& body) {
+auto with_run(const MixHead& head, const Body& body) {
   switch (head.element) {
-    case Element::kBFloat16: {
-      MixRun<float, BFloat16, kBackward> run(head, arena);
-      return body(run);
-    }
-    case Element::kDouble: {
-      MixRun<double, double, kBackward> run(head, arena);
-      return body(run);
-    }
-    default: {
-      MixRun<float, float, kBackward> run(head, arena);
-      return body(run);
-    }
+    case Element::kBFloat16: return body(std::type_identity<MixRun<float, BFloat16, kBackward>>());
+    case Element::kDouble: return body(std::type_identity<MixRun<double, double, kBackward>>());
+    default: return body(std::type_identity<MixRun<float, float, kBackward>>());
   }
 }
 template <bool kBackward, typename Body>
-auto with_run(const ScanHead& head, Arena& arena, const Body& body) {
-  if (head.element == Element::kDouble) {
-    ScanRun<double, kBackward> run(head, arena);
-    return body(run);
-  }
-  ScanRun<float, kBackward> run(head, arena);
-  return body(run);
+auto with_run(const ScanHead& head, const Body& body) {
+  if (head.element == Element::kDouble) return body(std::type_identity<ScanRun<double, kBackward>>());
+  return body(std::type_identity<ScanRun<float, kBackward>>());
 }
 
+// The runs of heads that share a job, and the memory they need: each its own, then what they share.
+template <typename Run, bool kBackward>
+class HeadsRun {
+ public:
+  template <typename Head>
+  HeadsRun(const Head* heads, const typename Run::Pass* passes, int64_t count, void* memory) {
+    const int64_t own = sizes(heads[0]).own * count;
+    Workspace space{Arena(memory), Arena(), ahead_};
+    runs_.reserve(static_cast<size_t>(count));
+    for (int64_t h = 0; h < count; ++h) {
+      space.shared = Arena(static_cast<char*>(memory) + own);
+      runs_.emplace_back(heads[h], space);
+      runs_.back().begin(passes[h]);
+    }
+    if constexpr (kBackward) {
+      backward_pass(runs_, heads[0].tokens, starts(space, runs_[0]), ahead_);
+    } else {
+      forward_pass(runs_, heads[0].tokens, ahead_);
+    }
+    for (Run& run : runs_) run.end();
+  }
+
+  template <typename Head>
+  static int64_t bytes(const Head& head, int64_t count) {
+    const Sizes each = sizes(head);
+    return each.own * count + each.shared;
+  }
+  template <typename Head>
+  static int64_t state_scalars(const Head& head) {
+    Ahead ahead;
+    Workspace space{Arena(), Arena(), ahead};
+    return Run(head, space).state_scalars();
+  }
+
+ private:
+  struct Sizes {
+    int64_t own, shared;
+  };
+  template <typename Head>
+  static Sizes sizes(const Head& head) {
+    Ahead ahead;
+    Workspace space{Arena(), Arena(), ahead};
+    const Run run(head, space);
+    if constexpr (kBackward) starts(space, run);
+    return {space.own.bytes(), space.shared.bytes()};
+  }
+  static auto* starts(Workspace& space, const Run& run) {
+    return space.shared.take<typename Run::Scalar>((kSegmentChunks - 1) * run.state_scalars());
+  }
+
+  Ahead ahead_;
+  std::vector<Run> runs_;
+};
+
 template <typename Head, bool kBackward>
-int64_t scratch(const Head& head) {
-  Arena arena;
-  return with_run<kBackward>(head, arena, [&](auto&) { return arena.bytes(); });
+int64_t scratch(const Head& head, int64_t heads) {
+  return with_run<kBackward>(head, [&](auto run) {
+    return HeadsRun<typename decltype(run)::type, kBackward>::bytes(head, heads);
+  });
 }
 template <typename Head>
 int64_t checkpoint_scalars(const Head& head) {
-  Arena arena;
-  return with_run<false>(head, arena, [&](auto& run) { return run.state_scalars() * segments(head.tokens); });
+  return with_run<false>(head, [&](auto run) {
+    return HeadsRun<typename decltype(run)::type, false>::state_scalars(head) * segments(head.tokens);
+  });
 }
 template <typename Head, typename Pass, bool kBackward>
-void run_pass(const Head& head, const Pass& pass, void* memory) {
+void run_pass(const Head* heads, const Pass* passes, int64_t count, void* memory) {
   const FlushDenormals flush;
-  Arena arena(memory);
-  with_run<kBackward>(head, arena, [&](auto& run) { run.run(pass); });
+  with_run<kBackward>(heads[0], [&](auto run) {
+    HeadsRun<typename decltype(run)::type, kBackward>(heads, passes, count, memory);
+  });
 }
 
 // Calls body with the weight in its own type.

@@ -16,63 +16,87 @@ namespace {
 template <typename T, typename E, bool kBackward>
 class MixRun {
  public:
-  MixRun(const MixHead& head, Arena& arena) : head_(head), raw_(rows(arena)), mixed_(wide_rows(arena)) {
+  using Scalar = T;
+  using Pass = std::conditional_t<kBackward, MixBackward, MixForward>;
+
+  MixRun(const MixHead& head, Workspace& space)
+      : head_(head), ahead_(space.ahead), raw_(rows(space.shared)), mixed_(wide_rows(space.shared)) {
     if (head.structure) {
-      linear_.emplace(StructureHead{head.structure, head.group, head.D, head.divisor, head.constant_log_decay}, arena);
+      linear_.emplace(StructureHead{head.structure, head.group, head.D, head.divisor, head.constant_log_decay},
+                      space.shared, space.ahead);
       state_scalars_ = linear_->states() * linear_->state_size();
-      linear_out_ = wide_rows(arena);
+      linear_out_ = wide_rows(space.shared);
     }
-    states_ = arena.take<T>(state_scalars_);
+    states_ = space.own.take<T>(state_scalars_);
     if constexpr (kBackward) {
-      dstates_ = arena.take<T>(state_scalars_);
-      starts_ = arena.take<T>(kSegmentChunks * state_scalars_);
-      grad_ = rows(arena);
-      window_grad_ = rows(arena);
+      grad_ = rows(space.shared);
+      window_grad_ = rows(space.shared);
     }
     if (head.window > 0)
-      window_.emplace(WindowShape{head.group, head.D, head.window, head.sinks, head.tokens, head.seen}, arena);
+      window_.emplace(WindowShape{head.group, head.D, head.window, head.sinks, head.tokens, head.seen}, space.own,
+                      space.shared);
   }
 
   int64_t state_scalars() const { return state_scalars_; }
-  T* states() { return states_; }
 
-  void run(const MixForward& out)
+  void begin(const MixForward& pass)
     requires(!kBackward)
   {
-    forward_ = out;
-    T *keys = static_cast<T*>(out.ring_keys), *values = static_cast<T*>(out.ring_values);
-    load_states(out.states, states_);
-    if (window_ && keys && head_.seen > 0) window_->load_state(keys, values);
-    forward_pass(*this, head_.tokens, static_cast<T*>(out.checkpoints));
-    if (window_ && keys) window_->store_state(keys, values);
-    store_states(states_, out.states);
+    pass_ = pass;
+    load_states(pass.states);
+    if (window_ && pass.ring_keys && head_.seen > 0)
+      window_->load_state(static_cast<const T*>(pass.ring_keys), static_cast<const T*>(pass.ring_values));
   }
-  void run(const MixBackward& out)
-    requires kBackward
+  void end()
+    requires(!kBackward)
   {
-    backward_ = out;
-    next_keys_ = (head_.tokens - 1) / kChunk * kChunk;
-    for (int64_t first = 0; window_ && first < head_.sinks && first < head_.tokens; first += kChunk) add_keys(first);
-    load_states(out.dstates, dstates_);
-    backward_pass(*this, head_.tokens, static_cast<const T*>(out.checkpoints), starts_);
-    store_states(dstates_, out.dstates);
+    if (window_ && pass_.ring_keys)
+      window_->store_state(static_cast<T*>(pass_.ring_keys), static_cast<T*>(pass_.ring_values));
+    store_states(pass_.states);
+  }
+  void checkpoint(int64_t segment)
+    requires(!kBackward)
+  {
+    if (T* to = static_cast<T*>(pass_.checkpoints)) store_row(states_, state_scalars_, to + segment * state_scalars_);
   }
 
-  void forward(int64_t first, int64_t n) {
+  // Backward the states are the gradients of the last ones, on their way to those of the first.
+  void begin(const MixBackward& pass)
+    requires kBackward
+  {
+    pass_ = pass;
+    next_keys_ = (head_.tokens - 1) / kChunk * kChunk;
+    for (int64_t first = 0; window_ && first < head_.sinks && first < head_.tokens; first += kChunk) add_keys(first);
+    load_states(pass.dstates);
+  }
+  void end()
+    requires kBackward
+  {
+    store_states(pass_.dstates);
+  }
+  const T* checkpoints() const
+    requires kBackward
+  {
+    return static_cast<const T*>(pass_.checkpoints);
+  }
+
+  void forward(int64_t first, int64_t n)
+    requires(!kBackward)
+  {
     load_inputs(first, n, /*queries=*/true);
-    prefetch(first + kChunk);
     const T share = static_cast<T>(head_.window_share);
     if (linear_) {
       T* states[2];
       linear_->forward(n, raw_, split(states_, states), linear_out_);
     }
     if (window_) {
-      T* lse = static_cast<T*>(forward_.lse);
+      T* lse = static_cast<T*>(pass_.lse);
+      ahead_.some();
       window_->chunk(first, n, raw_.q, raw_.k, raw_.v, cos(first), sin(first), mixed_,
                      lse ? lse + first * head_.group : nullptr);
     }
     const int64_t Dp = padded<T>(head_.D);
-    E* o = static_cast<E*>(forward_.o);
+    E* o = static_cast<E*>(pass_.o);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t h = 0; h < head_.group; ++h) {
         const int64_t at = (h * kChunk + i) * Dp;
@@ -84,15 +108,15 @@ class MixRun {
       }
   }
 
-  void advance(int64_t first, int64_t n) {
+  void advance(int64_t first, int64_t n, const T* from, T* to) {
     if (!linear_) return;
     load_inputs(first, n, /*queries=*/false);
-    prefetch(first + kChunk);
-    T* states[2];
-    linear_->advance(n, raw_, split(states_, states));
+    const T* before[2];
+    T* after[2];
+    linear_->advance(n, raw_, split(from, before), split(to, after));
   }
 
-  void backward(int64_t first, int64_t n, T* before)
+  void backward(int64_t first, int64_t n, const T* before)
     requires kBackward
   {
     clear(grad_);
@@ -101,17 +125,35 @@ class MixRun {
     const T share = static_cast<T>(head_.window_share);
     if (linear_) {
       load_grad_o(first, n, window_ ? 1 - share : T(1));
-      T *states[2], *dstates[2];
-      linear_->backward(n, raw_, split(before, states), mixed_, split(dstates_, dstates), grad_);
+      const T* states[2];
+      T* dstates[2];
+      linear_->backward(n, raw_, split(before, states), mixed_, split(states_, dstates), grad_);
     }
     if (window_) {
       load_grad_o(first, n, linear_ ? share : T(1));
-      const T* lse = static_cast<const T*>(backward_.lse) + first * head_.group;
+      const T* lse = static_cast<const T*>(pass_.lse) + first * head_.group;
+      ahead_.some();
       window_->chunk(first, n, raw_.q, mixed_, lse, cos(first), sin(first), window_grad_.q, window_grad_.k,
                      window_grad_.v);
       add_window_gradients(n);
     }
     store_gradients(first, n);
+  }
+
+  void expect(int64_t first, int64_t n) {
+    expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.D);
+    expect_rows(head_.k, first, n, head_.kv_stride, head_.D);
+    expect_rows(head_.v, first, n, head_.kv_stride, head_.D);
+    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.q_stride, head_.group * head_.D);
+  }
+  void expect_backward(int64_t first, int64_t n)
+    requires kBackward
+  {
+    expect(first, n);
+    expect_rows(pass_.grad_o, first, n, head_.q_stride, head_.group * head_.D);
+    expect_rows(pass_.dq, first, n, head_.q_stride, head_.group * head_.D);
+    expect_rows(pass_.dk, first, n, head_.kv_stride, head_.D);
+    expect_rows(pass_.dv, first, n, head_.kv_stride, head_.D);
   }
 
  private:
@@ -134,22 +176,21 @@ class MixRun {
   const float* sin(int64_t first) const { return head_.sin + first * (head_.D / 2); }
 
   // The blocks of one or two states.
-  T** split(T* all, T* (&parts)[2]) const {
+  template <typename P>
+  P* split(P all, P (&parts)[2]) const {
     parts[0] = all;
     parts[1] = all + linear_->state_size();
     return parts;
   }
-  void load_states(void* const* from, T* to) {
-    for (int i = 0; linear_ && i < linear_->states(); ++i) {
-      load_matrix(static_cast<const T*>(from[i]), head_.D, linear_->state_columns(), to, linear_->state_row());
-      to += linear_->state_size();
-    }
+  void load_states(void* const* from) {
+    for (int i = 0; linear_ && i < linear_->states(); ++i)
+      load_matrix(static_cast<const T*>(from[i]), head_.D, linear_->state_columns(),
+                  states_ + i * linear_->state_size(), linear_->state_row());
   }
-  void store_states(const T* from, void* const* to) {
-    for (int i = 0; linear_ && i < linear_->states(); ++i) {
-      store_matrix(from, linear_->state_row(), head_.D, linear_->state_columns(), static_cast<T*>(to[i]));
-      from += linear_->state_size();
-    }
+  void store_states(void* const* to) const {
+    for (int i = 0; linear_ && i < linear_->states(); ++i)
+      store_matrix(states_ + i * linear_->state_size(), linear_->state_row(), head_.D, linear_->state_columns(),
+                   static_cast<T*>(to[i]));
   }
 
   template <typename From, typename To>
@@ -167,20 +208,12 @@ class MixRun {
     load_rows(static_cast<const E*>(head_.k) + first * head_.kv_stride, head_.kv_stride, n, raw_.k);
     load_rows(static_cast<const E*>(head_.v) + first * head_.kv_stride, head_.kv_stride, n, raw_.v);
   }
-  void prefetch(int64_t first) {
-    if (first >= head_.tokens) return;
-    const int64_t n = chunk_tokens(head_.tokens, first);
-    const auto rows = [&](const void* base, int64_t stride, int64_t size) {
-      if (base) prefetch_rows(static_cast<const E*>(base) + first * stride, n, stride, size);
-    };
-    rows(head_.q, head_.q_stride, head_.group * head_.D);
-    rows(head_.k, head_.kv_stride, head_.D);
-    rows(head_.v, head_.kv_stride, head_.D);
-    rows(forward_.o, head_.q_stride, head_.group * head_.D);
-    rows(backward_.grad_o, head_.q_stride, head_.group * head_.D);
+  void expect_rows(const void* base, int64_t first, int64_t n, int64_t stride, int64_t size) {
+    const int64_t scalar = sizeof(E);
+    ahead_.add(static_cast<const E*>(base) + first * stride, n, stride * scalar, size * scalar);
   }
   void load_grad_o(int64_t first, int64_t n, T scale) {
-    load_heads(static_cast<const E*>(backward_.grad_o), first, n, mixed_);
+    load_heads(static_cast<const E*>(pass_.grad_o), first, n, mixed_);
     for (int64_t at = 0; at < head_.group * kChunk * padded<T>(head_.D); at += kWidth<T>)
       store(mixed_ + at, load(mixed_ + at) * scale);
   }
@@ -212,7 +245,7 @@ class MixRun {
 
   void store_gradients(int64_t first, int64_t n) {
     const int64_t Dp = padded<T>(head_.D);
-    E *dq = static_cast<E*>(backward_.dq), *dk = static_cast<E*>(backward_.dk), *dv = static_cast<E*>(backward_.dv);
+    E *dq = static_cast<E*>(pass_.dq), *dk = static_cast<E*>(pass_.dk), *dv = static_cast<E*>(pass_.dv);
     for (int64_t i = 0; i < n; ++i) {
       for (int64_t h = 0; h < head_.group; ++h)
         store_row(grad_.q + (h * kChunk + i) * Dp, head_.D, dq + (first + i) * head_.q_stride + h * head_.D);
@@ -222,16 +255,16 @@ class MixRun {
   }
 
   MixHead head_;
+  Ahead& ahead_;
   RawRows<T> raw_;
   T* mixed_;  // forward: the window's output, then the sum; backward: a branch's share of grad_o
   std::optional<StructureRun<T, kBackward>> linear_;
   std::optional<Window> window_;
   T* linear_out_ = nullptr;
   int64_t state_scalars_ = 0;
-  T *states_ = nullptr, *dstates_ = nullptr, *starts_ = nullptr;
+  T* states_ = nullptr;
   RawRows<T> grad_ = {}, window_grad_ = {};
-  MixForward forward_ = {};
-  MixBackward backward_ = {};
+  Pass pass_ = {};
   int64_t next_keys_ = 0;
 };
 

@@ -1,6 +1,11 @@
-// Forward and backward over the chunks of a sequence. The backward pass needs the state before every chunk: the forward
-// pass leaves one every kSegment tokens, and a segment's others are computed again when it is its turn.
+// Forward and backward over the chunks of a sequence's heads. The backward pass needs the state before every chunk: the
+// forward pass leaves one every kSegment tokens, and a segment's others are computed again when it is its turn.
+//
+// Heads of one token lie side by side in memory, so they take turns, a segment each: what one has brought near, pages
+// and lines, serves the next.
 #pragma once
+
+#include <vector>
 
 #include "cpu/arena.h"
 #include "cpu/vec.h"
@@ -15,42 +20,51 @@ inline int64_t chunk_tokens(int64_t tokens, int64_t first) {
   return tokens - first < kChunk ? tokens - first : kChunk;
 }
 
-/// Run has states() (one block of `state_scalars()` values), forward(first, n); the checkpoints may be nullptr.
-template <typename T, typename Run>
-void forward_pass(Run& run, int64_t tokens, T* checkpoints) {
-  const size_t bytes = sizeof(T) * static_cast<size_t>(run.state_scalars());
-  for (int64_t first = 0; first < tokens; first += kChunk) {
-    if (checkpoints && first % kSegment == 0)
-      std::memcpy(checkpoints + first / kSegment * run.state_scalars(), run.states(), bytes);
-    run.forward(first, chunk_tokens(tokens, first));
-  }
-}
-
-/// Run has advance(first, n), the states alone, and backward(first, n, states before the chunk).
-/// `starts` has room for kSegmentChunks states.
-template <typename T, typename Run>
-void backward_pass(Run& run, int64_t tokens, const T* checkpoints, T* starts) {
-  const int64_t size = run.state_scalars();
-  const size_t bytes = sizeof(T) * static_cast<size_t>(size);
-  for (int64_t segment = segments(tokens) - 1; segment >= 0; --segment) {
-    const int64_t begin = segment * kSegment, end = tokens - begin < kSegment ? tokens : begin + kSegment;
-    std::memcpy(run.states(), checkpoints + segment * size, bytes);
-    for (int64_t first = begin; first < end; first += kChunk) {
-      std::memcpy(starts + (first - begin) / kChunk * size, run.states(), bytes);
-      if (first + kChunk < end) run.advance(first, chunk_tokens(tokens, first));
+/// Run has checkpoint(segment); forward(first, n); and expect(first, n), which tells Ahead about a chunk's rows.
+template <typename Run>
+void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
+  for (int64_t begin = 0; begin < tokens; begin += kSegment) {
+    const int64_t end = begin + kSegment < tokens ? begin + kSegment : tokens;
+    for (size_t h = 0; h < runs.size(); ++h) {
+      runs[h].checkpoint(begin / kSegment);
+      for (int64_t first = begin; first < end; first += kChunk) {
+        const bool last = first + kChunk >= end, last_head = h + 1 == runs.size();
+        const int64_t next = !last ? first + kChunk : last_head ? end : begin;
+        ahead.clear();
+        if (next < tokens) runs[!last ? h : last_head ? 0 : h + 1].expect(next, chunk_tokens(tokens, next));
+        runs[h].forward(first, chunk_tokens(tokens, first));
+      }
     }
-    for (int64_t first = begin + (end - 1 - begin) / kChunk * kChunk; first >= begin; first -= kChunk)
-      run.backward(first, chunk_tokens(tokens, first), starts + (first - begin) / kChunk * size);
   }
 }
 
-/// Asks for n rows of `size` values that will be read soon. A head's rows lie pages apart, where the processor does not
-/// see them coming.
-template <typename E>
-void prefetch_rows(const E* rows, int64_t n, int64_t stride, int64_t size) {
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t at = 0; at < size; at += 64 / static_cast<int64_t>(sizeof(E)))
-      __builtin_prefetch(rows + i * stride + at);
+/// Run has advance(first, n, states before, states after), the states alone; backward(first, n, states before);
+/// state_scalars() and checkpoints(), as they were left; and expect(), expect_backward() of their rows. `starts` has
+/// room for the states before all chunks of a segment but the first.
+template <typename T, typename Run>
+void backward_pass(std::vector<Run>& runs, int64_t tokens, T* starts, Ahead& ahead) {
+  const int64_t size = runs.front().state_scalars();
+  for (int64_t segment = segments(tokens) - 1; segment >= 0; --segment) {
+    const int64_t begin = segment * kSegment, left = tokens - begin < kSegment ? tokens - begin : kSegment;
+    const int64_t last = (left - 1) / kChunk;
+    for (Run& run : runs) {
+      const auto before = [&](int64_t chunk) {
+        return chunk == 0 ? run.checkpoints() + segment * size : starts + (chunk - 1) * size;
+      };
+      for (int64_t chunk = 0; chunk < last; ++chunk) {
+        const int64_t first = begin + chunk * kChunk;
+        ahead.clear();
+        if (chunk + 1 < last) run.expect(first + kChunk, kChunk);
+        run.advance(first, kChunk, before(chunk), starts + chunk * size);
+      }
+      for (int64_t chunk = last; chunk >= 0; --chunk) {
+        const int64_t first = begin + chunk * kChunk;
+        ahead.clear();
+        if (chunk > 0) run.expect_backward(first - kChunk, kChunk);
+        run.backward(first, chunk_tokens(tokens, first), before(chunk));
+      }
+    }
+  }
 }
 
 /// [rows][columns] <-> the same with rows of `row` values.

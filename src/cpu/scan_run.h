@@ -13,67 +13,90 @@ namespace {
 template <typename T, bool kBackward>
 class ScanRun {
  public:
-  ScanRun(const ScanHead& head, Arena& arena)
+  using Scalar = T;
+  using Pass = std::conditional_t<kBackward, ScanBackward, ScanForward>;
+
+  ScanRun(const ScanHead& head, Workspace& space)
       : head_(head),
         shape_{head.group, head.K, head.V, head.delta_rule},
-        rows_(shape_, arena),
-        scan_(shape_, arena),
-        state_(arena.take<T>(state_scalars())),
-        dstate_(arena.take<T>(kBackward ? state_scalars() : 0)),
-        grad_o_(arena.take<T>(kBackward ? head.group * kChunk * shape_.Vp : 0)),
-        grads_(shape_, arena),
-        starts_(arena.take<T>(kBackward ? kSegmentChunks * state_scalars() : 0)) {}
+        ahead_(space.ahead),
+        state_(space.own.take<T>(state_scalars())),
+        rows_(shape_, space.shared),
+        scan_(shape_, space.shared, space.ahead),
+        grad_o_(space.shared.take<T>(kBackward ? head.group * kChunk * shape_.Vp : 0)),
+        grads_(shape_, space.shared) {}
 
   int64_t state_scalars() const { return shape_.K * shape_.Sp; }
-  T* states() { return state_; }
 
-  void run(const ScanForward& out) {
-    out_ = static_cast<T*>(out.o);
-    T* state = static_cast<T*>(out.state);
-    load_matrix(state, shape_.K, shape_.V, state_, shape_.Sp);
-    forward_pass(*this, head_.tokens, static_cast<T*>(out.checkpoints));
-    store_matrix(state_, shape_.Sp, shape_.K, shape_.V, state);
+  void begin(const Pass& pass) {
+    pass_ = pass;
+    load_matrix(static_cast<const T*>(last_state()), shape_.K, shape_.V, state_, shape_.Sp);
   }
-  void run(const ScanBackward& out) {
-    backward_ = out;
-    T* dstate = static_cast<T*>(out.dstate);
-    load_matrix(dstate, shape_.K, shape_.V, dstate_, shape_.Sp);
-    backward_pass(*this, head_.tokens, static_cast<const T*>(out.checkpoints), starts_);
-    store_matrix(dstate_, shape_.Sp, shape_.K, shape_.V, dstate);
+  void end() { store_matrix(state_, shape_.Sp, shape_.K, shape_.V, static_cast<T*>(last_state())); }
+
+  void checkpoint(int64_t segment)
+    requires(!kBackward)
+  {
+    if (T* to = static_cast<T*>(pass_.checkpoints))
+      store_row(state_, state_scalars(), to + segment * state_scalars());
+  }
+  const T* checkpoints() const
+    requires kBackward
+  {
+    return static_cast<const T*>(pass_.checkpoints);
   }
 
-  void forward(int64_t first, int64_t n) {
+  void forward(int64_t first, int64_t n)
+    requires(!kBackward)
+  {
     load_rows(first, n);
-    prefetch(first + kChunk);
-    const T* o = scan_.outputs(rows_, state_);
-    scan_.advance(state_);
+    const T* o = scan_.forward(rows_, state_);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t h = 0; h < head_.group; ++h)
-        store_row(o + (h * kChunk + i) * shape_.Vp, head_.V, out_ + (first + i) * head_.o_stride + h * head_.V);
+        store_row(o + (h * kChunk + i) * shape_.Vp, head_.V, to(pass_.o, first + i, head_.o_stride) + h * head_.V);
   }
-  void advance(int64_t first, int64_t n) {
+  void advance(int64_t first, int64_t n, const T* from, T* to) {
     load_rows(first, n);
-    prefetch(first + kChunk);
-    scan_.advance(rows_, state_);
+    scan_.advance(rows_, from, to);
   }
-  void backward(int64_t first, int64_t n, const T* before) {
+  void backward(int64_t first, int64_t n, const T* before)
+    requires kBackward
+  {
     load_rows(first, n);
-    const T* grad_o = static_cast<const T*>(backward_.grad_o);
+    const T* grad_o = static_cast<const T*>(pass_.grad_o);
     each_row(n, [&](int64_t i, bool real) {
       for (int64_t h = 0; h < head_.group; ++h)
         load(real, grad_o + (first + i) * head_.o_stride + h * head_.V, head_.V,
              grad_o_ + (h * kChunk + i) * shape_.Vp);
     });
-    scan_.backward(rows_, before, grad_o_, dstate_, grads_);
-    const auto to = [&](void* base, int64_t i, int64_t stride) { return static_cast<T*>(base) + (first + i) * stride; };
+    scan_.backward(rows_, before, grad_o_, state_, grads_);
     for (int64_t i = 0; i < n; ++i) {
+      const int64_t at = first + i;
       for (int64_t h = 0; h < head_.group; ++h)
-        store_row(grads_.q + (h * kChunk + i) * shape_.Kp, head_.K, to(backward_.dq, i, head_.q_stride) + h * head_.K);
-      store_row(grads_.k + i * shape_.Kp, head_.K, to(backward_.dk, i, head_.k_stride));
-      store_row(grads_.v + i * shape_.Vp, head_.V, to(backward_.dv, i, head_.v_stride));
-      store_row(grads_.g + i * shape_.Kp, head_.K, to(backward_.dg, i, head_.k_stride));
-      if (head_.delta_rule) *to(backward_.db, i, head_.b_stride) = grads_.b[i];
+        store_row(grads_.q + (h * kChunk + i) * shape_.Kp, head_.K, to(pass_.dq, at, head_.q_stride) + h * head_.K);
+      store_row(grads_.k + i * shape_.Kp, head_.K, to(pass_.dk, at, head_.k_stride));
+      store_row(grads_.v + i * shape_.Vp, head_.V, to(pass_.dv, at, head_.v_stride));
+      store_row(grads_.g + i * shape_.Kp, head_.K, to(pass_.dg, at, head_.k_stride));
+      if (head_.delta_rule) *to(pass_.db, at, head_.b_stride) = grads_.b[i];
     }
+  }
+
+  void expect(int64_t first, int64_t n) {
+    expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.K);
+    expect_rows(head_.k, first, n, head_.k_stride, head_.K);
+    expect_rows(head_.v, first, n, head_.v_stride, head_.V);
+    expect_rows(head_.g, first, n, head_.k_stride, head_.K);
+    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.o_stride, head_.group * head_.V);
+  }
+  void expect_backward(int64_t first, int64_t n)
+    requires kBackward
+  {
+    expect(first, n);
+    expect_rows(pass_.grad_o, first, n, head_.o_stride, head_.group * head_.V);
+    expect_rows(pass_.dq, first, n, head_.q_stride, head_.group * head_.K);
+    expect_rows(pass_.dk, first, n, head_.k_stride, head_.K);
+    expect_rows(pass_.dv, first, n, head_.v_stride, head_.V);
+    expect_rows(pass_.dg, first, n, head_.k_stride, head_.K);
   }
 
  private:
@@ -90,18 +113,15 @@ class ScanRun {
     std::memset(to, 0, sizeof(T) * static_cast<size_t>(padded<T>(n)));
   }
 
-  void prefetch(int64_t first) {
-    if (first < 0 || first >= head_.tokens) return;
-    const int64_t n = chunk_tokens(head_.tokens, first);
-    const auto rows = [&](const void* base, int64_t stride, int64_t size) {
-      prefetch_rows(static_cast<const T*>(base) + first * stride, n, stride, size);
-    };
-    rows(head_.q, head_.q_stride, head_.group * head_.K);
-    rows(head_.k, head_.k_stride, head_.K);
-    rows(head_.v, head_.v_stride, head_.V);
-    rows(head_.g, head_.k_stride, head_.K);
-    if (out_) rows(out_, head_.o_stride, head_.group * head_.V);
-    if (backward_.grad_o) rows(backward_.grad_o, head_.o_stride, head_.group * head_.V);
+  static T* to(void* base, int64_t token, int64_t stride) { return static_cast<T*>(base) + token * stride; }
+  void expect_rows(const void* base, int64_t first, int64_t n, int64_t stride, int64_t size) {
+    const int64_t scalar = sizeof(T);
+    ahead_.add(static_cast<const T*>(base) + first * stride, n, stride * scalar, size * scalar);
+  }
+  // The gradient of the last state takes the place of the state, on its way to that of the first.
+  void* last_state() const {
+    if constexpr (kBackward) return pass_.dstate;
+    else return pass_.state;
   }
 
   void load_rows(int64_t first, int64_t n) {
@@ -113,22 +133,23 @@ class ScanRun {
         load(real, from(head_.q, i, head_.q_stride) + h * head_.K, head_.K, rows_.q + (h * kChunk + i) * shape_.Kp);
       load(real, from(head_.k, i, head_.k_stride), head_.K, rows_.k + i * shape_.Kp);
       load(real, from(head_.v, i, head_.v_stride), head_.V, rows_.v + i * shape_.Vp);
-      T* a = rows_.a + i * shape_.Kp;
-      load(real, from(head_.g, i, head_.k_stride), head_.K, a);  // past the end g = 0, a = 1
-      for (int64_t d = 0; d < shape_.Kp; d += kWidth<T>) store(a + d, exp(liger::load(a + d)));
+      load(real, from(head_.g, i, head_.k_stride), head_.K, rows_.a + i * shape_.Kp);  // past the end g = 0, a = 1
       if (head_.delta_rule) rows_.b[i] = real ? *from(head_.b, i, head_.b_stride) : T(0);
     });
+    // Not row by row: while rows are on their way from memory there must be room for many loads.
+    for (int64_t at = 0; at < kChunk * shape_.Kp; at += kWidth<T>)
+      store(rows_.a + at, exp(liger::load(rows_.a + at)));
   }
 
   ScanHead head_;
   ScanShape<T> shape_;
+  Ahead& ahead_;
+  T* state_;
   ScanRows<T> rows_;
   std::conditional_t<kBackward, ChunkScanBackward<T>, ChunkScan<T>> scan_;
-  T *state_, *dstate_, *grad_o_;
+  T* grad_o_;
   std::conditional_t<kBackward, ScanGradients<T>, NoGradients> grads_;
-  T* starts_;
-  T* out_ = nullptr;
-  ScanBackward backward_ = {};
+  Pass pass_ = {};
 };
 
 }  // namespace

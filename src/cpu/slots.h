@@ -31,12 +31,12 @@ class ChunkSlots {
     std::memcpy(z, read_, sizeof(T) * static_cast<size_t>(group_ * kChunk * Mp_));
     for (int64_t c = 0; c < Mp_; c += kWidth<T>) within(x, z, c);
   }
-  /// S to after the chunk.
-  void advance(const SlotRows<T>& x, T* S) {
+  /// The state after the chunk into `to`.
+  void advance(const SlotRows<T>& x, const T* from, T* to) {
     prepare(x);
     for (int64_t r = 0; r < K_; ++r)
-      for (int64_t c = 0; c < Mp_; c += kWidth<T>) store(S + r * Sp_ + c, load(S + r * Sp_ + c) * load(whole_ + c));
-    product<Into::kAdd>(K_, Mp_, kChunk, Product<T>{x.k, 1, Kp_, sR_, Mp_, S, Sp_});
+      for (int64_t c = 0; c < Mp_; c += kWidth<T>) store(to + r * Sp_ + c, load(from + r * Sp_ + c) * load(whole_ + c));
+    product<Into::kAdd>(K_, Mp_, kChunk, Product<T>{x.k, 1, Kp_, sR_, Mp_, to, Sp_});
   }
 
  protected:
@@ -57,7 +57,7 @@ class ChunkSlots {
         product *= load(x.a + i * Mp_ + c);
       }
     }
-    transpose(kChunk, K_, x.k, Kp_, k_t_, kChunk);
+    transpose(kChunk, Kp_, x.k, Kp_, k_t_, kChunk);
     product<Into::kSet>(group_ * kChunk, kChunk, K_, Product<T>{x.q, Kp_, 1, k_t_, kChunk, A_, kChunk});
   }
 
@@ -182,12 +182,12 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
   // dq = S (P dz) + sum_j dA_ij k_j,   dk = dS (s R) + sum_i dA_ij q_i.
   void queries_and_keys(const SlotRows<T>& x, const T* S, const T* dS, T* dq, T* dk) {
     const int64_t rows = group_ * kChunk;
-    transpose(rows, M_, dzP_, Mp_, dzP_t_, rows);
-    transpose(kChunk, M_, this->sR_, Mp_, s_t_, kChunk);
+    transpose(rows, Mp_, dzP_, Mp_, dzP_t_, rows);
+    transpose(kChunk, Mp_, this->sR_, Mp_, s_t_, kChunk);
     product<Into::kSet>(K_, rows, M_, Product<T>{S, Sp_, 1, dzP_t_, rows, dq_t_, rows});
     product<Into::kSet>(K_, kChunk, M_, Product<T>{dS, Sp_, 1, s_t_, kChunk, dk_t_, kChunk});
-    transpose(K_, rows, dq_t_, rows, dq, Kp_);
-    transpose(K_, kChunk, dk_t_, kChunk, dk, Kp_);
+    transpose(Kp_, rows, dq_t_, rows, dq, Kp_);
+    transpose(Kp_, kChunk, dk_t_, kChunk, dk, Kp_);
     for (int64_t h = 0; h < group_; ++h) {
       const T* dA = dA_ + h * kChunk * kChunk;
       product<Into::kAdd>(kChunk, Kp_, kChunk, Product<T>{dA, kChunk, 1, x.k, Kp_, dq + h * kChunk * Kp_, Kp_});

@@ -28,14 +28,14 @@ struct RawRows {
 template <typename T, bool kBackward = false>
 class StructureRun {
  public:
-  StructureRun(const StructureHead& head, Arena& arena)
+  StructureRun(const StructureHead& head, Arena& arena, Ahead& ahead)
       : head_(head),
         structure_(*head.structure),
         maps_{head.D},
         shape_{head.group, head.D, head.D + (structure_.normalizes ? 1 : 0), structure_.delta_rule,
                structure_.reads_before_decay},
         rows_(shape_, arena),
-        scan_(shape_, arena),
+        scan_(shape_, arena, ahead),
         slots_(head.group, head.D, structure_.slots ? head.D : 0, arena),
         z_(take(arena, structure_.slots)),
         grads_(shape_, arena),
@@ -52,21 +52,29 @@ class StructureRun {
   /// o [group][kChunk][Dp] of n tokens; the states advance.
   void forward(int64_t n, const RawRows<T>& raw, T* const* states, T* o) {
     features(n, raw);
-    outputs(raw, states, o);
-    if (structure_.slots) slots_.advance(slot_rows(raw), states[0]);
-    scan_.advance(states[scanned()]);
+    if (structure_.slots) {
+      query_slots(raw, states[0]);
+      slots_.advance(slot_rows(raw), states[0], states[0]);
+    }
+    const T* out = scan_.forward(rows_, states[scanned()]);
+    for (int64_t r = 0; r < head_.group * kChunk; ++r) {
+      const T* row = out + r * shape_.Vp;
+      const T scale = structure_.normalizes ? 1 / denominator(row) : 1;
+      maps_.each([&](int64_t d) { store(o + r * maps_.Dp + d, load(row + d) * scale); });
+      maps_.clear_padding(o + r * maps_.Dp);
+    }
   }
 
   /// Only the states.
-  void advance(int64_t n, const RawRows<T>& raw, T* const* states) {
+  void advance(int64_t n, const RawRows<T>& raw, const T* const* from, T* const* to) {
     features(n, raw);
-    if (structure_.slots) slots_.advance(slot_rows(raw), states[0]);
-    scan_.advance(rows_, states[scanned()]);
+    if (structure_.slots) slots_.advance(slot_rows(raw), from[0], to[0]);
+    scan_.advance(rows_, from[scanned()], to[scanned()]);
   }
 
   /// Adds the gradients of a chunk to `grad`. `before` are the states before it; dS come in as the gradients of the
   /// states after the chunk and leave as those of `before`. grad_o as o, zeros past the end.
-  void backward(int64_t n, const RawRows<T>& raw, T* const* before, const T* grad_o, T* const* dS,
+  void backward(int64_t n, const RawRows<T>& raw, const T* const* before, const T* grad_o, T* const* dS,
                 const RawRows<T>& grad)
     requires kBackward
   {
@@ -148,17 +156,6 @@ class StructureRun {
     slots_.outputs(slot_rows(raw), S, z_);
     for (int64_t r = 0; r < head_.group * kChunk; ++r)
       maps_.softmax(z_ + r * maps_.Dp, rows_.q + r * maps_.Dp);
-  }
-
-  void outputs(const RawRows<T>& raw, T* const* states, T* o) {
-    if (structure_.slots) query_slots(raw, states[0]);
-    const T* out = scan_.outputs(rows_, states[scanned()]);
-    for (int64_t r = 0; r < head_.group * kChunk; ++r) {
-      const T* row = out + r * shape_.Vp;
-      const T scale = structure_.normalizes ? 1 / denominator(row) : 1;
-      maps_.each([&](int64_t d) { store(o + r * maps_.Dp + d, load(row + d) * scale); });
-      maps_.clear_padding(o + r * maps_.Dp);
-    }
   }
 
   T denominator(const T* row) const {

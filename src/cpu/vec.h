@@ -22,9 +22,9 @@ using Vec = typename Lanes<T>::Vector;
 template <typename T>
 inline constexpr int64_t kWidth = Lanes<T>::kWidth;
 
-/// Tokens that the scans and the window work on together. Eight keep what grows with the square of a chunk small beside
-/// what grows with the state, and a chunk's rows of accumulators in 16 registers; 32 registers hold sixteen.
-inline constexpr int64_t kChunk = LIGER_LANES == 64 ? 16 : 8;
+/// Tokens that the scans and the window work on together: enough for what loads and stores a state once a chunk to cost
+/// little beside its multiply-adds. What grows with the square of a chunk's tokens, a scan forms for each half alone.
+inline constexpr int64_t kChunk = 16, kHalf = kChunk / 2;
 
 /// The number of scalars that n of them occupy in whole vectors.
 template <typename T>
@@ -32,10 +32,12 @@ constexpr int64_t padded(int64_t n) {
   return (n + kWidth<T> - 1) / kWidth<T> * kWidth<T>;
 }
 
-/// Between the rows of a state with n columns: off the powers of two, at which a column's rows share a few cache sets.
+/// Between the rows of a state with n columns: whole cache lines, an odd number of them, so that the rows of a column
+/// spread over all cache sets.
 template <typename T>
 constexpr int64_t state_stride(int64_t n) {
-  return padded<T>(n) + (padded<T>(n) % 32 == 0 ? kWidth<T> : 0);
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return ((n + kLine - 1) / kLine | 1) * kLine;
 }
 
 template <typename T>

@@ -12,6 +12,7 @@
 
 #include "cpu/arena.h"
 #include "cpu/gemm.h"
+#include "cpu/transpose.h"
 
 namespace liger {
 namespace {
@@ -37,34 +38,6 @@ inline void rotate(int64_t n, const T* x, const float* cos, const float* sin, in
       high[d] = b * c + a * s;
     }
   }
-}
-
-// Transposes a square of vectors: swaps the off-diagonal blocks of kStep lanes, then of twice as many.
-template <typename T, int kStep = 1, int... I>
-inline void transpose_square(Vec<T>* x, std::integer_sequence<int, I...> lanes) {
-  constexpr int W = kWidth<T>;
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) {
-    if (i & kStep) continue;
-    const Vec<T> a = x[i], b = x[i + kStep];
-    x[i] = __builtin_shufflevector(a, b, (I & kStep ? W + I - kStep : I)...);
-    x[i + kStep] = __builtin_shufflevector(a, b, (I & kStep ? W + I : I + kStep)...);
-  }
-  if constexpr (2 * kStep < W) transpose_square<T, 2 * kStep>(x, lanes);
-}
-/// Rows [kChunk][Dp] to columns: to[d * stride + i] = from[i * Dp + d].
-template <typename T>
-inline void transpose(const T* from, int64_t Dp, T* to, int64_t stride) {
-  constexpr int64_t W = kWidth<T>;
-  for (int64_t i = 0; i < kChunk; i += W)
-    for (int64_t d = 0; d < Dp; d += W) {
-      Vec<T> x[W];
-#pragma GCC unroll 16
-      for (int64_t r = 0; r < W; ++r) x[r] = load(from + (i + r) * Dp + d);
-      transpose_square<T>(x, std::make_integer_sequence<int, kWidth<T>>{});
-#pragma GCC unroll 16
-      for (int64_t r = 0; r < W; ++r) store(to + (d + r) * stride + i, x[r]);
-    }
 }
 
 /// The slots of keys: first those of the sinks, then a ring of the latest tokens. The ring is whole chunks, at least
@@ -120,7 +93,7 @@ inline void hide(const WindowSlots& slots, int64_t first, int64_t n, T* scores) 
 template <typename T>
 inline void place_columns(const WindowSlots& slots, int64_t first, int64_t n, int64_t Dp, const T* rows, T* columns) {
   T* at = columns + slots.slot(first);
-  transpose(rows, Dp, at, slots.count);
+  transpose(kChunk, Dp, rows, Dp, at, slots.count);
   const int64_t position = slots.shape.seen + first, sinks = smaller(slots.shape.sinks, position + n);
   for (int64_t d = 0; d < Dp; ++d) {
     for (int64_t i = n; i < kChunk; ++i) at[d * slots.count + i] = 0;
@@ -176,19 +149,19 @@ inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
 template <typename T>
 class WindowForward {
  public:
-  WindowForward(const WindowShape& s, Arena& arena)
+  WindowForward(const WindowShape& s, Arena& own, Arena& shared)
       : slots_(s, kWidth<T>, /*batch=*/1),
         D_(s.D),
         Dp_(padded<T>(D_)),
         scale_(static_cast<T>(1 / std::sqrt(static_cast<double>(D_)))),
-        rows_(arena.take<T>(kChunk * Dp_)),
-        keys_(arena.take<T>(Dp_ * slots_.count)),
-        values_(arena.take<T>(slots_.count * Dp_)),
-        queries_(arena.take<T>(s.group * kChunk * Dp_)),
-        weights_(arena.take<T>(s.group * kChunk * slots_.count)),
-        out_(arena.take<T>(s.group * kChunk * Dp_)),
-        largest_(arena.take<T>(s.group * kChunk)),
-        sums_(arena.take<T>(s.group * kChunk)) {}
+        keys_(own.take<T>(Dp_ * slots_.count)),
+        values_(own.take<T>(slots_.count * Dp_)),
+        rows_(shared.take<T>(kChunk * Dp_)),
+        queries_(shared.take<T>(s.group * kChunk * Dp_)),
+        weights_(shared.take<T>(s.group * kChunk * slots_.count)),
+        out_(shared.take<T>(s.group * kChunk * Dp_)),
+        largest_(shared.take<T>(s.group * kChunk)),
+        sums_(shared.take<T>(s.group * kChunk)) {}
 
   void load_state(const T* keys, const T* values) {
     const WindowShape& s = slots_.shape;
@@ -247,7 +220,7 @@ class WindowForward {
   WindowSlots slots_;
   int64_t D_, Dp_;
   T scale_;
-  T *rows_, *keys_, *values_;     // [kChunk][Dp], [Dp][slots], [slots][Dp]
+  T *keys_, *values_, *rows_;     // [Dp][slots], [slots][Dp], [kChunk][Dp]
   T *queries_, *weights_, *out_;  // of each query: [Dp], [slots], [Dp]
   T *largest_, *sums_;            // of its scores and their exponentials
 };
@@ -261,23 +234,23 @@ class WindowForward {
 template <typename T>
 class WindowBackward {
  public:
-  WindowBackward(const WindowShape& s, Arena& arena)
+  WindowBackward(const WindowShape& s, Arena& own, Arena& shared)
       : batch_(batch(s)),
         rows_(s.group * kChunk),
         slots_(s, kWidth<T>, batch_),
         D_(s.D),
         Dp_(padded<T>(D_)),
         scale_(static_cast<T>(1 / std::sqrt(static_cast<double>(D_)))),
-        key_columns_(arena.take<T>(Dp_ * slots_.count)),
-        value_columns_(arena.take<T>(Dp_ * slots_.count)),
-        key_rows_(arena.take<T>(slots_.count * Dp_)),
-        grad_keys_(arena.take<T>(slots_.count * Dp_)),
-        grad_values_(arena.take<T>(slots_.count * Dp_)),
-        queries_(arena.take<T>(batch_ * rows_ * Dp_)),
-        grad_out_(arena.take<T>(batch_ * rows_ * Dp_)),
-        weights_(arena.take<T>(batch_ * rows_ * slots_.count)),
-        grad_scores_(arena.take<T>(batch_ * rows_ * slots_.count)),
-        turned_(arena.take<T>(rows_ * Dp_)) {}
+        key_columns_(own.take<T>(Dp_ * slots_.count)),
+        value_columns_(own.take<T>(Dp_ * slots_.count)),
+        key_rows_(own.take<T>(slots_.count * Dp_)),
+        grad_keys_(own.take<T>(slots_.count * Dp_)),
+        grad_values_(own.take<T>(slots_.count * Dp_)),
+        queries_(own.take<T>(batch_ * rows_ * Dp_)),
+        grad_out_(own.take<T>(batch_ * rows_ * Dp_)),
+        weights_(own.take<T>(batch_ * rows_ * slots_.count)),
+        grad_scores_(own.take<T>(batch_ * rows_ * slots_.count)),
+        turned_(shared.take<T>(rows_ * Dp_)) {}
 
   int64_t reach() const { return slots_.ring - kChunk; }
 

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "core/cpu_jobs.h"
@@ -36,7 +37,7 @@ char* at_scalar(const at::Tensor& x, int64_t index) {
   return static_cast<char*>(x.data_ptr()) + index * static_cast<int64_t>(x.element_size());
 }
 
-// One call: contiguous tensors, cut into a job for each sequence and key/value head, the longest sequences first.
+// One call: contiguous tensors, cut into jobs of a few heads of one sequence, the longest sequences first.
 class Mix {
  public:
   Mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>* past = nullptr)
@@ -106,14 +107,22 @@ class Mix {
     return out;
   }
 
-  template <typename Scratch, typename Body>
-  void for_each_head(const Scratch& scratch, const Body& body) const {
+  // Runs kernel over all heads, a few of a sequence at a time, with pass(sequence, head) for each.
+  template <typename Pass>
+  void run(int64_t (*scratch)(const MixHead&, int64_t), void (*kernel)(const MixHead*, const Pass*, int64_t, void*),
+           const std::function<Pass(int64_t, int64_t)>& pass) const {
+    const int64_t each = heads_per_job(sequences(), kv_heads()), jobs = (kv_heads() + each - 1) / each;
     run_jobs(
-        sequences() * kv_heads(),
-        [&](int64_t job) { return scratch(head(order_[job / kv_heads()], job % kv_heads())); },
+        sequences() * jobs, [&](int64_t job) { return scratch(head(order_[job / jobs], 0), each); },
         [&](int64_t job, void* memory) {
-          const int64_t s = order_[job / kv_heads()], h = job % kv_heads();
-          body(s, h, head(s, h), memory);
+          const int64_t s = order_[job / jobs], first = job % jobs * each, last = std::min(first + each, kv_heads());
+          std::vector<MixHead> heads;
+          std::vector<Pass> passes;
+          for (int64_t h = first; h < last; ++h) {
+            heads.push_back(head(s, h));
+            passes.push_back(pass(s, h));
+          }
+          kernel(heads.data(), passes.data(), last - first, memory);
         });
   }
 
@@ -128,7 +137,6 @@ class Mix {
   const std::vector<int64_t>* past_;
   std::vector<int64_t> lengths_, starts_, order_;
 };
-
 
 // What the backward pass needs: states now and then, and each query's log-sum-exp. Where each sequence's part begins.
 struct Saved {
@@ -159,21 +167,18 @@ struct Saved {
 at::Tensor run_forward(const Mix& mix, const std::vector<at::Tensor>& states, LayerState* ring, Saved* saved) {
   const CpuKernels& kernels = cpu_kernels();
   at::Tensor o = at::empty_like(mix.q);
-  mix.for_each_head(kernels.mix_forward_scratch, [&](int64_t s, int64_t h, const MixHead& head, void* memory) {
+  mix.run<MixForward>(kernels.mix_forward_scratch, kernels.mix_forward, [&](int64_t s, int64_t h) -> MixForward {
     const auto block = [&](const at::Tensor& x) -> void* {  // of sequence s and head h of [S, Hkv, ...]
       if (!x.defined()) return nullptr;
       const int64_t size = x.numel() / (x.size(0) * x.size(1));
       return at_scalar(x, (s * mix.kv_heads() + h) * size);
     };
-    kernels.mix_forward(
-        head,
-        {.o = at_scalar(o, mix.offset(s, h, mix.group() * mix.D())),
-         .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
-         .ring_keys = ring ? block(ring->keys) : nullptr,
-         .ring_values = ring ? block(ring->values) : nullptr,
-         .checkpoints = saved ? Saved::part(saved->checkpoints, saved->checkpoint_starts, mix, s, h) : nullptr,
-         .lse = saved ? Saved::part(saved->lse, saved->lse_starts, mix, s, h) : nullptr},
-        memory);
+    return {.o = at_scalar(o, mix.offset(s, h, mix.group() * mix.D())),
+            .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
+            .ring_keys = ring ? block(ring->keys) : nullptr,
+            .ring_values = ring ? block(ring->values) : nullptr,
+            .checkpoints = saved ? Saved::part(saved->checkpoints, saved->checkpoint_starts, mix, s, h) : nullptr,
+            .lse = saved ? Saved::part(saved->lse, saved->lse_starts, mix, s, h) : nullptr};
   });
   return o;
 }
@@ -235,21 +240,19 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     const CpuKernels& kernels = cpu_kernels();
     const Saved saved(mix, kernels);
     const at::Tensor dq = at::empty_like(mix.q), dk = at::empty_like(mix.k), dv = at::empty_like(mix.v);
-    mix.for_each_head(kernels.mix_backward_scratch, [&](int64_t s, int64_t h, const MixHead& head, void* memory) {
+    mix.run<MixBackward>(kernels.mix_backward_scratch, kernels.mix_backward, [&](int64_t s, int64_t h) -> MixBackward {
       const auto block = [&](size_t which) -> void* {
         if (which >= dstates.size()) return nullptr;
         const at::Tensor& x = dstates[which];
         return at_scalar(x, (s * mix.kv_heads() + h) * x.size(2) * x.size(3));
       };
-      kernels.mix_backward(head,
-                           {.checkpoints = Saved::part(checkpoints, saved.checkpoint_starts, mix, s, h),
-                            .lse = Saved::part(lse, saved.lse_starts, mix, s, h),
-                            .grad_o = at_scalar(grad_o, mix.offset(s, h, mix.group() * mix.D())),
-                            .dq = at_scalar(dq, mix.offset(s, h, mix.group() * mix.D())),
-                            .dk = at_scalar(dk, mix.offset(s, h, mix.D())),
-                            .dv = at_scalar(dv, mix.offset(s, h, mix.D())),
-                            .dstates = {block(0), block(1)}},
-                           memory);
+      return {.checkpoints = Saved::part(checkpoints, saved.checkpoint_starts, mix, s, h),
+              .lse = Saved::part(lse, saved.lse_starts, mix, s, h),
+              .grad_o = at_scalar(grad_o, mix.offset(s, h, mix.group() * mix.D())),
+              .dq = at_scalar(dq, mix.offset(s, h, mix.group() * mix.D())),
+              .dk = at_scalar(dk, mix.offset(s, h, mix.D())),
+              .dv = at_scalar(dv, mix.offset(s, h, mix.D())),
+              .dstates = {block(0), block(1)}};
     });
     return {dq, dk, dv};
   }

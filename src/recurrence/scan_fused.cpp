@@ -5,6 +5,9 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <functional>
+
 #include "core/cpu_jobs.h"
 #include "cpu/kernels.h"
 #include "liger/error.h"
@@ -25,32 +28,50 @@ struct Scan {
         g(in.g.contiguous()),
         b(in.b.defined() ? in.b.contiguous() : at::Tensor()) {}
 
-  int64_t jobs() const { return B * Hkv; }
-  // Where sequence and head `job` begins in a tensor with `width` values a token and key/value head.
-  char* data(const at::Tensor& x, int64_t job, int64_t width) const {
-    const int64_t first = ((job / Hkv) * T * Hkv + job % Hkv) * width;
+  int64_t heads() const { return B * Hkv; }
+  // Where `head` of all sequences' begins in a tensor with `width` values a token and key/value head.
+  char* data(const at::Tensor& x, int64_t head, int64_t width) const {
+    const int64_t first = ((head / Hkv) * T * Hkv + head % Hkv) * width;
     return static_cast<char*>(x.data_ptr()) + first * static_cast<int64_t>(x.element_size());
   }
-  char* whole(const at::Tensor& x, int64_t job, int64_t size) const {
-    return static_cast<char*>(x.data_ptr()) + job * size * static_cast<int64_t>(x.element_size());
+  char* whole(const at::Tensor& x, int64_t head, int64_t size) const {
+    return static_cast<char*>(x.data_ptr()) + head * size * static_cast<int64_t>(x.element_size());
   }
-  ScanHead head(int64_t job) const {
+  ScanHead head(int64_t head) const {
     return {.element = q.scalar_type() == at::kDouble ? Element::kDouble : Element::kFloat,
             .tokens = T,
             .group = group,
             .K = K,
             .V = V,
             .delta_rule = b.defined(),
-            .q = data(q, job, group * K),
-            .k = data(k, job, K),
-            .v = data(v, job, V),
-            .g = data(g, job, K),
-            .b = b.defined() ? data(b, job, 1) : nullptr,
+            .q = data(q, head, group * K),
+            .k = data(k, head, K),
+            .v = data(v, head, V),
+            .g = data(g, head, K),
+            .b = b.defined() ? data(b, head, 1) : nullptr,
             .q_stride = Hkv * group * K,
             .k_stride = Hkv * K,
             .v_stride = Hkv * V,
             .b_stride = Hkv,
             .o_stride = Hkv * group * V};
+  }
+
+  // Runs kernel over all heads, a few of a sequence at a time, with pass(head) for each.
+  template <typename Pass>
+  void run(int64_t (*scratch)(const ScanHead&, int64_t),
+           void (*kernel)(const ScanHead*, const Pass*, int64_t, void*),
+           const std::function<Pass(int64_t)>& pass) const {
+    const int64_t each = heads_per_job(B, Hkv), jobs = (Hkv + each - 1) / each;
+    run_jobs(B * jobs, [&](int64_t) { return scratch(head(0), each); }, [&](int64_t job, void* memory) {
+      const int64_t first = job % jobs * each, last = std::min(first + each, Hkv);
+      std::vector<ScanHead> heads;
+      std::vector<Pass> passes;
+      for (int64_t h = job / jobs * Hkv + first; h < job / jobs * Hkv + last; ++h) {
+        heads.push_back(head(h));
+        passes.push_back(pass(h));
+      }
+      kernel(heads.data(), passes.data(), last - first, memory);
+    });
   }
 };
 
@@ -59,14 +80,11 @@ at::Tensor run_forward(const Scan& scan, at::Tensor& state, at::Tensor* checkpoi
   const CpuKernels& kernels = cpu_kernels();
   at::Tensor o = at::empty({scan.B, scan.T, scan.Hkv * scan.group, scan.V}, scan.q.options());
   const int64_t size = checkpoints ? kernels.scan_checkpoint_scalars(scan.head(0)) : 0;
-  if (checkpoints) *checkpoints = at::empty({scan.jobs(), size}, scan.q.options());
-  const int64_t scratch = kernels.scan_forward_scratch(scan.head(0));
-  run_jobs(scan.jobs(), [&](int64_t) { return scratch; }, [&](int64_t job, void* memory) {
-    kernels.scan_forward(scan.head(job),
-                         {.o = scan.data(o, job, scan.group * scan.V),
-                          .state = scan.whole(state, job, scan.K * scan.V),
-                          .checkpoints = checkpoints ? scan.whole(*checkpoints, job, size) : nullptr},
-                         memory);
+  if (checkpoints) *checkpoints = at::empty({scan.heads(), size}, scan.q.options());
+  scan.run<ScanForward>(kernels.scan_forward_scratch, kernels.scan_forward, [&](int64_t head) -> ScanForward {
+    return {.o = scan.data(o, head, scan.group * scan.V),
+            .state = scan.whole(state, head, scan.K * scan.V),
+            .checkpoints = checkpoints ? scan.whole(*checkpoints, head, size) : nullptr};
   });
   return o;
 }
@@ -76,18 +94,15 @@ torch::autograd::variable_list run_backward(const Scan& scan, const at::Tensor& 
   const CpuKernels& kernels = cpu_kernels();
   const at::Tensor dq = at::empty_like(scan.q), dk = at::empty_like(scan.k), dv = at::empty_like(scan.v),
                    dg = at::empty_like(scan.g), db = scan.b.defined() ? at::empty_like(scan.b) : at::Tensor();
-  const int64_t scratch = kernels.scan_backward_scratch(scan.head(0));
-  run_jobs(scan.jobs(), [&](int64_t) { return scratch; }, [&](int64_t job, void* memory) {
-    kernels.scan_backward(scan.head(job),
-                          {.checkpoints = scan.whole(checkpoints, job, checkpoints.size(1)),
-                           .grad_o = scan.data(grad_o, job, scan.group * scan.V),
-                           .dq = scan.data(dq, job, scan.group * scan.K),
-                           .dk = scan.data(dk, job, scan.K),
-                           .dv = scan.data(dv, job, scan.V),
-                           .dg = scan.data(dg, job, scan.K),
-                           .db = db.defined() ? scan.data(db, job, 1) : nullptr,
-                           .dstate = scan.whole(dstate, job, scan.K * scan.V)},
-                          memory);
+  scan.run<ScanBackward>(kernels.scan_backward_scratch, kernels.scan_backward, [&](int64_t head) -> ScanBackward {
+    return {.checkpoints = scan.whole(checkpoints, head, checkpoints.size(1)),
+            .grad_o = scan.data(grad_o, head, scan.group * scan.V),
+            .dq = scan.data(dq, head, scan.group * scan.K),
+            .dk = scan.data(dk, head, scan.K),
+            .dv = scan.data(dv, head, scan.V),
+            .dg = scan.data(dg, head, scan.K),
+            .db = db.defined() ? scan.data(db, head, 1) : nullptr,
+            .dstate = scan.whole(dstate, head, scan.K * scan.V)};
   });
   return {dq, dk, dv, dg, db, dstate};
 }
