@@ -1,6 +1,7 @@
 // Every structure in compiled code against its definition, and the definitions against fixtures that an independent
 // program wrote (compare/make_recurrence_goldens.py).
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -129,9 +130,10 @@ const auto kName = [](const auto& info) {
 
 INSTANTIATE_TEST_SUITE_P(Lengths, EveryStructure,
                          ::testing::Combine(::testing::ValuesIn(rows()),
-                                            ::testing::Values(Shape{{1}, 2, 1, 8}, Shape{{7}, 2, 2, 8},
+                                            ::testing::Values(Shape{{1}, 2, 1, 8}, Shape{{7}, 2, 2, 8}, Shape{{17}, 2, 1, 8},
                                                               Shape{{63}, 4, 2, 8}, Shape{{64}, 2, 1, 48},
-                                                              Shape{{65}, 1, 1, 64}, Shape{{257}, 4, 2, 8},
+                                                              Shape{{65}, 1, 1, 64}, Shape{{129}, 4, 2, 8},
+                                                              Shape{{257}, 4, 2, 8},
                                                               Shape{{257}, 2, 1, 64}, Shape{{1000}, 2, 1, 8})),
                          kName);
 INSTANTIATE_TEST_SUITE_P(Heads, EveryStructure,
@@ -263,6 +265,27 @@ TEST_P(Streams, MixtureEqualsItsDefinition) {
     at::manual_seed(6);
     expect_equal_to_definition(settings, random_inputs(settings, {{80, 3, 12}, 4, 2, 8}, at::kFloat), 1e-5);
     expect_equal_to_definition(settings, random_inputs(settings, {{70}, 2, 2, 16}, at::kDouble), 1e-10);
+  }
+}
+
+// Heads share jobs, more of them where there are fewer threads; the numbers are those of a head alone.
+TEST_P(Streams, ThreadsChangeNothing) {
+  const Structure* structure = structures()[GetParam()].window_only ? nullptr : &structures()[GetParam()];
+  const MixSettings settings = mixed(structure, 17, 2);
+  at::manual_seed(9);
+  const MixInputs in = random_inputs(settings, {{129, 17, 1}, 10, 5, 16}, at::kFloat);
+  const auto results_with = [&](int threads) {
+    const int before = at::get_num_threads();
+    at::set_num_threads(threads);
+    const MixInputs leaves = as_leaves(in, false);
+    const Tensors out = results(leaves, fused_mix(settings, leaves));
+    at::set_num_threads(before);
+    return out;
+  };
+  const Tensors alone = results_with(16);
+  for (const int threads : {1, 3}) {
+    const Tensors together = results_with(threads);
+    for (size_t i = 0; i < alone.size(); ++i) EXPECT_TRUE(together[i].equal(alone[i])) << threads << " threads, " << i;
   }
 }
 

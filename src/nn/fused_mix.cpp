@@ -11,9 +11,9 @@
 #include <numeric>
 
 #include "core/cpu_jobs.h"
-#include "cpu/kernels.h"
 #include "liger/core/dtype.h"
 #include "liger/error.h"
+#include "nn/mix_head.h"
 
 namespace liger {
 namespace {
@@ -74,29 +74,20 @@ class Mix {
   int64_t offset(int64_t s, int64_t h, int64_t width) const { return (starts_[s] * kv_heads() + h) * width; }
 
   MixHead head(int64_t s, int64_t h) const {
-    const LayerRecurrence& r = settings_.recurrence;
-    const bool linear = r.structure != nullptr, window = settings_.window > 0;
-    return {.element = element_of(q.scalar_type()),
-            .tokens = lengths_[s],
-            .group = group(),
-            .D = D(),
-            .structure = r.structure,
-            .divisor = linear ? r.divisor() : 1.0,
-            .constant_log_decay =
-                linear && !r.structure->gated()
-                    ? constant_log_decay(*r.structure, h, kv_heads(), r.layer, r.layers)
-                    : 0.0,
-            .window = settings_.window,
-            .sinks = settings_.sinks,
-            .window_share = settings_.window_share,
-            .seen = past_ ? (*past_)[s] : 0,
-            .q = at_scalar(q, offset(s, h, group() * D())),
-            .k = at_scalar(k, offset(s, h, D())),
-            .v = at_scalar(v, offset(s, h, D())),
-            .q_stride = q.size(1) * D(),
-            .kv_stride = kv_heads() * D(),
-            .cos = window ? cos_.const_data_ptr<float>() + starts_[s] * (D() / 2) : nullptr,
-            .sin = window ? sin_.const_data_ptr<float>() + starts_[s] * (D() / 2) : nullptr};
+    MixHead head = mix_head(settings_, h, kv_heads(), group(), D());
+    head.element = element_of(q.scalar_type());
+    head.tokens = lengths_[s];
+    head.seen = past_ ? (*past_)[s] : 0;
+    head.q = at_scalar(q, offset(s, h, group() * D()));
+    head.k = at_scalar(k, offset(s, h, D()));
+    head.v = at_scalar(v, offset(s, h, D()));
+    head.q_stride = q.size(1) * D();
+    head.kv_stride = kv_heads() * D();
+    if (settings_.window > 0) {
+      head.cos = cos_.const_data_ptr<float>() + starts_[s] * (D() / 2);
+      head.sin = sin_.const_data_ptr<float>() + starts_[s] * (D() / 2);
+    }
+    return head;
   }
 
   std::vector<at::Tensor> zero_states() const {

@@ -13,6 +13,7 @@
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/ops/ops.h"
+#include "nn/mix_head.h"
 #include "nn/mix_settings.h"
 #include "nn/step_weights.h"
 
@@ -107,15 +108,10 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
   int64_t bytes = 64, rank = 1;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     mixes.push_back(config.is_softmax_layer(i) ? MixSettings{} : mix_settings(config, i));
-    const MixSettings& m = mixes.back();
     CacheHead cache = {};
     cache.group = group;
     cache.D = D;
-    const MixHead head = {.element = Element::kFloat, .tokens = 1, .group = group, .D = D,
-                          .structure = m.recurrence.structure, .divisor = 1, .constant_log_decay = 0,
-                          .window = m.window, .sinks = m.sinks, .window_share = 0, .seen = 0,
-                          .q = nullptr, .k = nullptr, .v = nullptr, .q_stride = 0, .kv_stride = 0,
-                          .cos = nullptr, .sin = nullptr};
+    const MixHead head = mix_head(mixes.back(), 0, Hkv, group, D);
     bytes = std::max({bytes, kernels.step.mix_scratch(head), kernels.step.cache_scratch(cache)});
     const StepLayer& layer = weights.layers[i];
     for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
@@ -212,31 +208,19 @@ void StepDecoder::Implementation::add_linear(const StepLinear& map, const Activa
 void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state,
                                       LayerState& memory, Member& member) {
   const MixSettings& m = mixes[layer];
-  const LayerRecurrence& r = m.recurrence;
   const auto block = [&](const at::Tensor& tensor) -> void* {
     return tensor.mutable_data_ptr<float>() + (s * Hkv + h) * tensor.size(2) * tensor.size(3);
   };
   const auto& states = memory.recurrent;
-  const MixHead head = {
-      .element = Element::kFloat,
-      .tokens = 1,
-      .group = group,
-      .D = D,
-      .structure = r.structure,
-      .divisor = r.structure ? r.divisor() : 1.0,
-      .constant_log_decay =
-          r.structure && !r.structure->gated() ? constant_log_decay(*r.structure, h, Hkv, r.layer, r.layers) : 0.0,
-      .window = m.window,
-      .sinks = m.sinks,
-      .window_share = m.window_share,
-      .seen = state.seen[s],
-      .q = q[s] + h * group * D,
-      .k = k[s] + h * D,
-      .v = v[s] + h * D,
-      .q_stride = 0,
-      .kv_stride = 0,
-      .cos = cos.data() + s * D / 2,
-      .sin = sin.data() + s * D / 2};
+  MixHead head = mix_head(m, h, Hkv, group, D);
+  head.element = Element::kFloat;
+  head.tokens = 1;
+  head.seen = state.seen[s];
+  head.q = q[s] + h * group * D;
+  head.k = k[s] + h * D;
+  head.v = v[s] + h * D;
+  head.cos = cos.data() + s * D / 2;
+  head.sin = sin.data() + s * D / 2;
   kernels.step.mix(head,
                    {.o = mixed[s] + h * group * D,
                     .states = {states.empty() ? nullptr : block(states[0]),

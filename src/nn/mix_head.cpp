@@ -1,0 +1,20 @@
+#include "nn/mix_head.h"
+
+namespace liger {
+
+MixHead mix_head(const MixSettings& settings, int64_t h, int64_t kv_heads, int64_t group, int64_t D) {
+  const LayerRecurrence& r = settings.recurrence;
+  MixHead head = {};
+  head.group = group;
+  head.D = D;
+  head.structure = r.structure;
+  head.divisor = r.structure ? r.divisor() : 1;
+  if (r.structure && !r.structure->gated())
+    head.constant_log_decay = constant_log_decay(*r.structure, h, kv_heads, r.layer, r.layers);
+  head.window = settings.window;
+  head.sinks = settings.sinks;
+  head.window_share = settings.window_share;
+  return head;
+}
+
+}  // namespace liger
