@@ -48,6 +48,10 @@ class Runner:
             print(f"{program}: {result['skipped']}", file=sys.stderr)
         return result.get("items", [])
 
+    def share(self, part, whole):
+        """Median of part over whole. The machine is faster now and slower then: only neighbours in time compare."""
+        return statistics.median(part() / whole() for _ in range(self.args.rounds + 2))
+
     def rounds(self, ours, theirs):
         """Medians of what both return, dicts of numbers, taken in turns."""
         samples = [(ours(), theirs()) for _ in range(self.args.rounds)]
@@ -63,33 +67,32 @@ def scan(run):
         name = shape.replace(",", "/")
         forms = {}
 
-        def ours():
-            return {"forward": run.bench(f"scan_forward/{name}/")["ms"],
-                    "forward_backward": run.bench(f"scan_forward_backward/{name}/")["ms"],
-                    "memory": run.bench(f"scan_memory/{name}/", LIGER_DEFAULT_MALLOC="1")["MB"],
-                    "GFLOP/s": run.bench(f"scan_forward/{name}/")["GFLOP/s"]}
+        def ours(measure):
+            if measure == "memory":
+                return {"is": run.bench(f"scan_memory/{name}/", LIGER_DEFAULT_MALLOC="1")["MB"]}
+            return {"is": run.bench(f"scan_{measure}/{name}/")["ms"]}
 
-        def theirs():
-            found = {}
-            for measure in ["forward", "forward_backward", "memory", "naive"]:
-                form = ["--form", forms[measure]] if measure in forms else []
-                if measure == "memory" and "forward_backward" in forms:
-                    form = ["--form", forms["forward_backward"]]
-                for item in run.peer("scan_torch.py", "--shape", shape, "--measure", measure, *form):
-                    found[measure] = item["mb" if measure == "memory" else "ms"]
-                    forms.setdefault(measure, item.get("form", ""))
-            forms.pop("naive", None)
-            return found
-        mine, peer = run.rounds(ours, theirs)
-        yield f"scan forward {shape}, ms", mine["forward"], peer.get("forward"), 3
-        yield f"scan forward {shape} against token by token, ms", mine["forward"], peer.get("naive"), 15
-        yield f"scan forward + backward {shape}, ms", mine["forward_backward"], peer.get("forward_backward"), 4
-        yield f"scan forward + backward {shape}, peak MB", mine["memory"], peer.get("memory"), 2
+        def theirs(measure):
+            form = forms.get("forward_backward" if measure == "memory" else measure)
+            options = ["--form", form] if form else []
+            for item in run.peer("scan_torch.py", "--shape", shape, "--measure", measure, *options):
+                forms[measure] = item.get("form")
+                return {"is": item["mb" if measure == "memory" else "ms"]}
+            return {}
+
+        def compare(measure):
+            mine, peer = run.rounds(lambda: ours(measure), lambda: theirs(measure))
+            return mine["is"], peer.get("is")
+        forward, chunked = compare("forward")
+        yield f"scan forward {shape}, ms", forward, chunked, 3
+        yield f"scan forward {shape} against token by token, ms", forward, theirs("naive").get("is"), 15
+        yield f"scan forward + backward {shape}, ms", *compare("forward_backward"), 4
+        yield f"scan forward + backward {shape}, peak MB", *compare("memory"), 2
     one = Runner(argparse.Namespace(**vars(run.args) | {"threads": 1}))
-    fma = one.bench("machine_fma")["GFLOP/s"]
     for shape in SHAPES:
-        rate = one.bench(f"scan_forward/{shape.replace(',', '/')}/")["GFLOP/s"]
-        yield f"scan arithmetic {shape}, one core, share of {fma:.0f} GFLOP/s", 1, rate / fma, 0.65
+        share = one.share(lambda: one.bench(f"scan_forward/{shape.replace(',', '/')}/")["GFLOP/s"],
+                          lambda: one.bench("machine_fma")["GFLOP/s"])
+        yield f"scan arithmetic {shape}, one core, share of what it can", 1, share, 0.65
 
 
 def window(run):
@@ -127,14 +130,11 @@ def decode(run):
                 other = peer.get(f"{program} {key}")
                 yield (f"decode {size} bf16, context {context}, against {program[7:-3]}'s softmax, tokens/s",
                        1 / mine[key], other and 1 / other, target)
-    # Memory is faster now and slower then: only pairs taken one after the other compare.
-    pairs = [(run.bench("decode_15M/128/"), run.bench("decode_15M/32768/")) for _ in range(run.args.rounds + 2)]
-    far_over_near = statistics.median(far["ms"] / near["ms"] for near, far in pairs)
-    near, far = pairs[0]
-    yield "decode 15M: time at context 32768 over 128", 1, far_over_near, -1.05
-    yield "decode 15M: state at context 32768 over 128", 1, far["state_bytes"] / near["state_bytes"], -1
-    read = run.bench("machine_read/220")["GB/s"]
-    yield f"decode 110M: weights streamed, share of {read:.0f} GB/s", 1, run.bench("decode_110M/128/")["GB/s"] / read, 0.7
+    near, far = (lambda: run.bench("decode_15M/128/")), (lambda: run.bench("decode_15M/32768/"))
+    yield "decode 15M: time at context 32768 over 128", 1, run.share(lambda: far()["ms"], lambda: near()["ms"]), -1.05
+    yield "decode 15M: state at context 32768 over 128", 1, far()["state_bytes"] / near()["state_bytes"], -1
+    share = run.share(lambda: run.bench("decode_110M/128/")["GB/s"], lambda: run.bench("machine_read/220")["GB/s"])
+    yield "decode 110M: weights streamed, share of what both cores read", 1, share, 0.7
 
 
 def main():
