@@ -1,7 +1,8 @@
 #pragma once
 
 // The CUDA side of liger: raw device pointers, sizes and a stream. Includes nothing of torch, nor of the rest of
-// liger. A launcher returns nullptr, or a static message saying why nothing was launched.
+// liger. A launcher returns nullptr, or a message saying why nothing was launched, which is the calling thread's until
+// its next launch.
 
 #include <cstdint>
 
@@ -10,19 +11,26 @@ namespace liger::kernels {
 /// True if this library was compiled with nvcc.
 bool compiled_with_cuda();
 
+enum class Type { kFloat, kBFloat16, kHalf };
+
 /// Gated linear recurrence, forward: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = q_t^T S_t, with a = exp(g).
+/// Tokens of all sequences lie one after the other, N of them. Pointers are aligned to 16 bytes. Products are of
+/// `type`'s precision (of 22 bits for float32), sums and states in float32; deterministic.
 struct DiagonalScanForward {
-  int64_t B, T, H, Hkv, K, V;  ///< H a multiple of Hkv
-  const float* q;              ///< [B, T, H, K]
-  const float* k;              ///< [B, T, Hkv, K]
-  const float* v;              ///< [B, T, Hkv, V]
-  const float* g;              ///< [B, T, Hkv, K] log-decay, <= 0
-  const float* state_in;       ///< [B, Hkv, K, V]
-  float* state_out;            ///< [B, Hkv, K, V]; may be state_in
-  float* o;                    ///< [B, T, H, V]
+  Type type;                   ///< of q, k, v and o
+  int64_t sequences, H, Hkv, K, V;
+  int64_t T;                   ///< tokens of each sequence; not used with `starts`
+  const int64_t* starts;       ///< [sequences + 1]: sequence s has tokens starts[s] .. starts[s + 1] - 1; or nullptr
+  const void* q;               ///< [N, H, K]
+  const void* k;               ///< [N, Hkv, K]
+  const void* v;               ///< [N, Hkv, V]
+  const float* g;              ///< [N, Hkv, K], <= 0
+  const float* state_in;       ///< [sequences, Hkv, K, V], or nullptr for zeros
+  float* state_out;            ///< as state_in; may not be it
+  void* o;                     ///< [N, H, V]
 };
-/// K must be 8, 16, 32, 64 or 128.
-bool diagonal_scan_fwd_supports(int64_t K);
+/// nullptr if these sizes can run: K of 64, 128 or 256, V a multiple of 64, H of Hkv. Else the reason.
+const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args);
 /// `stream` is a cudaStream_t.
 const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream);
 

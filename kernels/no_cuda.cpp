@@ -4,9 +4,9 @@
 namespace liger::kernels {
 
 bool compiled_with_cuda() { return false; }
-bool diagonal_scan_fwd_supports(int64_t) { return false; }
-const char* diagonal_scan_fwd(const DiagonalScanForward&, void*) {
+const char* diagonal_scan_fwd_refuses(const DiagonalScanForward&) {
   return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
 }
+const char* diagonal_scan_fwd(const DiagonalScanForward& args, void*) { return diagonal_scan_fwd_refuses(args); }
 
 }  // namespace liger::kernels

@@ -1,7 +1,10 @@
 // The CUDA sources, compiled for the host, against the definition.
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/randn.h>
 
@@ -17,45 +20,194 @@
 namespace liger {
 namespace {
 
+using cuda_on_host::GuardedMemory;
 using kernels_on_host::DiagonalScanForward;
+using kernels_on_host::Type;
 
-class DiagonalScanKernel : public ::testing::TestWithParam<std::tuple<int64_t, int64_t>> {};
+// A tensor's values where what lies beside them may not be touched.
+class Guarded {
+ public:
+  explicit Guarded(const at::Tensor& x) : tensor_(x.contiguous()), memory_(std::max<size_t>(tensor_.nbytes(), 1)) {
+    std::memcpy(memory_.data(), tensor_.const_data_ptr(), tensor_.nbytes());
+  }
+  template <typename T>
+  T* as() const {
+    return reinterpret_cast<T*>(memory_.data());
+  }
+  at::Tensor values() const {
+    at::Tensor out = tensor_.clone();
+    std::memcpy(out.mutable_data_ptr(), memory_.data(), out.nbytes());
+    return out;
+  }
 
-TEST_P(DiagonalScanKernel, EqualsTheDefinition) {
-  const auto [K, T] = GetParam();
-  const int64_t B = 2, H = 6, Hkv = 2, V = 40;
-  ASSERT_TRUE(kernels_on_host::diagonal_scan_fwd_supports(K));
-  at::manual_seed(1);
-  const ScanInputs in = {at::randn({B, T, H, K}), at::randn({B, T, Hkv, K}), at::randn({B, T, Hkv, V}),
-                         at::log_sigmoid(at::randn({B, T, Hkv, K}) * 3), {}, at::randn({B, Hkv, K, V})};
-  at::Tensor state = at::empty({B, Hkv, K, V}), o = at::empty({B, T, H, V});
-  const DiagonalScanForward args = {B,
-                                    T,
-                                    H,
-                                    Hkv,
-                                    K,
-                                    V,
-                                    in.q.const_data_ptr<float>(),
-                                    in.k.const_data_ptr<float>(),
-                                    in.v.const_data_ptr<float>(),
-                                    in.g.const_data_ptr<float>(),
-                                    in.state.const_data_ptr<float>(),
-                                    state.mutable_data_ptr<float>(),
-                                    o.mutable_data_ptr<float>()};
-  ASSERT_EQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), nullptr);
-  const ScanOutputs expected = gated_scan(in, ScanMethod::kReference);
-  testing::expect_close(o, expected.o, 1e-5, "o");
-  testing::expect_close(state, expected.state, 1e-5, "state");
+ private:
+  at::Tensor tensor_;
+  GuardedMemory memory_;
+};
+
+struct Shape {
+  std::vector<int64_t> lengths;
+  int64_t H, Hkv, K, V;
+};
+
+at::ScalarType scalar_type(Type type) {
+  return type == Type::kFloat ? at::kFloat : type == Type::kHalf ? at::kHalf : at::kBFloat16;
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, DiagonalScanKernel,
-                         ::testing::Combine(::testing::Values(8, 16, 32, 64, 128), ::testing::Values(1, 19)));
+struct Scan {
+  ScanInputs in;  // one sequence of all tokens, of the kernel's own precision but in float32
+  std::vector<int64_t> starts = {0};
+  at::Tensor states;
+
+  Scan(const Shape& s, Type type, double strength) {
+    at::manual_seed(1);
+    for (const int64_t length : s.lengths) starts.push_back(starts.back() + length);
+    const auto randn = [&](int64_t heads, int64_t n) {
+      return at::randn({1, starts.back(), heads, n}).to(scalar_type(type)).to(at::kFloat);
+    };
+    in = {randn(s.H, s.K), randn(s.Hkv, s.K), randn(s.Hkv, s.V),
+          at::log_sigmoid(at::randn({1, starts.back(), s.Hkv, s.K})) * strength, {}, {}};
+    states = at::randn({std::ssize(s.lengths), s.Hkv, s.K, s.V});
+  }
+};
+
+ScanOutputs run_kernel(const Scan& scan, Type type) {
+  const ScanInputs& in = scan.in;
+  const auto typed = [&](const at::Tensor& x) { return x.to(scalar_type(type)); };
+  const Guarded q(typed(in.q)), k(typed(in.k)), v(typed(in.v)), g(in.g), before(scan.states);
+  const Guarded after(at::full_like(scan.states, NAN));
+  const Guarded o(typed(at::full({1, in.q.size(1), in.q.size(2), in.v.size(3)}, NAN)));
+  DiagonalScanForward args = {};
+  args.type = type;
+  args.sequences = std::ssize(scan.starts) - 1;
+  args.H = in.q.size(2);
+  args.Hkv = in.k.size(2);
+  args.K = in.k.size(3);
+  args.V = in.v.size(3);
+  args.starts = scan.starts.data();
+  args.q = q.as<void>();
+  args.k = k.as<void>();
+  args.v = v.as<void>();
+  args.g = g.as<float>();
+  args.state_in = before.as<float>();
+  args.state_out = after.as<float>();
+  args.o = o.as<void>();
+  const char* problem = kernels_on_host::diagonal_scan_fwd(args, nullptr);
+  EXPECT_EQ(problem, nullptr) << problem;
+  return {o.values(), after.values()};
+}
+
+ScanOutputs definition(const Scan& scan) {
+  ScanOutputs all;
+  std::vector<at::Tensor> o, states;
+  for (size_t s = 0; s + 1 < scan.starts.size(); ++s) {
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(1, scan.starts[s], scan.starts[s + 1] - scan.starts[s]).to(at::kDouble);
+    };
+    const at::Tensor state = scan.states.narrow(0, static_cast<int64_t>(s), 1).to(at::kDouble);
+    if (scan.starts[s] == scan.starts[s + 1]) {
+      states.push_back(state);
+      continue;
+    }
+    const ScanInputs& in = scan.in;
+    const ScanOutputs out =
+        gated_scan({part(in.q), part(in.k), part(in.v), part(in.g), {}, state}, ScanMethod::kReference);
+    o.push_back(out.o);
+    states.push_back(out.state);
+  }
+  return {at::cat(o, 1), at::cat(states)};
+}
+
+void expect_equal_to_definition(const Shape& shape, Type type, double strength) {
+  at::NoGradGuard no_grad;
+  const Scan scan(shape, type, strength);
+  const ScanOutputs expected = definition(scan), got = run_kernel(scan, type);
+  const double tolerance = type == Type::kFloat ? 1e-5 : 1e-2;
+  testing::expect_close(got.o, expected.o, tolerance, "o");
+  testing::expect_close(got.state, expected.state, tolerance, "state");
+}
+
+class DiagonalScanKernel : public ::testing::TestWithParam<std::tuple<Type, Shape>> {};
+
+TEST_P(DiagonalScanKernel, EqualsTheDefinition) {
+  const auto& [type, shape] = GetParam();
+  for (const double strength : {1.0 / 16, 30.0}) {  // some of e^-100
+    SCOPED_TRACE(strength);
+    expect_equal_to_definition(shape, type, strength);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, DiagonalScanKernel,
+    ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
+                       ::testing::Values(Shape{{1}, 1, 1, 64, 64}, Shape{{63}, 2, 2, 64, 64},
+                                         Shape{{65}, 4, 1, 64, 64}, Shape{{257}, 1, 1, 64, 64},
+                                         Shape{{33}, 2, 1, 128, 128}, Shape{{17}, 3, 1, 64, 128},
+                                         Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 64},
+                                         Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
+
+TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
+  at::NoGradGuard no_grad;
+  const Scan scan({{40, 9}, 4, 2, 64, 64}, Type::kBFloat16, 1.0);
+  const ScanOutputs first = run_kernel(scan, Type::kBFloat16);
+  for (const unsigned order : {1u, 2u, 3u}) {
+    cuda_on_host::thread_order = order;
+    const ScanOutputs other = run_kernel(scan, Type::kBFloat16);
+    cuda_on_host::thread_order = 0;
+    EXPECT_TRUE(other.o.equal(first.o) && other.state.equal(first.state)) << "order " << order;
+  }
+}
 
 TEST(DiagonalScanKernel, SaysWhatItCannotRun) {
-  EXPECT_FALSE(kernels_on_host::diagonal_scan_fwd_supports(48));
   DiagonalScanForward args = {};
   args.K = 48;
-  EXPECT_NE(kernels_on_host::diagonal_scan_fwd(args, nullptr), nullptr);
+  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), "the size of a key must be 64, 128 or 256");
+  args.K = 64;
+  args.V = 40;
+  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), "the size of a value must be a multiple of 64");
+}
+
+// The host's stand-in for CUDA finds what it is there to find.
+struct Nothing {};
+void writes_past_the_end(const Nothing&) {
+  LIGER_SHARED(memory);
+  memory[16 * threadIdx.x] = 0;
+}
+void leaves_before_a_barrier(const Nothing&) {
+  if (threadIdx.x > 0) __syncthreads();
+}
+void reads_without_a_barrier(float* const& out) {
+  LIGER_SHARED(memory);
+  reinterpret_cast<float*>(memory)[threadIdx.x] = static_cast<float>(threadIdx.x);
+  out[threadIdx.x] = reinterpret_cast<float*>(memory)[(threadIdx.x + 1) % 32];
+}
+void reads_before_its_copy(float* const& out) {
+  LIGER_SHARED(memory);
+  kernels_on_host::copy_async(memory + 16 * threadIdx.x, out + 4 * threadIdx.x, true);
+  kernels_on_host::close_copies();
+  out[4 * threadIdx.x] = reinterpret_cast<float*>(memory)[4 * threadIdx.x];
+  kernels_on_host::wait_for_copies<0>();
+}
+
+TEST(CudaOnHostDeathTest, CatchesWhatAGpuWouldNotShow) {
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  EXPECT_DEATH(kernels_on_host::launch("", writes_past_the_end, dim3(1), 32, 496, nullptr, Nothing()), "");
+  EXPECT_DEATH(kernels_on_host::launch("", leaves_before_a_barrier, dim3(1), 32, 0, nullptr, Nothing()),
+               "a barrier or a warp waits for threads that do not come");
+}
+
+TEST(CudaOnHost, ShowsRacesAndEarlyReads) {
+  std::vector<float> forward(32), backward(32), copied(128, 1.0f);
+  float* out = forward.data();
+  kernels_on_host::launch("", reads_without_a_barrier, dim3(1), 32, 128, nullptr, out);
+  cuda_on_host::thread_order = 1;
+  out = backward.data();
+  kernels_on_host::launch("", reads_without_a_barrier, dim3(1), 32, 128, nullptr, out);
+  cuda_on_host::thread_order = 0;
+  EXPECT_NE(std::memcmp(forward.data(), backward.data(), 128), 0);
+  out = copied.data();
+  kernels_on_host::launch("", reads_before_its_copy, dim3(1), 32, 512, nullptr, out);
+  EXPECT_TRUE(std::isnan(copied[0]));
 }
 
 }  // namespace
