@@ -70,10 +70,10 @@ def scan(run):
         def ours(measure):
             if measure == "memory":
                 return {"is": run.bench(f"scan_memory/{name}/", LIGER_DEFAULT_MALLOC="1")["MB"]}
-            return {"is": run.bench(f"scan_{measure}/{name}/")["ms"]}
+            return {"is": run.bench(f"scan_{'forward' if measure == 'naive' else measure}/{name}/")["ms"]}
 
         def theirs(measure):
-            form = forms.get("forward_backward" if measure == "memory" else measure)
+            form = None if measure == "naive" else forms.get("forward_backward" if measure == "memory" else measure)
             options = ["--form", form] if form else []
             for item in run.peer("scan_torch.py", "--shape", shape, "--measure", measure, *options):
                 forms[measure] = item.get("form")
@@ -83,9 +83,8 @@ def scan(run):
         def compare(measure):
             mine, peer = run.rounds(lambda: ours(measure), lambda: theirs(measure))
             return mine["is"], peer.get("is")
-        forward, chunked = compare("forward")
-        yield f"scan forward {shape}, ms", forward, chunked, 3
-        yield f"scan forward {shape} against token by token, ms", forward, theirs("naive").get("is"), 15
+        yield f"scan forward {shape}, ms", *compare("forward"), 3
+        yield f"scan forward {shape} against token by token, ms", *compare("naive"), 15
         yield f"scan forward + backward {shape}, ms", *compare("forward_backward"), 4
         yield f"scan forward + backward {shape}, peak MB", *compare("memory"), 2
     one = Runner(argparse.Namespace(**vars(run.args) | {"threads": 1}))

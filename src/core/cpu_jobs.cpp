@@ -9,6 +9,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <queue>
 
 #ifndef _OPENMP
 #error "compile this file for OpenMP"
@@ -57,10 +58,48 @@ void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_byte
   if (error) std::rethrow_exception(error);
 }
 
-int64_t heads_per_job(int64_t sequences, int64_t heads) {
-  const int64_t most = std::clamp<int64_t>(sequences * heads / omp_get_max_threads(), 1, 4);
-  const int64_t jobs = (heads + most - 1) / most;
-  return (heads + jobs - 1) / jobs;
+int64_t job_threads() { return omp_get_max_threads(); }
+
+namespace {
+
+std::vector<HeadsJob> cut(const std::vector<int64_t>& lengths, int64_t heads, int64_t together) {
+  std::vector<HeadsJob> jobs;
+  for (int64_t s = 0; s < std::ssize(lengths); ++s) {
+    const int64_t parts = (heads + together - 1) / together;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = heads * part / parts;
+      jobs.push_back({s, first, heads * (part + 1) / parts - first});
+    }
+  }
+  const auto work = [&](const HeadsJob& job) { return lengths[job.sequence] * job.count; };
+  std::stable_sort(jobs.begin(), jobs.end(), [&](const auto& a, const auto& b) { return work(a) > work(b); });
+  return jobs;
+}
+
+// When the last thread is done, if a free one always takes the next job.
+int64_t finish(const std::vector<HeadsJob>& jobs, const std::vector<int64_t>& lengths, int64_t threads) {
+  std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> busy_until;
+  for (int64_t t = 0; t < threads; ++t) busy_until.push(0);
+  int64_t last = 0;
+  for (const HeadsJob& job : jobs) {
+    const int64_t end = busy_until.top() + lengths[job.sequence] * job.count;
+    busy_until.pop();
+    busy_until.push(end);
+    last = std::max(last, end);
+  }
+  return last;
+}
+
+}  // namespace
+
+std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads) {
+  std::vector<HeadsJob> alone = cut(lengths, heads, 1);
+  const int64_t best = finish(alone, lengths, threads);
+  for (const int64_t together : {4, 3, 2}) {
+    std::vector<HeadsJob> jobs = cut(lengths, heads, together);
+    if (finish(jobs, lengths, threads) <= best + best / 16) return jobs;
+  }
+  return alone;
 }
 
 void detail::run_team(void (*call)(const void*, int64_t, int64_t), const void* body) {

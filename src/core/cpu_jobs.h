@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace liger {
 
@@ -13,8 +14,35 @@ namespace liger {
 void run_jobs(int64_t count, const std::function<int64_t(int64_t)>& scratch_bytes,
               const std::function<void(int64_t, void*)>& body);
 
-/// How many of the `heads` of each of `sequences` one job takes, so that every thread has work: up to four.
-int64_t heads_per_job(int64_t sequences, int64_t heads);
+/// Threads that run_jobs() uses.
+int64_t job_threads();
+
+/// Heads first .. first + count - 1 of a sequence.
+struct HeadsJob {
+  int64_t sequence, first, count;
+};
+/// Cuts sequences of `lengths` tokens, each with as many heads, into jobs of up to four heads, the longest first: as
+/// many together as keep the threads equally busy, since heads of a token lie side by side in memory.
+std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads);
+
+/// Runs a kernel of cpu/kernels.h over all heads of all sequences, given head(sequence, h) and pass(sequence, h).
+template <typename Head, typename Pass, typename MakeHead, typename MakePass>
+void run_heads(const std::vector<int64_t>& lengths, int64_t heads, int64_t (*scratch_bytes)(const Head&, int64_t),
+               void (*kernel)(const Head*, const Pass*, int64_t, void*), const MakeHead& head, const MakePass& pass) {
+  const std::vector<HeadsJob> jobs = cut_into_jobs(lengths, heads, job_threads());
+  const auto scratch = [&](int64_t job) {
+    return scratch_bytes(head(jobs[job].sequence, jobs[job].first), jobs[job].count);
+  };
+  run_jobs(static_cast<int64_t>(jobs.size()), scratch, [&](int64_t job, void* memory) {
+    std::vector<Head> these;
+    std::vector<Pass> passes;
+    for (int64_t h = jobs[job].first; h < jobs[job].first + jobs[job].count; ++h) {
+      these.push_back(head(jobs[job].sequence, h));
+      passes.push_back(pass(jobs[job].sequence, h));
+    }
+    kernel(these.data(), passes.data(), jobs[job].count, memory);
+  });
+}
 
 /// Runs body(member, members) once on each thread, at the same time. Bodies may wait for each other with team_barrier(),
 /// which all must call equally often; they may not throw.

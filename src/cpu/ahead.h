@@ -1,4 +1,4 @@
-// Asks for the rows of the next chunk while this one is computed. A head's rows lie pages apart, so that the processor
+// Asks for the rows that come next while a chunk is computed. A head's rows lie pages apart, so that the processor
 // does not see them coming; and asked for all at once they are more than it keeps track of, and stall it.
 #pragma once
 
@@ -9,30 +9,40 @@ namespace {
 
 class Ahead {
  public:
-  /// Forgets what was not asked for yet.
-  void clear() { blocks_ = block_ = row_ = 0; }
+  /// The next chunk: forgets rows, and expects as many pauses as the last one had.
+  void start() {
+    pauses_ = taken_ > 0 ? taken_ : pauses_;
+    taken_ = blocks_ = block_ = row_ = lines_ = 0;
+  }
   /// n rows of `bytes` each, `stride` bytes apart.
   void add(const void* first, int64_t n, int64_t stride, int64_t bytes) {
-    if (blocks_ < kBlocks) block_of_[blocks_++] = {static_cast<const char*>(first), n, stride, bytes};
+    if (blocks_ == kBlocks) return;
+    const int64_t lines = (bytes + 63) / 64;
+    block_of_[blocks_++] = {static_cast<const char*>(first), n, stride, lines};
+    lines_ += n * lines;
   }
-  /// Asks for the next few rows: about as much as the memory system takes between two products.
+  /// In a pause between two products: asks for its share of the rows.
   void some() {
-    for (int64_t lines = 0; lines < kLines && block_ < blocks_;) {
+    const int64_t pauses = pauses_ - taken_++;
+    for (int64_t share = pauses > 1 ? (lines_ + pauses - 1) / pauses : lines_; share > 0 && block_ < blocks_;) {
       const Block& block = block_of_[block_];
       const char* row = block.first + row_ * block.stride;
-      for (int64_t at = 0; at < block.bytes; at += 64, ++lines) __builtin_prefetch(row + at, 0, 2);
+      for (int64_t line = 0; line < block.lines; ++line) __builtin_prefetch(row + 64 * line, 0, 2);
+      share -= block.lines;
+      lines_ -= block.lines;
       if (++row_ == block.n) row_ = 0, ++block_;
     }
   }
 
  private:
-  static constexpr int64_t kBlocks = 10, kLines = 32;
+  static constexpr int64_t kBlocks = 10;
   struct Block {
     const char* first;
-    int64_t n, stride, bytes;
+    int64_t n, stride, lines;
   };
   Block block_of_[kBlocks];
-  int64_t blocks_ = 0, block_ = 0, row_ = 0;
+  int64_t blocks_ = 0, block_ = 0, row_ = 0, lines_ = 0;
+  int64_t pauses_ = 12, taken_ = 0;
 };
 
 }  // namespace

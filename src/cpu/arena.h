@@ -8,7 +8,7 @@
 namespace liger {
 namespace {
 
-/// Hands out consecutive 64-byte aligned pieces of `memory`, which the caller has aligned to 64 bytes and zeroed. With
+/// Hands out consecutive 64-byte aligned pieces of `memory`, which the caller has aligned to 64 bytes. With
 /// null memory it only counts: every piece is null, and bytes() says how much memory the same calls will take.
 class Arena {
  public:
@@ -30,7 +30,9 @@ class Arena {
 /// What the heads of one job work with.
 struct Workspace {
   Arena own;     ///< a head's alone from chunk to chunk
-  Arena shared;  ///< of the head whose turn it is
+  /// Of the head whose turn it is, laid out alike for all: zeroed before the first, dirty after. So a run leaves alone
+  /// what it counts on being zero.
+  Arena shared;
   Ahead& ahead;
 };
 

@@ -72,7 +72,7 @@ inline void product_column(const Product<T>& p, int64_t n, int64_t M, int64_t K)
   for (; m < M; ++m) product_tile<T, kInto, 1, kVectors>(p, m, n, K);
 }
 
-/// The columns that one pass over A and B makes together: vectors of one cache line or two.
+/// The columns that one pass over A and B makes together.
 template <typename T>
 inline constexpr int64_t kPanel = 2 * kWidth<T>;
 

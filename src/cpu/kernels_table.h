@@ -1,4 +1,4 @@
-// The table of one instruction set: included last by each kernels_*.cpp.
+// The passes over the heads of a job, and the table of one instruction set: included last by each kernels_*.cpp.
 #pragma once
 
 #include <type_traits>

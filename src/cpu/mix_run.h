@@ -142,9 +142,12 @@ class MixRun {
 
   void expect(int64_t first, int64_t n) {
     expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.D);
+    expect_advance(first, n);
+    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.q_stride, head_.group * head_.D);
+  }
+  void expect_advance(int64_t first, int64_t n) {
     expect_rows(head_.k, first, n, head_.kv_stride, head_.D);
     expect_rows(head_.v, first, n, head_.kv_stride, head_.D);
-    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.q_stride, head_.group * head_.D);
   }
   void expect_backward(int64_t first, int64_t n)
     requires kBackward

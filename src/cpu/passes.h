@@ -14,6 +14,7 @@ namespace liger {
 namespace {
 
 inline constexpr int64_t kSegment = 128, kSegmentChunks = kSegment / kChunk;
+static_assert(kSegment % kChunk == 0);
 
 inline int64_t segments(int64_t tokens) { return (tokens + kSegment - 1) / kSegment; }
 inline int64_t chunk_tokens(int64_t tokens, int64_t first) {
@@ -23,15 +24,18 @@ inline int64_t chunk_tokens(int64_t tokens, int64_t first) {
 /// Run has checkpoint(segment); forward(first, n); and expect(first, n), which tells Ahead about a chunk's rows.
 template <typename Run>
 void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
+  const auto expect = [&](size_t h, int64_t first) {
+    if (first < tokens) runs[h].expect(first, chunk_tokens(tokens, first));
+  };
   for (int64_t begin = 0; begin < tokens; begin += kSegment) {
     const int64_t end = begin + kSegment < tokens ? begin + kSegment : tokens;
     for (size_t h = 0; h < runs.size(); ++h) {
       runs[h].checkpoint(begin / kSegment);
       for (int64_t first = begin; first < end; first += kChunk) {
-        const bool last = first + kChunk >= end, last_head = h + 1 == runs.size();
-        const int64_t next = !last ? first + kChunk : last_head ? end : begin;
-        ahead.clear();
-        if (next < tokens) runs[!last ? h : last_head ? 0 : h + 1].expect(next, chunk_tokens(tokens, next));
+        ahead.start();
+        if (first + kChunk < end) expect(h, first + kChunk);
+        else if (h + 1 < runs.size()) expect(h + 1, begin);
+        else expect(0, end);
         runs[h].forward(first, chunk_tokens(tokens, first));
       }
     }
@@ -39,8 +43,8 @@ void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
 }
 
 /// Run has advance(first, n, states before, states after), the states alone; backward(first, n, states before);
-/// state_scalars() and checkpoints(), as they were left; and expect(), expect_backward() of their rows. `starts` has
-/// room for the states before all chunks of a segment but the first.
+/// state_scalars() and checkpoints(), as they were left; and expect_advance(), expect_backward() of their rows.
+/// `starts` has room for the states before all chunks of a segment but the first.
 template <typename T, typename Run>
 void backward_pass(std::vector<Run>& runs, int64_t tokens, T* starts, Ahead& ahead) {
   const int64_t size = runs.front().state_scalars();
@@ -51,16 +55,21 @@ void backward_pass(std::vector<Run>& runs, int64_t tokens, T* starts, Ahead& ahe
       const auto before = [&](int64_t chunk) {
         return chunk == 0 ? run.checkpoints() + segment * size : starts + (chunk - 1) * size;
       };
+      const auto expect_backward = [&](int64_t chunk) {
+        const int64_t first = begin + chunk * kChunk;
+        if (chunk >= 0) run.expect_backward(first, chunk_tokens(tokens, first));
+      };
       for (int64_t chunk = 0; chunk < last; ++chunk) {
         const int64_t first = begin + chunk * kChunk;
-        ahead.clear();
-        if (chunk + 1 < last) run.expect(first + kChunk, kChunk);
+        ahead.start();
+        if (chunk + 1 < last) run.expect_advance(first + kChunk, kChunk);
+        else expect_backward(last);
         run.advance(first, kChunk, before(chunk), starts + chunk * size);
       }
       for (int64_t chunk = last; chunk >= 0; --chunk) {
         const int64_t first = begin + chunk * kChunk;
-        ahead.clear();
-        if (chunk > 0) run.expect_backward(first - kChunk, kChunk);
+        ahead.start();
+        expect_backward(chunk - 1);
         run.backward(first, chunk_tokens(tokens, first), before(chunk));
       }
     }

@@ -11,7 +11,7 @@
 // RWKV-6 reads before the decay: A_ij = q_i . (k_j a_{j+1} ... a_{i-1}), A_ii = q_i . k_i, and P_{i-1} for P_i.
 //
 // Decays between tokens of one half of a chunk are multiplied pair by pair. From half to half they part in the middle:
-//   A_ij = (q_i a_h ... a_i) . (k_j a_{j+1} ... a_{h-1}),   h = C / 2.
+//   A_ij = (q_i a_h ... a_i) . (k_j a_{j+1} ... a_{h-1}),   h = C / 2   (for RWKV-6 up to a_{i-1}).
 #pragma once
 
 #include "cpu/arena.h"
@@ -55,8 +55,8 @@ class ChunkScan {
         ahead_(ahead),
         P_(take(arena, shape.Kp)),
         R_(take(arena, shape.Kp)),
-        first_(arena.take<T>(shape.Kp)),
-        second_(arena.take<T>(shape.Kp)),
+        first_half_(arena.take<T>(shape.Kp)),
+        second_half_(arena.take<T>(shape.Kp)),
         whole_(arena.take<T>(shape.Kp)),
         qP_(take(arena, shape.queries() * shape.Kp)),
         kR_(take(arena, shape.Kp)),
@@ -141,13 +141,13 @@ class ChunkScan {
     decays_from_here(x.a + half, R_ + half);
     each_vector([&](int64_t d) {
       const Vec<T> first = load(halves_.R + d) * load(x.a + d), second = load(R_ + half + d) * load(x.a + half + d);
-      store(first_ + d, first);
-      store(second_ + d, second);
+      store(first_half_ + d, first);
+      store(second_half_ + d, second);
       store(whole_ + d, first * second);
     });
     for (int64_t at = 0; at < half; at += s_.Kp)
       each_vector([&](int64_t d) {
-        const Vec<T> R = load(halves_.R + at + d) * load(second_ + d);
+        const Vec<T> R = load(halves_.R + at + d) * load(second_half_ + d);
         store(R_ + at + d, R);
         store(kR_ + at + d, load(x.k + at + d) * R);
         store(kR_ + half + at + d, load(x.k + half + at + d) * load(R_ + half + at + d));
@@ -162,7 +162,7 @@ class ChunkScan {
     decays_to_here(x.a + half, halves_.P);
     for (int64_t at = 0; at < half; at += Kp)
       each_vector([&](int64_t d) {
-        store(P_ + half + at + d, load(halves_.P + at + d) * load(first_ + d));
+        store(P_ + half + at + d, load(halves_.P + at + d) * load(first_half_ + d));
         store(halves_.k + at + d, load(x.k + at + d) * load(halves_.R + at + d));
       });
     for (int64_t h = first; h < s_.queries(); ++h)
@@ -179,13 +179,13 @@ class ChunkScan {
   // Of half a chunk's tokens: the decays from its start to each query.
   void decays_to_here(const T* a, T* P) const {
     for (int64_t i = 0; i < kHalf; ++i) {
-      const T* before = P + (i - 1) * s_.Kp;
+      const int64_t here = i * s_.Kp, before = here - s_.Kp;
       each_vector([&](int64_t d) {
-        const Vec<T> product = i == 0 ? splat(T(1)) : load(before + d);
+        const Vec<T> product = i == 0 ? splat(T(1)) : load(P + before + d);
         if (s_.reads_before_decay) {
-          store(P + i * s_.Kp + d, i == 0 ? product : product * load(a + (i - 1) * s_.Kp + d));
+          store(P + here + d, i == 0 ? product : product * load(a + before + d));
         } else {
-          store(P + i * s_.Kp + d, product * load(a + i * s_.Kp + d));
+          store(P + here + d, product * load(a + here + d));
         }
       });
     }
@@ -287,8 +287,8 @@ class ChunkScan {
 
   ScanShape<T> s_;
   Ahead& ahead_;
-  T *P_, *R_;                     // [kChunk][Kp]
-  T *first_, *second_, *whole_;  // [Kp], the decay of each half and of both
+  T *P_, *R_;                              // [kChunk][Kp]
+  T *first_half_, *second_half_, *whole_;  // [Kp], the decay of each half and of both
   T *qP_, *kR_;         // [queries][kChunk][Kp], [kChunk][Kp]
   Halves halves_;
   T* A_;                // [queries][kChunk][kChunk]

@@ -49,20 +49,20 @@ class ScanRun {
   void forward(int64_t first, int64_t n)
     requires(!kBackward)
   {
-    load_rows(first, n);
+    load_rows(first, n, /*queries=*/true);
     const T* o = scan_.forward(rows_, state_);
     for (int64_t i = 0; i < n; ++i)
       for (int64_t h = 0; h < head_.group; ++h)
         store_row(o + (h * kChunk + i) * shape_.Vp, head_.V, to(pass_.o, first + i, head_.o_stride) + h * head_.V);
   }
   void advance(int64_t first, int64_t n, const T* from, T* to) {
-    load_rows(first, n);
+    load_rows(first, n, /*queries=*/false);
     scan_.advance(rows_, from, to);
   }
   void backward(int64_t first, int64_t n, const T* before)
     requires kBackward
   {
-    load_rows(first, n);
+    load_rows(first, n, /*queries=*/true);
     const T* grad_o = static_cast<const T*>(pass_.grad_o);
     each_row(n, [&](int64_t i, bool real) {
       for (int64_t h = 0; h < head_.group; ++h)
@@ -83,10 +83,13 @@ class ScanRun {
 
   void expect(int64_t first, int64_t n) {
     expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.K);
+    expect_advance(first, n);
+    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.o_stride, head_.group * head_.V);
+  }
+  void expect_advance(int64_t first, int64_t n) {
     expect_rows(head_.k, first, n, head_.k_stride, head_.K);
     expect_rows(head_.v, first, n, head_.v_stride, head_.V);
     expect_rows(head_.g, first, n, head_.k_stride, head_.K);
-    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.o_stride, head_.group * head_.V);
   }
   void expect_backward(int64_t first, int64_t n)
     requires kBackward
@@ -124,12 +127,12 @@ class ScanRun {
     else return pass_.state;
   }
 
-  void load_rows(int64_t first, int64_t n) {
+  void load_rows(int64_t first, int64_t n, bool queries) {
     const auto from = [&](const void* base, int64_t i, int64_t stride) {
       return static_cast<const T*>(base) + (first + i) * stride;
     };
     each_row(n, [&](int64_t i, bool real) {
-      for (int64_t h = 0; h < head_.group; ++h)
+      for (int64_t h = 0; queries && h < head_.group; ++h)
         load(real, from(head_.q, i, head_.q_stride) + h * head_.K, head_.K, rows_.q + (h * kChunk + i) * shape_.Kp);
       load(real, from(head_.k, i, head_.k_stride), head_.K, rows_.k + i * shape_.Kp);
       load(real, from(head_.v, i, head_.v_stride), head_.V, rows_.v + i * shape_.Vp);

@@ -1,4 +1,4 @@
-// Matrices turned in registers, a square of vectors at a time.
+// What moves values between lanes: matrices turned, a square of vectors at a time, and lanes summed.
 #pragma once
 
 #include <utility>
@@ -53,6 +53,7 @@ inline void sum_square(Vec<T>* x, std::integer_sequence<int, I...> lanes) {
 template <typename T, int kCount>
 inline void sum_lanes(const Vec<T> (&x)[kCount], T* to) {
   constexpr int W = kWidth<T>, kFilled = kCount < W ? kCount : W;
+  static_assert(kCount % kFilled == 0);
   for (int first = 0; first < kCount; first += W) {
     Vec<T> square[W] = {};
 #pragma GCC unroll 16

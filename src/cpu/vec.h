@@ -1,4 +1,4 @@
-// Vectors of the instruction set that this translation unit is compiled for. Included only by cpu_*.cpp, each of which
+// Vectors of the instruction set that this translation unit is compiled for. Included only by kernels_*.cpp, each of which
 // sets LIGER_LANES to the bytes of a vector register; everything is in an unnamed namespace, so that no function
 // compiled for one instruction set can be linked into code for another.
 #pragma once
@@ -23,7 +23,8 @@ template <typename T>
 inline constexpr int64_t kWidth = Lanes<T>::kWidth;
 
 /// Tokens that the scans and the window work on together: enough for what loads and stores a state once a chunk to cost
-/// little beside its multiply-adds. What grows with the square of a chunk's tokens, a scan forms for each half alone.
+/// little beside its multiply-adds. Decays between
+/// two tokens, which grow with the square of a chunk, a scan forms for each half alone.
 inline constexpr int64_t kChunk = 16, kHalf = kChunk / 2;
 
 /// The number of scalars that n of them occupy in whole vectors.

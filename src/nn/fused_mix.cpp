@@ -7,7 +7,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 #include "core/cpu_jobs.h"
@@ -37,7 +36,7 @@ char* at_scalar(const at::Tensor& x, int64_t index) {
   return static_cast<char*>(x.data_ptr()) + index * static_cast<int64_t>(x.element_size());
 }
 
-// One call: contiguous tensors, cut into jobs of a few heads of one sequence, the longest sequences first.
+// One call: contiguous tensors, sequence after sequence.
 class Mix {
  public:
   Mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>* past = nullptr)
@@ -47,15 +46,12 @@ class Mix {
         v(in.v.contiguous()),
         past_(past),
         lengths_(in.lengths),
-        starts_(in.lengths.size(), 0),
-        order_(in.lengths.size()) {
+        starts_(in.lengths.size(), 0) {
     if (settings.window > 0) {
       cos_ = in.rotation.cos.contiguous();
       sin_ = in.rotation.sin.contiguous();
     }
     std::partial_sum(lengths_.begin(), lengths_.end() - 1, starts_.begin() + 1);
-    std::iota(order_.begin(), order_.end(), 0);
-    std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) { return lengths_[a] > lengths_[b]; });
     LIGER_CHECK(starts_.back() + lengths_.back() == q.size(0) && k.size(0) == q.size(0) && v.sizes() == k.sizes() &&
                     q.size(1) % k.size(1) == 0 && q.size(2) == k.size(2),
                 "fused_mix: expected q [N, H, D], k and v [N, Hkv, D] of sequences with N tokens together, got q ",
@@ -98,23 +94,11 @@ class Mix {
     return out;
   }
 
-  // Runs kernel over all heads, a few of a sequence at a time, with pass(sequence, head) for each.
-  template <typename Pass>
+  // Runs kernel over all heads with pass(sequence, head) for each.
+  template <typename Pass, typename MakePass>
   void run(int64_t (*scratch)(const MixHead&, int64_t), void (*kernel)(const MixHead*, const Pass*, int64_t, void*),
-           const std::function<Pass(int64_t, int64_t)>& pass) const {
-    const int64_t each = heads_per_job(sequences(), kv_heads()), jobs = (kv_heads() + each - 1) / each;
-    run_jobs(
-        sequences() * jobs, [&](int64_t job) { return scratch(head(order_[job / jobs], 0), each); },
-        [&](int64_t job, void* memory) {
-          const int64_t s = order_[job / jobs], first = job % jobs * each, last = std::min(first + each, kv_heads());
-          std::vector<MixHead> heads;
-          std::vector<Pass> passes;
-          for (int64_t h = first; h < last; ++h) {
-            heads.push_back(head(s, h));
-            passes.push_back(pass(s, h));
-          }
-          kernel(heads.data(), passes.data(), last - first, memory);
-        });
+           const MakePass& pass) const {
+    run_heads(lengths_, kv_heads(), scratch, kernel, [&](int64_t s, int64_t h) { return head(s, h); }, pass);
   }
 
  private:
@@ -126,7 +110,7 @@ class Mix {
  private:
   at::Tensor cos_, sin_;
   const std::vector<int64_t>* past_;
-  std::vector<int64_t> lengths_, starts_, order_;
+  std::vector<int64_t> lengths_, starts_;
 };
 
 // What the backward pass needs: states now and then, and each query's log-sum-exp. Where each sequence's part begins.
@@ -158,7 +142,7 @@ struct Saved {
 at::Tensor run_forward(const Mix& mix, const std::vector<at::Tensor>& states, LayerState* ring, Saved* saved) {
   const CpuKernels& kernels = cpu_kernels();
   at::Tensor o = at::empty_like(mix.q);
-  mix.run<MixForward>(kernels.mix_forward_scratch, kernels.mix_forward, [&](int64_t s, int64_t h) -> MixForward {
+  mix.run(kernels.mix_forward_scratch, kernels.mix_forward, [&](int64_t s, int64_t h) -> MixForward {
     const auto block = [&](const at::Tensor& x) -> void* {  // of sequence s and head h of [S, Hkv, ...]
       if (!x.defined()) return nullptr;
       const int64_t size = x.numel() / (x.size(0) * x.size(1));
@@ -231,7 +215,7 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     const CpuKernels& kernels = cpu_kernels();
     const Saved saved(mix, kernels);
     const at::Tensor dq = at::empty_like(mix.q), dk = at::empty_like(mix.k), dv = at::empty_like(mix.v);
-    mix.run<MixBackward>(kernels.mix_backward_scratch, kernels.mix_backward, [&](int64_t s, int64_t h) -> MixBackward {
+    mix.run(kernels.mix_backward_scratch, kernels.mix_backward, [&](int64_t s, int64_t h) -> MixBackward {
       const auto block = [&](size_t which) -> void* {
         if (which >= dstates.size()) return nullptr;
         const at::Tensor& x = dstates[which];

@@ -5,9 +5,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <algorithm>
-#include <functional>
-
 #include "core/cpu_jobs.h"
 #include "cpu/kernels.h"
 #include "liger/error.h"
@@ -56,22 +53,13 @@ struct Scan {
             .o_stride = Hkv * group * V};
   }
 
-  // Runs kernel over all heads, a few of a sequence at a time, with pass(head) for each.
-  template <typename Pass>
-  void run(int64_t (*scratch)(const ScanHead&, int64_t),
-           void (*kernel)(const ScanHead*, const Pass*, int64_t, void*),
-           const std::function<Pass(int64_t)>& pass) const {
-    const int64_t each = heads_per_job(B, Hkv), jobs = (Hkv + each - 1) / each;
-    run_jobs(B * jobs, [&](int64_t) { return scratch(head(0), each); }, [&](int64_t job, void* memory) {
-      const int64_t first = job % jobs * each, last = std::min(first + each, Hkv);
-      std::vector<ScanHead> heads;
-      std::vector<Pass> passes;
-      for (int64_t h = job / jobs * Hkv + first; h < job / jobs * Hkv + last; ++h) {
-        heads.push_back(head(h));
-        passes.push_back(pass(h));
-      }
-      kernel(heads.data(), passes.data(), last - first, memory);
-    });
+  // Runs kernel over all heads with pass(head) for each.
+  template <typename Pass, typename MakePass>
+  void run(int64_t (*scratch)(const ScanHead&, int64_t), void (*kernel)(const ScanHead*, const Pass*, int64_t, void*),
+           const MakePass& pass) const {
+    run_heads(
+        std::vector<int64_t>(B, T), Hkv, scratch, kernel, [&](int64_t s, int64_t h) { return head(s * Hkv + h); },
+        [&](int64_t s, int64_t h) { return pass(s * Hkv + h); });
   }
 };
 
@@ -81,7 +69,7 @@ at::Tensor run_forward(const Scan& scan, at::Tensor& state, at::Tensor* checkpoi
   at::Tensor o = at::empty({scan.B, scan.T, scan.Hkv * scan.group, scan.V}, scan.q.options());
   const int64_t size = checkpoints ? kernels.scan_checkpoint_scalars(scan.head(0)) : 0;
   if (checkpoints) *checkpoints = at::empty({scan.heads(), size}, scan.q.options());
-  scan.run<ScanForward>(kernels.scan_forward_scratch, kernels.scan_forward, [&](int64_t head) -> ScanForward {
+  scan.run(kernels.scan_forward_scratch, kernels.scan_forward, [&](int64_t head) -> ScanForward {
     return {.o = scan.data(o, head, scan.group * scan.V),
             .state = scan.whole(state, head, scan.K * scan.V),
             .checkpoints = checkpoints ? scan.whole(*checkpoints, head, size) : nullptr};
@@ -94,7 +82,7 @@ torch::autograd::variable_list run_backward(const Scan& scan, const at::Tensor& 
   const CpuKernels& kernels = cpu_kernels();
   const at::Tensor dq = at::empty_like(scan.q), dk = at::empty_like(scan.k), dv = at::empty_like(scan.v),
                    dg = at::empty_like(scan.g), db = scan.b.defined() ? at::empty_like(scan.b) : at::Tensor();
-  scan.run<ScanBackward>(kernels.scan_backward_scratch, kernels.scan_backward, [&](int64_t head) -> ScanBackward {
+  scan.run(kernels.scan_backward_scratch, kernels.scan_backward, [&](int64_t head) -> ScanBackward {
     return {.checkpoints = scan.whole(checkpoints, head, checkpoints.size(1)),
             .grad_o = scan.data(grad_o, head, scan.group * scan.V),
             .dq = scan.data(dq, head, scan.group * scan.K),
