@@ -324,26 +324,26 @@ const char* run(const DiagonalScanForward& p, void* stream) {
                 stream, p);
 }
 
+// The columns of a block: registers hold K values of sixteen columns a warp, and eight warps of 256.
+template <int K>
+constexpr int kWarpsFor = K == 64 ? 4 : 8;
+
 // As many heads of a group together as divide it and fit: they share the state's work.
-template <typename E, int K, int kWarps>
+template <typename E, int K>
 const char* run_heads(const DiagonalScanForward& p, void* stream) {
   const int64_t group = p.H / p.Hkv;
-  if constexpr (sizeof(Layout<E, K, 4, kWarps>) <= kSharedLimit)
-    if (group % 4 == 0) return run<E, K, 4, kWarps>(p, stream);
-  if constexpr (sizeof(Layout<E, K, 2, kWarps>) <= kSharedLimit)
-    if (group % 2 == 0) return run<E, K, 2, kWarps>(p, stream);
-  return run<E, K, 1, kWarps>(p, stream);
-}
-template <typename E, int K>
-const char* run_columns(const DiagonalScanForward& p, void* stream) {
-  return p.V % 128 == 0 ? run_heads<E, K, 8>(p, stream) : run_heads<E, K, 4>(p, stream);
+  if constexpr (sizeof(Layout<E, K, 4, kWarpsFor<K>>) <= kSharedLimit)
+    if (group % 4 == 0) return run<E, K, 4, kWarpsFor<K>>(p, stream);
+  if constexpr (sizeof(Layout<E, K, 2, kWarpsFor<K>>) <= kSharedLimit)
+    if (group % 2 == 0) return run<E, K, 2, kWarpsFor<K>>(p, stream);
+  return run<E, K, 1, kWarpsFor<K>>(p, stream);
 }
 template <typename E>
 const char* run_type(const DiagonalScanForward& p, void* stream) {
   switch (p.K) {
-    case 64: return run_columns<E, 64>(p, stream);
-    case 128: return run_columns<E, 128>(p, stream);
-    default: return run_columns<E, 256>(p, stream);
+    case 64: return run_heads<E, 64>(p, stream);
+    case 128: return run_heads<E, 128>(p, stream);
+    default: return run_heads<E, 256>(p, stream);
   }
 }
 
@@ -353,7 +353,10 @@ bool compiled_with_cuda() { return true; }
 
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& p) {
   if (p.K != 64 && p.K != 128 && p.K != 256) return "the size of a key must be 64, 128 or 256";
-  if (p.V % 64 != 0 || p.V < 64) return "the size of a value must be a multiple of 64";
+  const int64_t columns = p.K == 64 ? 64 : 128;
+  if (p.V < 1 || p.V % columns != 0)
+    return p.K == 64 ? "with keys of 64 the size of a value must be a multiple of 64"
+                     : "with keys of 128 or 256 the size of a value must be a multiple of 128";
   if (p.Hkv < 1 || p.H % p.Hkv != 0) return "query heads must be a multiple of key/value heads";
   if (p.H > 65535 || p.sequences > 65535) return "at most 65535 query heads and sequences";
   return nullptr;

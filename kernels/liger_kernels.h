@@ -29,7 +29,8 @@ struct DiagonalScanForward {
   float* state_out;            ///< as state_in; may not be it
   void* o;                     ///< [N, H, V]
 };
-/// nullptr if these sizes can run: K of 64, 128 or 256, V a multiple of 64, H of Hkv. Else the reason.
+/// nullptr if these sizes can run: K of 64 and V a multiple of it, or K of 128 or 256 and V a
+/// multiple of 128; H a multiple of Hkv. Else the reason.
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args);
 /// `stream` is a cudaStream_t.
 const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream);

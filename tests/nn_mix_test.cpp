@@ -130,10 +130,10 @@ const auto kName = [](const auto& info) {
 
 INSTANTIATE_TEST_SUITE_P(Lengths, EveryStructure,
                          ::testing::Combine(::testing::ValuesIn(rows()),
-                                            ::testing::Values(Shape{{1}, 2, 1, 8}, Shape{{7}, 2, 2, 8}, Shape{{17}, 2, 1, 8},
-                                                              Shape{{63}, 4, 2, 8}, Shape{{64}, 2, 1, 48},
-                                                              Shape{{65}, 1, 1, 64}, Shape{{129}, 4, 2, 8},
-                                                              Shape{{257}, 4, 2, 8},
+                                            ::testing::Values(Shape{{1}, 2, 1, 8}, Shape{{7}, 2, 2, 8},
+                                                              Shape{{17}, 2, 1, 8}, Shape{{63}, 4, 2, 8},
+                                                              Shape{{64}, 2, 1, 48}, Shape{{65}, 1, 1, 64},
+                                                              Shape{{129}, 4, 2, 8}, Shape{{257}, 4, 2, 8},
                                                               Shape{{257}, 2, 1, 64}, Shape{{1000}, 2, 1, 8})),
                          kName);
 INSTANTIATE_TEST_SUITE_P(Heads, EveryStructure,

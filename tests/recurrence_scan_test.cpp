@@ -104,8 +104,8 @@ TEST_P(Scan, GivesOutputsWithoutGradients) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, Scan,
-    ::testing::Combine(::testing::Values(Shape{1, 1, 1, 1, 8, 8}, Shape{2, 7, 4, 2, 8, 8}, Shape{1, 16, 3, 1, 5, 3}, Shape{1, 300, 10, 5, 33, 20},
-                                         Shape{1, 17, 6, 1, 32, 32}, Shape{1, 300, 2, 2, 8, 8}, Shape{2, 64, 2, 2, 48, 16},
+    ::testing::Combine(::testing::Values(Shape{1, 1, 1, 1, 8, 8}, Shape{2, 7, 4, 2, 8, 8}, Shape{1, 16, 3, 1, 5, 3},
+                                         Shape{1, 300, 10, 5, 33, 20}, Shape{1, 17, 6, 1, 32, 32}, Shape{1, 300, 2, 2, 8, 8}, Shape{2, 64, 2, 2, 48, 16},
                                          Shape{1, 65, 10, 2, 33, 20}, Shape{1, 33, 4, 1, 64, 128}),
                        ::testing::Values(ScanMethod::kChunked, ScanMethod::kFused)));
 
