@@ -7,7 +7,7 @@ log=$object.log
 ${6:-} "$nvcc" -std=c++17 -O3 --expt-relaxed-constexpr -Werror all-warnings -Xptxas -v \
   --generate-code "arch=compute_$architecture,code=sm_$architecture" -c "$source" -o "$object" >"$log" 2>&1 ||
   { cat "$log" >&2; exit 1; }
-# ptxas says: Compiling entry function 'NAME' ... / N bytes stack frame, N bytes spill stores, ... / Used N registers, ...
+# ptxas says: Compiling entry function 'NAME' ... / ... N bytes spill stores, ... / ... Used N registers, ...
 {
   echo "registers  spilled_bytes  kernel (sm_$architecture)"
   sed -nE "s/.*Compiling entry function '([^']*)'.*/name \1/p; s/.* ([0-9]+) bytes spill stores.*/spill \1/p

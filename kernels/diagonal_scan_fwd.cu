@@ -7,8 +7,10 @@
 // small product for each bit of a token's number: queries and keys whose highest differing bit is that one meet where
 // it changes, so that each side is scaled by decays on its own side alone.
 //
+// Raw projections become features and log-decays where they arrive in shared memory: no gate tensor exists.
+//
 // Each warp holds 16 columns of S, turned: as rows of an accumulator [16, K], whose registers are at once those of the
-// operand S of q S. Loops over K, V and heads are unrolled; registers are the limit, see supports().
+// operand S of q S. Loops over K, V and heads are unrolled; registers are the limit.
 
 #include "liger_kernels.h"
 #include "tile.cuh"
@@ -73,7 +75,11 @@ class Scan {
       wait_for_copies<0>();
       __syncthreads();
       if (L::kStages == 2) fetch(first + kTokens, stage ^ 1);
-      const typename L::Raw& raw = s_.raw[stage];
+      typename L::Raw& raw = s_.raw[stage];
+      if (p_.features.raw) {
+        make_features(raw, first);
+        __syncthreads();
+      }
       for (int d = channel(); d < K; d += kThreads / 2) scale(raw, d);
       __syncthreads();
       scores(raw);
@@ -117,9 +123,66 @@ class Scan {
         fetch_rows(q + (head_ + h) * K, first, p_.H * K, K, raw.q + h * kTokens * L::kRow, L::kRow);
       fetch_rows(k + kv_head_ * K, first, p_.Hkv * K, K, raw.k, L::kRow);
       fetch_rows(v + kv_head_ * p_.V + column_, first, p_.Hkv * p_.V, L::kColumns, raw.v, L::kValueRow);
-      fetch_rows(p_.g + kv_head_ * K, first, p_.Hkv * K, K, raw.g, L::kDecayRow);
+      if (!p_.features.raw) fetch_rows(p_.g + kv_head_ * K, first, p_.Hkv * K, K, raw.g, L::kDecayRow);
     }
     close_copies();
+  }
+
+  // Raw rows to features, and keys to log-decays, a row a warp. Rows past the end stay 0 and do not decay.
+  LIGER_DEVICE void make_features(typename L::Raw& raw, int64_t first) {
+    const Features& f = p_.features;
+    for (int row = warp_; row < kTokens * (1 + kHeads); row += kWarps) {
+      const bool is_key = row < kTokens;
+      const bool there = first + row % kTokens < end_;
+      E* at = (is_key ? raw.k + row * L::kRow : raw.q + (row - kTokens) * L::kRow) + lane();
+      float x[K / 32];
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) x[c] = to_float(at[32 * c]);
+      if (is_key) {
+        float* g = raw.g + row * L::kDecayRow + lane();
+        const float mean = f.per_channel ? 0 : sum_over_warp(sum(x)) / K;
+        LIGER_UNROLL
+        for (int c = 0; c < K / 32; ++c) g[32 * c] = there ? log_decay(f.per_channel ? x[c] : mean) : 0;
+      }
+      map(is_key ? f.key : f.query, x);
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) put(at + 32 * c, there ? x[c] : 0);
+    }
+  }
+  LIGER_DEVICE float log_decay(float x) const {
+    const Features& f = p_.features;
+    if (f.gate == Gate::kConstant) return f.constants ? f.constants[kv_head_] : 0;
+    if (f.gate == Gate::kExp) return -expf(fminf(x, 20)) / f.divisor;
+    const float y = f.gate == Gate::kLogSigmoid ? -x : x;
+    return -(fmaxf(y, 0) + log1pf(expf(-fabsf(y)))) / f.divisor;  // -softplus(y)
+  }
+  static LIGER_DEVICE float sum(const float (&x)[K / 32]) {
+    float total = 0;
+    LIGER_UNROLL
+    for (int c = 0; c < K / 32; ++c) total += x[c];
+    return total;
+  }
+  static LIGER_DEVICE void map(Map how, float (&x)[K / 32]) {
+    float scale = 1;
+    if (how == Map::kSoftmax) {
+      float largest = x[0];
+      LIGER_UNROLL
+      for (int c = 1; c < K / 32; ++c) largest = fmaxf(largest, x[c]);
+      largest = max_over_warp(largest);
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) x[c] = expf(x[c] - largest);
+      scale = 1 / sum_over_warp(sum(x));
+    } else if (how == Map::kUnit) {
+      float squares = 0;
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) squares += x[c] * x[c];
+      scale = 1 / sqrtf(sum_over_warp(squares) + 1e-6f);
+    } else if (how == Map::kComplement) {
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) x[c] = 1 / (1 + expf(x[c]));
+    }
+    LIGER_UNROLL
+    for (int c = 0; c < K / 32; ++c) x[c] *= scale;
   }
 
   // Everything that is scaled with the decays of channel d, for the eight tokens of this thread's half.

@@ -13,6 +13,21 @@ bool compiled_with_cuda();
 
 enum class Type { kFloat, kBFloat16, kHalf };
 
+/// How a row of raw queries or keys becomes features (liger/core/structure.h, FeatureMap).
+enum class Map { kIdentity, kSoftmax, kUnit, kComplement };
+/// The log-decay of a raw key x, or of its mean over the channels (structure.h, Decay); kConstant: `constants`.
+enum class Gate { kConstant, kLogSigmoid, kSoftplus, kExp };
+
+/// What a kernel makes of raw projections while it loads them.
+struct Features {
+  bool raw = false;  ///< false: q and k are features already, and g is given
+  Map query = Map::kIdentity, key = Map::kIdentity;
+  Gate gate = Gate::kConstant;
+  bool per_channel = false;          ///< the gate's x is the key, not its mean
+  float divisor = 1;                 ///< of the log-decay, except a constant one
+  const float* constants = nullptr;  ///< [Hkv] on the device: log-decays; nullptr: 0
+};
+
 /// Gated linear recurrence, forward: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = q_t^T S_t, with a = exp(g).
 /// Tokens of all sequences lie one after the other, N of them. Pointers are aligned to 16 bytes. Products are of
 /// `type`'s precision (of 22 bits for float32), sums and states in float32; deterministic.
@@ -24,7 +39,8 @@ struct DiagonalScanForward {
   const void* q;               ///< [N, H, K]
   const void* k;               ///< [N, Hkv, K]
   const void* v;               ///< [N, Hkv, V]
-  const float* g;              ///< [N, Hkv, K], <= 0
+  const float* g;              ///< [N, Hkv, K], <= 0; not used with raw features
+  Features features;
   const float* state_in;       ///< [sequences, Hkv, K, V], or nullptr for zeros
   float* state_out;            ///< as state_in; may not be it
   void* o;                     ///< [N, H, V]

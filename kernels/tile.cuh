@@ -4,7 +4,9 @@
 // In all of it g = lane / 4 and t = lane % 4, as in the PTX manual's figures of mma.m16n8k16.
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "launch.h"
 
@@ -58,6 +60,7 @@ struct Accumulator {
   float x[4] = {};
 };
 
+LIGER_DEVICE int lane() { return static_cast<int>(threadIdx.x) % 32; }
 LIGER_DEVICE int lane_row() { return static_cast<int>(threadIdx.x) % 32 / 4; }
 LIGER_DEVICE int lane_column() { return static_cast<int>(threadIdx.x) % 4 * 2; }
 
@@ -142,7 +145,9 @@ inline float exchange(float x, int mask) {
   return mine.taken;
 }
 /// Sixteen bytes from global to shared memory, or zeros; there once wait_for_copies() has returned.
-inline void copy_async(void* to, const void* from, bool there) { cuda_on_host::copy_later(to, from, there ? 16 : 0, 16); }
+inline void copy_async(void* to, const void* from, bool there) {
+  cuda_on_host::copy_later(to, from, there ? 16 : 0, 16);
+}
 /// Closes a group of copies.
 inline void close_copies() { cuda_on_host::close_copies(); }
 /// Until at most kLeft of this thread's closed groups are under way.
@@ -263,5 +268,16 @@ LIGER_DEVICE void wait_for_copies() {
 }
 
 #endif
+
+LIGER_DEVICE float sum_over_warp(float x) {
+  LIGER_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) x += exchange(x, mask);
+  return x;
+}
+LIGER_DEVICE float max_over_warp(float x) {
+  LIGER_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) x = fmaxf(x, exchange(x, mask));
+  return x;
+}
 
 }  // namespace liger::kernels

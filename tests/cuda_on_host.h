@@ -87,7 +87,8 @@ class GuardedMemory {
   unsigned char *pages_ = nullptr, *data_ = nullptr;
 };
 
-/// The order in which the threads of a block take their turns; 0 is that of their numbers, 1 the reverse.
+/// The order in which the warps of a block, and the threads of a warp, take their turns; 0 is that of their numbers, 1
+/// the reverse, others are shuffled.
 inline unsigned thread_order = 0;
 
 struct Copy {
@@ -112,11 +113,15 @@ class Block {
  public:
   Block(unsigned threads, size_t shared, const std::function<void()>& kernel)
       : kernel_(kernel), shared_(std::max<size_t>(shared, 1)), fibres_(threads), warps_((threads + 31) / 32) {
-    std::vector<unsigned> order(threads);
-    std::iota(order.begin(), order.end(), 0u);
-    if (thread_order == 1) std::reverse(order.begin(), order.end());
-    if (thread_order > 1) std::shuffle(order.begin(), order.end(), std::mt19937(thread_order));
-    order_ = std::move(order);
+    const auto ordered = [](std::vector<unsigned> x) {
+      std::iota(x.begin(), x.end(), 0u);
+      if (thread_order == 1) std::reverse(x.begin(), x.end());
+      if (thread_order > 1) std::shuffle(x.begin(), x.end(), std::mt19937(thread_order));
+      return x;
+    };
+    for (const unsigned warp : ordered(std::vector<unsigned>(warps_.size())))
+      for (const unsigned lane : ordered(std::vector<unsigned>(32)))
+        if (warp * 32 + lane < threads) order_.push_back(warp * 32 + lane);
     for (Fibre& fibre : fibres_) fibre.stack = std::make_unique<char[]>(kStack);
   }
 
@@ -133,14 +138,10 @@ class Block {
       makecontext(&fibre.context, &Block::enter, 0);
     }
     warps_.assign(warps_.size(), {});
-    for (size_t done = 0; done < fibres_.size();) {
+    while (!std::all_of(fibres_.begin(), fibres_.end(), [](const Fibre& f) { return f.done; })) {
       const long before = progress_;
-      done = 0;
-      for (const unsigned thread : order_) {
-        if (!fibres_[thread].done) resume(thread);
-        done += fibres_[thread].done;
-      }
-      if (done < fibres_.size() && progress_ == before) stop("a barrier or a warp waits for threads that do not come");
+      for (size_t first = 0; first < order_.size(); first += 32) run_warp(first);
+      if (progress_ == before) stop("a barrier or a warp waits for threads that do not come");
     }
   }
 
@@ -185,9 +186,17 @@ class Block {
     me.done = true;
     ++block.progress_;
   }
-  void resume(unsigned thread) {
-    threadIdx.x = thread;
-    swapcontext(&home_, &fibres_[thread].context);
+  // A warp goes as far as it can before another gets its turn: as far ahead of the others as barriers allow.
+  void run_warp(size_t first) {
+    for (long before = progress_ - 1; progress_ != before;) {
+      before = progress_;
+      for (size_t i = first; i < std::min(first + 32, order_.size()); ++i) {
+        const unsigned thread = order_[i];
+        if (fibres_[thread].done) continue;
+        threadIdx.x = thread;
+        swapcontext(&home_, &fibres_[thread].context);
+      }
+    }
   }
   void yield() {
     const unsigned thread = threadIdx.x;

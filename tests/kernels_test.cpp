@@ -71,7 +71,7 @@ struct Scan {
   }
 };
 
-ScanOutputs run_kernel(const Scan& scan, Type type) {
+ScanOutputs run_kernel(const Scan& scan, Type type, const kernels_on_host::Features& features = {}) {
   const ScanInputs& in = scan.in;
   const auto typed = [&](const at::Tensor& x) { return x.to(scalar_type(type)); };
   const Guarded q(typed(in.q)), k(typed(in.k)), v(typed(in.v)), g(in.g), before(scan.states);
@@ -88,7 +88,8 @@ ScanOutputs run_kernel(const Scan& scan, Type type) {
   args.q = q.as<void>();
   args.k = k.as<void>();
   args.v = v.as<void>();
-  args.g = g.as<float>();
+  args.g = features.raw ? nullptr : g.as<float>();
+  args.features = features;
   args.state_in = before.as<float>();
   args.state_out = after.as<float>();
   args.o = o.as<void>();
@@ -146,15 +147,66 @@ INSTANTIATE_TEST_SUITE_P(
                                          Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 256},
                                          Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
 
+// Raw projections: every structure that is one diagonal scan, with what core/structure.h says of it.
+class RawDiagonalScanKernel : public ::testing::TestWithParam<std::tuple<Type, const char*>> {};
+
+kernels_on_host::Features features_of(const Structure& s, double divisor, const std::vector<float>& constants) {
+  using namespace kernels_on_host;
+  const auto map = [](FeatureMap how) {
+    return how == FeatureMap::kSoftmax      ? Map::kSoftmax
+           : how == FeatureMap::kUnit       ? Map::kUnit
+           : how == FeatureMap::kComplement ? Map::kComplement
+                                            : Map::kIdentity;
+  };
+  const Gate gate = s.decay == Decay::kLogSigmoid ? Gate::kLogSigmoid
+                    : s.decay == Decay::kSoftplus ? Gate::kSoftplus
+                    : s.decay == Decay::kExp      ? Gate::kExp
+                                                  : Gate::kConstant;
+  return {true, map(s.query), map(s.key), gate, s.per_channel, static_cast<float>(divisor), constants.data()};
+}
+
+TEST_P(RawDiagonalScanKernel, EqualsTheDefinition) {
+  at::NoGradGuard no_grad;
+  const auto& [type, name] = GetParam();
+  for (const Shape& shape : {Shape{{40}, 4, 2, 64, 64}, Shape{{17}, 1, 1, 128, 128}}) {
+    const LayerRecurrence layer = {.structure = find_structure(name), .layer = 1, .layers = 4};
+    Scan scan(shape, type, 1);
+    const ScanInputs& in = scan.in;
+    const auto exact = [](const at::Tensor& x) { return x.to(at::kDouble); };
+    const RecurrenceOutputs expected =
+        recurrence(layer, exact(in.q), exact(in.k), exact(in.v), {exact(scan.states)});
+    std::vector<float> constants;
+    for (int64_t h = 0; h < shape.Hkv; ++h) {
+      const double g = layer.structure->gated()
+                           ? 0
+                           : constant_log_decay(*layer.structure, h, shape.Hkv, layer.layer, layer.layers);
+      constants.push_back(static_cast<float>(g));
+    }
+    const ScanOutputs got = run_kernel(scan, type, features_of(*layer.structure, layer.divisor(), constants));
+    const double tolerance = type == Type::kFloat ? 1e-5 : 1e-2;
+    testing::expect_close(got.o, expected.o, tolerance, "o");
+    testing::expect_close(got.state, expected.states[0], tolerance, "state");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Structures, RawDiagonalScanKernel,
+                         ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
+                                            ::testing::Values("gla", "hgrn2", "gated-retention", "mamba2", "retnet",
+                                                              "lightning", "linear")));
+
 TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
   at::NoGradGuard no_grad;
   const Scan scan({{40, 9}, 4, 2, 64, 64}, Type::kBFloat16, 1.0);
-  const ScanOutputs first = run_kernel(scan, Type::kBFloat16);
-  for (const unsigned order : {1u, 2u, 3u}) {
-    cuda_on_host::thread_order = order;
-    const ScanOutputs other = run_kernel(scan, Type::kBFloat16);
-    cuda_on_host::thread_order = 0;
-    EXPECT_TRUE(other.o.equal(first.o) && other.state.equal(first.state)) << "order " << order;
+  const std::vector<float> constants = {0, 0};
+  for (const auto& features :
+       {kernels_on_host::Features{}, features_of(*find_structure("gated-retention"), 16, constants)}) {
+    const ScanOutputs first = run_kernel(scan, Type::kBFloat16, features);
+    for (const unsigned order : {1u, 2u, 3u}) {
+      cuda_on_host::thread_order = order;
+      const ScanOutputs other = run_kernel(scan, Type::kBFloat16, features);
+      cuda_on_host::thread_order = 0;
+      EXPECT_TRUE(other.o.equal(first.o) && other.state.equal(first.state)) << "order " << order;
+    }
   }
 }
 
@@ -164,7 +216,8 @@ TEST(DiagonalScanKernel, SaysWhatItCannotRun) {
   EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), "the size of a key must be 64, 128 or 256");
   args.K = 64;
   args.V = 40;
-  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), "with keys of 64 the size of a value must be a multiple of 64");
+  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr),
+               "with keys of 64 the size of a value must be a multiple of 64");
 }
 
 // The host's stand-in for CUDA finds what it is there to find.

@@ -133,8 +133,8 @@ class ChunkScan {
     for (int64_t d = 0; d < s_.Kp; d += kWidth<T>) body(d);
   }
 
-  // Row by row, since columns would meet in few cache sets. What the state needs: the decays of the whole chunk and from
-  // each key to its end,
+  // Row by row, since columns would meet in few cache sets. What the state needs: the decays of the whole chunk and
+  // from each key to its end,
   void prepare_keys(const ScanRows<T>& x) {
     const int64_t half = kHalf * s_.Kp;
     decays_from_here(x.a, halves_.R);

@@ -135,8 +135,8 @@ class ChunkScanBackward : public ChunkScan<T> {
       }
   }
 
-  // Forward in time keys decay (w, kept for each later token) and queries gather from them; backward in time decays what
-  // queries send to keys (H), and where it crosses a decay it meets w.
+  // Forward in time keys decay (w, kept for each later token) and queries gather from them; backward in time what
+  // queries send to keys decays (H), and where it crosses a decay it meets w.
   template <bool kReadsBefore>
   void within_half(const ScanRows<T>& x, const ScanGradients<T>& d, int64_t half, int64_t c) {
     const int64_t Kp = s_.Kp, Q = s_.queries();

@@ -1,5 +1,5 @@
-// Vectors of the instruction set that this translation unit is compiled for. Included only by kernels_*.cpp, each of which
-// sets LIGER_LANES to the bytes of a vector register; everything is in an unnamed namespace, so that no function
+// Vectors of the instruction set that this translation unit is compiled for. Included only by kernels_*.cpp, each of
+// which sets LIGER_LANES to the bytes of a vector register; everything is in an unnamed namespace, so that no function
 // compiled for one instruction set can be linked into code for another.
 #pragma once
 

@@ -3,6 +3,7 @@
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/tensor.h>
 
 #include "liger/error.h"
 #include "liger_kernels.h"
@@ -12,35 +13,34 @@ namespace liger {
 
 namespace {
 
-// float32 as gated_scan has it; sizes and pointers only.
-kernels::DiagonalScanForward arguments(const ScanInputs& in) {
+std::optional<kernels::Type> type_of(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kFloat: return kernels::Type::kFloat;
+    case at::kBFloat16: return kernels::Type::kBFloat16;
+    case at::kHalf: return kernels::Type::kHalf;
+    default: return std::nullopt;
+  }
+}
+
+kernels::DiagonalScanForward sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   kernels::DiagonalScanForward out = {};
-  out.type = kernels::Type::kFloat;
-  out.sequences = in.q.size(0);
-  out.T = in.q.size(1);
-  out.H = in.q.size(2);
-  out.Hkv = in.k.size(2);
-  out.K = in.k.size(3);
-  out.V = in.v.size(3);
+  out.type = type_of(q).value_or(kernels::Type::kFloat);
+  out.sequences = q.size(0);
+  out.T = q.size(1);
+  out.H = q.size(2);
+  out.Hkv = k.size(2);
+  out.K = k.size(3);
+  out.V = v.size(3);
   return out;
 }
 
-}  // namespace
-
-bool cuda_kernel_runs(const ScanInputs& in) {
-  return in.q.is_cuda() && !in.b.defined() && in.q.scalar_type() == at::kFloat &&
-         kernels::diagonal_scan_fwd_refuses(arguments(in)) == nullptr;
-}
-
-ScanOutputs scan_cuda(const ScanInputs& in) {
-  const at::Tensor q = in.q.contiguous(), k = in.k.contiguous(), v = in.v.contiguous(), g = in.g.contiguous(),
-                   state = in.state.contiguous();
+// Contiguous tensors of the sizes in `args`, whose g or features are set.
+ScanOutputs launch(kernels::DiagonalScanForward args, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                   const at::Tensor& state) {
   ScanOutputs out = {at::empty({q.size(0), q.size(1), q.size(2), v.size(3)}, q.options()), at::empty_like(state)};
-  kernels::DiagonalScanForward args = arguments(in);
   args.q = q.const_data_ptr();
   args.k = k.const_data_ptr();
   args.v = v.const_data_ptr();
-  args.g = g.const_data_ptr<float>();
   args.state_in = state.const_data_ptr<float>();
   args.state_out = out.state.mutable_data_ptr<float>();
   args.o = out.o.mutable_data_ptr();
@@ -48,6 +48,59 @@ ScanOutputs scan_cuda(const ScanInputs& in) {
   const char* problem = kernels::diagonal_scan_fwd(args, stream);
   if (problem) fail(ErrorCode::kInternal, "diagonal scan on ", q.device().str(), ": ", problem);
   return out;
+}
+
+kernels::Map map_of(FeatureMap map) {
+  switch (map) {
+    case FeatureMap::kSoftmax: return kernels::Map::kSoftmax;
+    case FeatureMap::kUnit: return kernels::Map::kUnit;
+    case FeatureMap::kComplement: return kernels::Map::kComplement;
+    default: return kernels::Map::kIdentity;
+  }
+}
+kernels::Gate gate_of(Decay decay) {
+  switch (decay) {
+    case Decay::kLogSigmoid: return kernels::Gate::kLogSigmoid;
+    case Decay::kSoftplus: return kernels::Gate::kSoftplus;
+    case Decay::kExp: return kernels::Gate::kExp;
+    default: return kernels::Gate::kConstant;
+  }
+}
+
+}  // namespace
+
+bool cuda_kernel_runs(const ScanInputs& in) {
+  return in.q.is_cuda() && !in.b.defined() && in.q.scalar_type() == at::kFloat &&
+         kernels::diagonal_scan_fwd_refuses(sizes(in.q, in.k, in.v)) == nullptr;
+}
+
+ScanOutputs scan_cuda(const ScanInputs& in) {
+  const at::Tensor g = in.g.contiguous();
+  kernels::DiagonalScanForward args = sizes(in.q, in.k, in.v);
+  args.g = g.const_data_ptr<float>();
+  return launch(args, in.q.contiguous(), in.k.contiguous(), in.v.contiguous(), in.state.contiguous());
+}
+
+std::optional<RecurrenceOutputs> recurrence_cuda(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
+                                                 const at::Tensor& v, const at::Tensor& state) {
+  const Structure& s = *layer.structure;
+  if (!q.is_cuda() || !type_of(q) || state.scalar_type() != at::kFloat) return {};
+  if (s.delta_rule || s.reads_before_decay || s.normalizes || s.slots) return {};
+  kernels::DiagonalScanForward args = sizes(q, k, v);
+  if (kernels::diagonal_scan_fwd_refuses(args)) return {};
+  std::vector<float> constants;
+  for (int64_t h = 0; h < args.Hkv && !s.gated(); ++h)
+    constants.push_back(static_cast<float>(constant_log_decay(s, h, args.Hkv, layer.layer, layer.layers)));
+  const at::Tensor on_device = at::tensor(constants, at::kFloat).to(q.device());
+  args.features = {.raw = true,
+                   .query = map_of(s.query),
+                   .key = map_of(s.key),
+                   .gate = gate_of(s.decay),
+                   .per_channel = s.per_channel,
+                   .divisor = static_cast<float>(layer.divisor()),
+                   .constants = constants.empty() ? nullptr : on_device.const_data_ptr<float>()};
+  const ScanOutputs out = launch(args, q.contiguous(), k.contiguous(), v.contiguous(), state.contiguous());
+  return RecurrenceOutputs{out.o, {out.state}};
 }
 
 }  // namespace liger

@@ -45,9 +45,9 @@ ScanMethod best_method(const ScanInputs& in) {
 }  // namespace
 
 bool wants_gradient(const ScanInputs& in) {
-  return at::GradMode::is_enabled() && (in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad() ||
-                                        in.g.requires_grad() || in.state.requires_grad() ||
-                                        (in.b.defined() && in.b.requires_grad()));
+  const auto wants = [](const at::Tensor& x) { return x.defined() && x.requires_grad(); };
+  return at::GradMode::is_enabled() &&
+         (wants(in.q) || wants(in.k) || wants(in.v) || wants(in.g) || wants(in.b) || wants(in.state));
 }
 
 ScanOutputs gated_scan(const ScanInputs& in, ScanMethod method) {
