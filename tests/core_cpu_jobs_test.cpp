@@ -36,6 +36,7 @@ TEST(CutIntoJobs, TakesHeadsTogetherWhereThreadsStayBusy) {
   EXPECT_EQ(largest(cut_into_jobs({1024}, 6, 2)), 3);
   EXPECT_EQ(largest(cut_into_jobs({1024}, 4, 1)), 4);
   EXPECT_EQ(largest(cut_into_jobs({1024}, 8, 16)), 1);
+  EXPECT_EQ(largest(cut_into_jobs({2048}, 8, 2, 1 << 20)), 1);
 }
 
 TEST(CutIntoJobs, CutsALongSequenceFurther) {

@@ -92,8 +92,10 @@ int64_t finish(const std::vector<HeadsJob>& jobs, const std::vector<int64_t>& le
 
 }  // namespace
 
-std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads) {
+std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads,
+                                    int64_t bytes_a_head) {
   std::vector<HeadsJob> alone = cut(lengths, heads, 1);
+  if (bytes_a_head > 512 * 1024) return alone;
   const int64_t best = finish(alone, lengths, threads);
   for (const int64_t together : {4, 3, 2}) {
     std::vector<HeadsJob> jobs = cut(lengths, heads, together);

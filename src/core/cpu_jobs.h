@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -22,14 +23,20 @@ struct HeadsJob {
   int64_t sequence, first, count;
 };
 /// Cuts sequences of `lengths` tokens, each with as many heads, into jobs of up to four heads, the longest first: as
-/// many together as keep the threads equally busy, since heads of a token lie side by side in memory.
-std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads);
+/// many together as keep the threads equally busy, since heads of a token lie side by side in memory. Heads that work
+/// with more than 512 KB of their own stay alone: they would push each other out of the cache.
+std::vector<HeadsJob> cut_into_jobs(const std::vector<int64_t>& lengths, int64_t heads, int64_t threads,
+                                    int64_t bytes_a_head = 0);
 
 /// Runs a kernel of cpu/kernels.h over all heads of all sequences, given head(sequence, h) and pass(sequence, h).
 template <typename Head, typename Pass, typename MakeHead, typename MakePass>
 void run_heads(const std::vector<int64_t>& lengths, int64_t heads, int64_t (*scratch_bytes)(const Head&, int64_t),
                void (*kernel)(const Head*, const Pass*, int64_t, void*), const MakeHead& head, const MakePass& pass) {
-  const std::vector<HeadsJob> jobs = cut_into_jobs(lengths, heads, job_threads());
+  if (lengths.empty() || heads == 0) return;
+  const int64_t longest = std::max_element(lengths.begin(), lengths.end()) - lengths.begin();
+  const Head example = head(longest, 0);
+  const std::vector<HeadsJob> jobs =
+      cut_into_jobs(lengths, heads, job_threads(), scratch_bytes(example, 2) - scratch_bytes(example, 1));
   const auto scratch = [&](int64_t job) {
     return scratch_bytes(head(jobs[job].sequence, jobs[job].first), jobs[job].count);
   };
