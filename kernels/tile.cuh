@@ -81,9 +81,41 @@ LIGER_DEVICE OperandB<E> load_b(const E* tile, int pitch) {
   const E* p = tile + lane_row() * pitch + lane_column();
   return {{load_pair(p), load_pair(p + 8)}};
 }
+#ifndef LIGER_ON_HOST
+// 16-bit operands that lie transposed: ldmatrix turns them on the way.
+template <typename E>
+LIGER_DEVICE OperandA<E> load_a_turned(const E* tile, int pitch) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const E* row = tile + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  uint32_t x[4];
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address));
+  OperandA<E> out;
+  memcpy(&out, x, sizeof x);
+  return out;
+}
+template <typename E>
+LIGER_DEVICE OperandB<E> load_b_turned(const E* tile, int pitch) {
+  const E* row = tile + static_cast<int>(threadIdx.x) % 16 * pitch;
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  uint32_t x[2];
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(x[0]), "=r"(x[1])
+               : "r"(address));
+  OperandB<E> out;
+  memcpy(&out, x, sizeof x);
+  return out;
+}
+#endif
+
 /// A [16, 16] from its columns, each a row of `pitch` elements.
 template <typename E>
 LIGER_DEVICE OperandA<E> load_a_transposed(const E* tile, int pitch) {
+#ifndef LIGER_ON_HOST
+  if constexpr (sizeof(E) == 2) return load_a_turned(tile, pitch);
+#endif
   const E* p = tile + lane_column() * pitch + lane_row();
   const auto pair = [&](int k, int m) {
     return Pair<E>{p[k * pitch + m], p[(k + 1) * pitch + m]};
@@ -93,6 +125,9 @@ LIGER_DEVICE OperandA<E> load_a_transposed(const E* tile, int pitch) {
 /// B [16, 8] from rows of `pitch` elements.
 template <typename E>
 LIGER_DEVICE OperandB<E> load_b_transposed(const E* tile, int pitch) {
+#ifndef LIGER_ON_HOST
+  if constexpr (sizeof(E) == 2) return load_b_turned(tile, pitch);
+#endif
   const E* p = tile + lane_column() * pitch + lane_row();
   return {{{p[0], p[pitch]}, {p[8 * pitch], p[9 * pitch]}}};
 }
@@ -210,49 +245,6 @@ LIGER_DEVICE void multiply_add(Accumulator& C, const OperandA<float>& A, const O
     multiply_add_tf32(C, high, b[0].low, b[1].low);
     multiply_add_tf32(C, high, b[0].high, b[1].high);
   }
-}
-
-// 16-bit operands that lie transposed: ldmatrix turns them on the way.
-template <typename E>
-LIGER_DEVICE OperandA<E> load_a_turned(const E* tile, int pitch) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const E* row = tile + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  uint32_t x[4];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address));
-  OperandA<E> out;
-  memcpy(&out, x, sizeof x);
-  return out;
-}
-template <typename E>
-LIGER_DEVICE OperandB<E> load_b_turned(const E* tile, int pitch) {
-  const E* row = tile + static_cast<int>(threadIdx.x) % 16 * pitch;
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  uint32_t x[2];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-               : "=r"(x[0]), "=r"(x[1])
-               : "r"(address));
-  OperandB<E> out;
-  memcpy(&out, x, sizeof x);
-  return out;
-}
-template <>
-LIGER_DEVICE OperandA<BFloat16> load_a_transposed(const BFloat16* tile, int pitch) {
-  return load_a_turned(tile, pitch);
-}
-template <>
-LIGER_DEVICE OperandA<Half> load_a_transposed(const Half* tile, int pitch) {
-  return load_a_turned(tile, pitch);
-}
-template <>
-LIGER_DEVICE OperandB<BFloat16> load_b_transposed(const BFloat16* tile, int pitch) {
-  return load_b_turned(tile, pitch);
-}
-template <>
-LIGER_DEVICE OperandB<Half> load_b_transposed(const Half* tile, int pitch) {
-  return load_b_turned(tile, pitch);
 }
 
 LIGER_DEVICE float exchange(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }

@@ -14,11 +14,13 @@ class Ahead {
     pauses_ = taken_ > 0 ? taken_ : pauses_;
     taken_ = blocks_ = block_ = row_ = lines_ = 0;
   }
-  /// n rows of `bytes` each, `stride` bytes apart.
-  void add(const void* first, int64_t n, int64_t stride, int64_t bytes) {
+  /// Rows first .. first + n - 1, `size` elements of type E each and `stride` elements apart.
+  template <typename E>
+  void add(const void* base, int64_t first, int64_t n, int64_t stride, int64_t size) {
     if (blocks_ == kBlocks) return;
-    const int64_t lines = (bytes + 63) / 64;
-    block_of_[blocks_++] = {static_cast<const char*>(first), n, stride, lines};
+    constexpr int64_t kScalar = sizeof(E);
+    const int64_t lines = (size * kScalar + 63) / 64;
+    block_of_[blocks_++] = {static_cast<const char*>(base) + first * stride * kScalar, n, stride * kScalar, lines};
     lines_ += n * lines;
   }
   /// In a pause between two products: asks for its share of the rows.

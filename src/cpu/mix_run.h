@@ -54,11 +54,6 @@ class MixRun {
       window_->store_state(static_cast<T*>(pass_.ring_keys), static_cast<T*>(pass_.ring_values));
     store_states(pass_.states);
   }
-  void checkpoint(int64_t segment)
-    requires(!kBackward)
-  {
-    if (T* to = static_cast<T*>(pass_.checkpoints)) store_row(states_, state_scalars_, to + segment * state_scalars_);
-  }
 
   // Backward the states are the gradients of the last ones, on their way to those of the first.
   void begin(const MixBackward& pass)
@@ -74,11 +69,8 @@ class MixRun {
   {
     store_states(pass_.dstates);
   }
-  const T* checkpoints() const
-    requires kBackward
-  {
-    return static_cast<const T*>(pass_.checkpoints);
-  }
+  const T* states() const { return states_; }
+  auto* checkpoints() const { return static_cast<std::conditional_t<kBackward, const T, T>*>(pass_.checkpoints); }
 
   void forward(int64_t first, int64_t n)
     requires(!kBackward)
@@ -141,22 +133,22 @@ class MixRun {
   }
 
   void expect(int64_t first, int64_t n) {
-    expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.D);
+    ahead_.add<E>(head_.q, first, n, head_.q_stride, head_.group * head_.D);
     expect_advance(first, n);
-    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.q_stride, head_.group * head_.D);
+    if constexpr (!kBackward) ahead_.add<E>(pass_.o, first, n, head_.q_stride, head_.group * head_.D);
   }
   void expect_advance(int64_t first, int64_t n) {
-    expect_rows(head_.k, first, n, head_.kv_stride, head_.D);
-    expect_rows(head_.v, first, n, head_.kv_stride, head_.D);
+    ahead_.add<E>(head_.k, first, n, head_.kv_stride, head_.D);
+    ahead_.add<E>(head_.v, first, n, head_.kv_stride, head_.D);
   }
   void expect_backward(int64_t first, int64_t n)
     requires kBackward
   {
     expect(first, n);
-    expect_rows(pass_.grad_o, first, n, head_.q_stride, head_.group * head_.D);
-    expect_rows(pass_.dq, first, n, head_.q_stride, head_.group * head_.D);
-    expect_rows(pass_.dk, first, n, head_.kv_stride, head_.D);
-    expect_rows(pass_.dv, first, n, head_.kv_stride, head_.D);
+    ahead_.add<E>(pass_.grad_o, first, n, head_.q_stride, head_.group * head_.D);
+    ahead_.add<E>(pass_.dq, first, n, head_.q_stride, head_.group * head_.D);
+    ahead_.add<E>(pass_.dk, first, n, head_.kv_stride, head_.D);
+    ahead_.add<E>(pass_.dv, first, n, head_.kv_stride, head_.D);
   }
 
  private:
@@ -210,10 +202,6 @@ class MixRun {
     if (queries) load_heads(static_cast<const E*>(head_.q), first, n, raw_.q);
     load_rows(static_cast<const E*>(head_.k) + first * head_.kv_stride, head_.kv_stride, n, raw_.k);
     load_rows(static_cast<const E*>(head_.v) + first * head_.kv_stride, head_.kv_stride, n, raw_.v);
-  }
-  void expect_rows(const void* base, int64_t first, int64_t n, int64_t stride, int64_t size) {
-    const int64_t scalar = sizeof(E);
-    ahead_.add(static_cast<const E*>(base) + first * stride, n, stride * scalar, size * scalar);
   }
   void load_grad_o(int64_t first, int64_t n, T scale) {
     load_heads(static_cast<const E*>(pass_.grad_o), first, n, mixed_);

@@ -21,7 +21,8 @@ inline int64_t chunk_tokens(int64_t tokens, int64_t first) {
   return tokens - first < kChunk ? tokens - first : kChunk;
 }
 
-/// Run has checkpoint(segment); forward(first, n); and expect(first, n), which tells Ahead about a chunk's rows.
+/// Run has states(), one block of state_scalars(), and checkpoints() for them, nullptr if not wanted; forward(first,
+/// n); and expect(first, n), which tells Ahead about a chunk's rows.
 template <typename Run>
 void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
   const auto expect = [&](size_t h, int64_t first) {
@@ -30,7 +31,8 @@ void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
   for (int64_t begin = 0; begin < tokens; begin += kSegment) {
     const int64_t end = begin + kSegment < tokens ? begin + kSegment : tokens;
     for (size_t h = 0; h < runs.size(); ++h) {
-      runs[h].checkpoint(begin / kSegment);
+      const int64_t size = runs[h].state_scalars();
+      if (auto* to = runs[h].checkpoints()) store_row(runs[h].states(), size, to + begin / kSegment * size);
       for (int64_t first = begin; first < end; first += kChunk) {
         ahead.start();
         if (first + kChunk < end) expect(h, first + kChunk);

@@ -69,17 +69,13 @@ class ChunkScan {
   /// The outputs of a chunk whose state before is S [K][Sp]: [queries][kChunk][Vp], the first `group` of them the
   /// query heads', valid until the next call. S stays.
   const T* outputs(const ScanRows<T>& x, const T* S) {
-    prepare_keys(x);
-    prepare_queries(x, 0);
-    scores(x, 0);
+    prepare(x);
     each_panel([&](int64_t c, int64_t n) { read(x, S, c, n); });
     return o_;
   }
   /// The same, and S to after the chunk, while it is at hand.
   const T* forward(const ScanRows<T>& x, T* S) {
-    prepare_keys(x);
-    prepare_queries(x, 0);
-    scores(x, 0);
+    prepare(x);
     each_panel([&](int64_t c, int64_t n) {
       read(x, S, c, n);
       ahead_.some();
@@ -133,6 +129,12 @@ class ChunkScan {
     for (int64_t d = 0; d < s_.Kp; d += kWidth<T>) body(d);
   }
 
+  // For all queries.
+  void prepare(const ScanRows<T>& x) {
+    prepare_keys(x);
+    prepare_queries(x, 0);
+    scores(x, 0);
+  }
   // Row by row, since columns would meet in few cache sets. What the state needs: the decays of the whole chunk and
   // from each key to its end,
   void prepare_keys(const ScanRows<T>& x) {

@@ -44,14 +44,13 @@ class ChunkScanBackward : public ChunkScan<T> {
         dkR_(this->take(arena, shape.Kp)),
         dA_(this->take(arena, shape.queries() * kChunk)),
         through_(arena.take<T>(shape.Kp)),
-        dhalves_(shape, arena) {}
+        dq_half_(arena.take<T>(shape.queries() * kHalf * shape.Kp)),
+        dk_half_(arena.take<T>(kHalf * shape.Kp)) {}
 
   /// `S` [K][Sp] is the state before the chunk, `grad_o` [group][kChunk][Vp] (zeros past the end); `dS` [K][Sp] comes
   /// in as the gradient of the state after the chunk and leaves as that of `S`.
   void backward(const ScanRows<T>& x, const T* S, const T* grad_o, T* dS, const ScanGradients<T>& d) {
-    this->prepare_keys(x);
-    this->prepare_queries(x, 0);
-    this->scores(x, 0);
+    this->prepare(x);
     if (s_.delta_rule)
       this->each_panel([&](int64_t c, int64_t n) {
         this->read_state(s_.group, 1, S, c, n);
@@ -188,16 +187,16 @@ class ChunkScanBackward : public ChunkScan<T> {
   // Queries of the second half and keys of the first, which meet in the middle.
   void across_halves(const ScanGradients<T>& d) {
     const int64_t Kp = s_.Kp, Q = s_.queries();
-    std::memset(dhalves_.k, 0, sizeof(T) * static_cast<size_t>(kHalf * Kp));
+    std::memset(dk_half_, 0, sizeof(T) * static_cast<size_t>(kHalf * Kp));
     for (int64_t h = 0; h < Q; ++h) {
       const T* dA = dA_ + (h * kChunk + kHalf) * kChunk;
       const int64_t head = h * kHalf * Kp;
-      product<Into::kSet>(kHalf, Kp, kHalf, Product<T>{dA, kChunk, 1, halves_.k, Kp, dhalves_.q + head, Kp});
-      product<Into::kAdd>(kHalf, Kp, kHalf, Product<T>{dA, 1, kChunk, halves_.q + head, Kp, dhalves_.k, Kp});
+      product<Into::kSet>(kHalf, Kp, kHalf, Product<T>{dA, kChunk, 1, halves_.k, Kp, dq_half_ + head, Kp});
+      product<Into::kAdd>(kHalf, Kp, kHalf, Product<T>{dA, 1, kChunk, halves_.q + head, Kp, dk_half_, Kp});
     }
     for (int64_t c = 0; c < Kp; c += kWidth<T>) {
-      sent_by_queries(kHalf, halves_.q + c, dhalves_.q + c, halves_.P + c, d.q + kHalf * Kp + c, d.g + kHalf * Kp + c);
-      sent_by_keys(kHalf, halves_.k + c, dhalves_.k + c, halves_.R + c, d.k + c, d.g + c);
+      sent_by_queries(kHalf, halves_.q + c, dq_half_ + c, halves_.P + c, d.q + kHalf * Kp + c, d.g + kHalf * Kp + c);
+      sent_by_keys(kHalf, halves_.k + c, dk_half_ + c, halves_.R + c, d.k + c, d.g + c);
     }
   }
   // What queries read from the state before, and what keys leave in the state after.
@@ -244,7 +243,7 @@ class ChunkScanBackward : public ChunkScan<T> {
   T *dqP_t_, *dkR_t_, *dqP_, *dkR_;
   T* dA_;       // [queries][kChunk][kChunk]
   T* through_;  // [Kp]
-  typename ChunkScan<T>::Halves dhalves_;
+  T *dq_half_, *dk_half_;  // of halves_.q and .k
 };
 
 }  // namespace

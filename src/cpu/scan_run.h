@@ -34,17 +34,8 @@ class ScanRun {
   }
   void end() { store_matrix(state_, shape_.Sp, shape_.K, shape_.V, static_cast<T*>(last_state())); }
 
-  void checkpoint(int64_t segment)
-    requires(!kBackward)
-  {
-    if (T* to = static_cast<T*>(pass_.checkpoints))
-      store_row(state_, state_scalars(), to + segment * state_scalars());
-  }
-  const T* checkpoints() const
-    requires kBackward
-  {
-    return static_cast<const T*>(pass_.checkpoints);
-  }
+  const T* states() const { return state_; }
+  auto* checkpoints() const { return static_cast<std::conditional_t<kBackward, const T, T>*>(pass_.checkpoints); }
 
   void forward(int64_t first, int64_t n)
     requires(!kBackward)
@@ -82,24 +73,24 @@ class ScanRun {
   }
 
   void expect(int64_t first, int64_t n) {
-    expect_rows(head_.q, first, n, head_.q_stride, head_.group * head_.K);
+    ahead_.add<T>(head_.q, first, n, head_.q_stride, head_.group * head_.K);
     expect_advance(first, n);
-    if constexpr (!kBackward) expect_rows(pass_.o, first, n, head_.o_stride, head_.group * head_.V);
+    if constexpr (!kBackward) ahead_.add<T>(pass_.o, first, n, head_.o_stride, head_.group * head_.V);
   }
   void expect_advance(int64_t first, int64_t n) {
-    expect_rows(head_.k, first, n, head_.k_stride, head_.K);
-    expect_rows(head_.v, first, n, head_.v_stride, head_.V);
-    expect_rows(head_.g, first, n, head_.k_stride, head_.K);
+    ahead_.add<T>(head_.k, first, n, head_.k_stride, head_.K);
+    ahead_.add<T>(head_.v, first, n, head_.v_stride, head_.V);
+    ahead_.add<T>(head_.g, first, n, head_.k_stride, head_.K);
   }
   void expect_backward(int64_t first, int64_t n)
     requires kBackward
   {
     expect(first, n);
-    expect_rows(pass_.grad_o, first, n, head_.o_stride, head_.group * head_.V);
-    expect_rows(pass_.dq, first, n, head_.q_stride, head_.group * head_.K);
-    expect_rows(pass_.dk, first, n, head_.k_stride, head_.K);
-    expect_rows(pass_.dv, first, n, head_.v_stride, head_.V);
-    expect_rows(pass_.dg, first, n, head_.k_stride, head_.K);
+    ahead_.add<T>(pass_.grad_o, first, n, head_.o_stride, head_.group * head_.V);
+    ahead_.add<T>(pass_.dq, first, n, head_.q_stride, head_.group * head_.K);
+    ahead_.add<T>(pass_.dk, first, n, head_.k_stride, head_.K);
+    ahead_.add<T>(pass_.dv, first, n, head_.v_stride, head_.V);
+    ahead_.add<T>(pass_.dg, first, n, head_.k_stride, head_.K);
   }
 
  private:
@@ -117,10 +108,6 @@ class ScanRun {
   }
 
   static T* to(void* base, int64_t token, int64_t stride) { return static_cast<T*>(base) + token * stride; }
-  void expect_rows(const void* base, int64_t first, int64_t n, int64_t stride, int64_t size) {
-    const int64_t scalar = sizeof(T);
-    ahead_.add(static_cast<const T*>(base) + first * stride, n, stride * scalar, size * scalar);
-  }
   // The gradient of the last state takes the place of the state, on its way to that of the first.
   void* last_state() const {
     if constexpr (kBackward) return pass_.dstate;

@@ -88,17 +88,20 @@ std::optional<RecurrenceOutputs> recurrence_cuda(const LayerRecurrence& layer, c
   if (s.delta_rule || s.reads_before_decay || s.normalizes || s.slots) return {};
   kernels::DiagonalScanForward args = sizes(q, k, v);
   if (kernels::diagonal_scan_fwd_refuses(args)) return {};
-  std::vector<float> constants;
-  for (int64_t h = 0; h < args.Hkv && !s.gated(); ++h)
-    constants.push_back(static_cast<float>(constant_log_decay(s, h, args.Hkv, layer.layer, layer.layers)));
-  const at::Tensor on_device = at::tensor(constants, at::kFloat).to(q.device());
+  at::Tensor constants;
+  if (!s.gated()) {
+    std::vector<float> of_heads;
+    for (int64_t h = 0; h < args.Hkv; ++h)
+      of_heads.push_back(static_cast<float>(constant_log_decay(s, h, args.Hkv, layer.layer, layer.layers)));
+    constants = at::tensor(of_heads, at::kFloat).to(q.device());
+  }
   args.features = {.raw = true,
                    .query = map_of(s.query),
                    .key = map_of(s.key),
                    .gate = gate_of(s.decay),
                    .per_channel = s.per_channel,
                    .divisor = static_cast<float>(layer.divisor()),
-                   .constants = constants.empty() ? nullptr : on_device.const_data_ptr<float>()};
+                   .constants = constants.defined() ? constants.const_data_ptr<float>() : nullptr};
   const ScanOutputs out = launch(args, q.contiguous(), k.contiguous(), v.contiguous(), state.contiguous());
   return RecurrenceOutputs{out.o, {out.state}};
 }
