@@ -12,18 +12,14 @@
 // Each warp holds 16 columns of S, turned: as rows of an accumulator [16, K], whose registers are at once those of the
 // operand S of q S. Loops over K, V and heads are unrolled; registers are the limit.
 
-#include "liger_kernels.h"
-#include "tile.cuh"
+#include "diagonal_scan.h"
+#include "features.cuh"
+#include "rows.cuh"
 
 namespace liger::kernels {
 namespace {
 
 constexpr int kTokens = 16, kHalf = 8, kBits = 4;
-constexpr int kSharedLimit = 200 * 1024;
-
-// Elements between the rows of a tile with n columns: a row further is four banks further, so that the eight rows that
-// a warp reads at once do not meet.
-constexpr int pitch(int n, int size) { return n + 16 / size; }
 
 /// Shared memory. Two stages of raw rows: those in use, and the next 16 tokens' on their way.
 template <typename E, int K, int kHeads, int kWarps>
@@ -105,25 +101,19 @@ class Scan {
   LIGER_DEVICE int channel() const { return warp_ * 16 + static_cast<int>(threadIdx.x) % 16; }
   LIGER_DEVICE int half() const { return static_cast<int>(threadIdx.x) % 32 / 16; }
 
-  // Rows of n elements, `stride` apart in global memory: zeros past the end of the sequence.
   template <typename T>
-  LIGER_DEVICE void fetch_rows(const T* from, int64_t first, int64_t stride, int n, T* to, int row) {
-    const int pieces = n * static_cast<int>(sizeof(T)) / 16, each = 16 / static_cast<int>(sizeof(T));
-    for (int piece = static_cast<int>(threadIdx.x); piece < kTokens * pieces; piece += kThreads) {
-      const int i = piece / pieces, at = piece % pieces * each;
-      const bool there = first + i < end_;
-      copy_async(to + i * row + at, from + (there ? first + i : begin_) * stride + at, there);
-    }
+  LIGER_DEVICE void fetch(const T* from, int64_t first, int64_t stride, int n, T* to, int row) const {
+    fetch_rows<kTokens, kThreads>(from, first, begin_, end_, stride, n, to, row);
   }
   LIGER_DEVICE void fetch(int64_t first, int stage) {
     typename L::Raw& raw = s_.raw[stage];
     if (first < end_) {
       const E *q = static_cast<const E*>(p_.q), *k = static_cast<const E*>(p_.k), *v = static_cast<const E*>(p_.v);
       for (int h = 0; h < kHeads; ++h)
-        fetch_rows(q + (head_ + h) * K, first, p_.H * K, K, raw.q + h * kTokens * L::kRow, L::kRow);
-      fetch_rows(k + kv_head_ * K, first, p_.Hkv * K, K, raw.k, L::kRow);
-      fetch_rows(v + kv_head_ * p_.V + column_, first, p_.Hkv * p_.V, L::kColumns, raw.v, L::kValueRow);
-      if (!p_.features.raw) fetch_rows(p_.g + kv_head_ * K, first, p_.Hkv * K, K, raw.g, L::kDecayRow);
+        fetch(q + (head_ + h) * K, first, p_.H * K, K, raw.q + h * kTokens * L::kRow, L::kRow);
+      fetch(k + kv_head_ * K, first, p_.Hkv * K, K, raw.k, L::kRow);
+      fetch(v + kv_head_ * p_.V + column_, first, p_.Hkv * p_.V, L::kColumns, raw.v, L::kValueRow);
+      if (!p_.features.raw) fetch(p_.g + kv_head_ * K, first, p_.Hkv * K, K, raw.g, L::kDecayRow);
     }
     close_copies();
   }
@@ -140,51 +130,15 @@ class Scan {
       for (int c = 0; c < K / 32; ++c) x[c] = to_float(at[32 * c]);
       if (is_key) {
         float* g = raw.g + row * L::kDecayRow + lane();
-        const float mean = f.per_channel ? 0 : sum_over_warp(sum(x)) / K;
+        const float mean = f.per_channel ? 0 : sum_of_row(x) / K;
         LIGER_UNROLL
-        for (int c = 0; c < K / 32; ++c) g[32 * c] = there ? log_decay(f.per_channel ? x[c] : mean) : 0;
+        for (int c = 0; c < K / 32; ++c) g[32 * c] = there ? log_decay(f, f.per_channel ? x[c] : mean, kv_head_) : 0;
       }
-      map(is_key ? f.key : f.query, x);
+      make_feature(is_key ? f.key : f.query, x);
       LIGER_UNROLL
       for (int c = 0; c < K / 32; ++c) put(at + 32 * c, there ? x[c] : 0);
     }
   }
-  LIGER_DEVICE float log_decay(float x) const {
-    const Features& f = p_.features;
-    if (f.gate == Gate::kConstant) return f.constants ? f.constants[kv_head_] : 0;
-    if (f.gate == Gate::kExp) return -expf(fminf(x, 20)) / f.divisor;
-    const float y = f.gate == Gate::kLogSigmoid ? -x : x;
-    return -(fmaxf(y, 0) + log1pf(expf(-fabsf(y)))) / f.divisor;  // -softplus(y)
-  }
-  static LIGER_DEVICE float sum(const float (&x)[K / 32]) {
-    float total = 0;
-    LIGER_UNROLL
-    for (int c = 0; c < K / 32; ++c) total += x[c];
-    return total;
-  }
-  static LIGER_DEVICE void map(Map how, float (&x)[K / 32]) {
-    float scale = 1;
-    if (how == Map::kSoftmax) {
-      float largest = x[0];
-      LIGER_UNROLL
-      for (int c = 1; c < K / 32; ++c) largest = fmaxf(largest, x[c]);
-      largest = max_over_warp(largest);
-      LIGER_UNROLL
-      for (int c = 0; c < K / 32; ++c) x[c] = expf(x[c] - largest);
-      scale = 1 / sum_over_warp(sum(x));
-    } else if (how == Map::kUnit) {
-      float squares = 0;
-      LIGER_UNROLL
-      for (int c = 0; c < K / 32; ++c) squares += x[c] * x[c];
-      scale = 1 / sqrtf(sum_over_warp(squares) + 1e-6f);
-    } else if (how == Map::kComplement) {
-      LIGER_UNROLL
-      for (int c = 0; c < K / 32; ++c) x[c] = 1 / (1 + expf(x[c]));
-    }
-    LIGER_UNROLL
-    for (int c = 0; c < K / 32; ++c) x[c] *= scale;
-  }
-
   // Everything that is scaled with the decays of channel d, for the eight tokens of this thread's half.
   LIGER_DEVICE void scale(const typename L::Raw& raw, int d) {
     const int base = half() * kHalf;
@@ -411,8 +365,6 @@ const char* run_type(const DiagonalScanForward& p, void* stream) {
 }
 
 }  // namespace
-
-bool compiled_with_cuda() { return true; }
 
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& p) {
   if (p.K != 64 && p.K != 128 && p.K != 256) return "the size of a key must be 64, 128 or 256";

@@ -6,7 +6,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "liger/error.h"
-#include "liger_kernels.h"
+#include "diagonal_scan.h"
 #include "recurrence/scan_methods.h"
 
 namespace liger {

@@ -8,51 +8,20 @@
 #include <ATen/ops/log_sigmoid.h>
 #include <ATen/ops/randn.h>
 
+#include "diagonal_scan.h"
+#include "kernel_testing.h"
 #include "liger/recurrence/recurrence.h"
-#include "tensor_testing.h"
-
-// The library has the same names from no_cuda.cpp or nvcc; these are the host's own.
-#define kernels kernels_on_host
-#include "cuda_on_host.h"
-#include "../kernels/diagonal_scan_fwd.cu"
-#undef kernels
 
 namespace liger {
 namespace {
 
-using cuda_on_host::GuardedMemory;
-using kernels_on_host::DiagonalScanForward;
-using kernels_on_host::Type;
-
-// A tensor's values where what lies beside them may not be touched.
-class Guarded {
- public:
-  explicit Guarded(const at::Tensor& x) : tensor_(x.contiguous()), memory_(std::max<size_t>(tensor_.nbytes(), 1)) {
-    std::memcpy(memory_.data(), tensor_.const_data_ptr(), tensor_.nbytes());
-  }
-  template <typename T>
-  T* as() const {
-    return reinterpret_cast<T*>(memory_.data());
-  }
-  at::Tensor values() const {
-    at::Tensor out = tensor_.clone();
-    std::memcpy(out.mutable_data_ptr(), memory_.data(), out.nbytes());
-    return out;
-  }
-
- private:
-  at::Tensor tensor_;
-  GuardedMemory memory_;
-};
+using kernels::DiagonalScanForward;
+using kernels::Type;
 
 struct Shape {
   std::vector<int64_t> lengths;
   int64_t H, Hkv, K, V;
 };
-
-at::ScalarType scalar_type(Type type) {
-  return type == Type::kFloat ? at::kFloat : type == Type::kHalf ? at::kHalf : at::kBFloat16;
-}
 
 struct Scan {
   ScanInputs in;  // one sequence of all tokens, of the kernel's own precision but in float32
@@ -71,7 +40,7 @@ struct Scan {
   }
 };
 
-ScanOutputs run_kernel(const Scan& scan, Type type, const kernels_on_host::Features& features = {}) {
+ScanOutputs run_kernel(const Scan& scan, Type type, const kernels::Features& features = {}) {
   const ScanInputs& in = scan.in;
   const auto typed = [&](const at::Tensor& x) { return x.to(scalar_type(type)); };
   const Guarded q(typed(in.q)), k(typed(in.k)), v(typed(in.v)), g(in.g), before(scan.states);
@@ -93,7 +62,7 @@ ScanOutputs run_kernel(const Scan& scan, Type type, const kernels_on_host::Featu
   args.state_in = before.as<float>();
   args.state_out = after.as<float>();
   args.o = o.as<void>();
-  const char* problem = kernels_on_host::diagonal_scan_fwd(args, nullptr);
+  const char* problem = kernels::diagonal_scan_fwd(args, nullptr);
   EXPECT_EQ(problem, nullptr) << problem;
   return {o.values(), after.values()};
 }
@@ -150,8 +119,8 @@ INSTANTIATE_TEST_SUITE_P(
 // Raw projections: every structure that is one diagonal scan, with what core/structure.h says of it.
 class RawDiagonalScanKernel : public ::testing::TestWithParam<std::tuple<Type, const char*>> {};
 
-kernels_on_host::Features features_of(const Structure& s, double divisor, const std::vector<float>& constants) {
-  using namespace kernels_on_host;
+kernels::Features features_of(const Structure& s, double divisor, const std::vector<float>& constants) {
+  using namespace kernels;
   const auto map = [](FeatureMap how) {
     return how == FeatureMap::kSoftmax      ? Map::kSoftmax
            : how == FeatureMap::kUnit       ? Map::kUnit
@@ -199,7 +168,7 @@ TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
   const Scan scan({{40, 9}, 4, 2, 64, 64}, Type::kBFloat16, 1.0);
   const std::vector<float> constants = {0, 0};
   for (const auto& features :
-       {kernels_on_host::Features{}, features_of(*find_structure("gated-retention"), 16, constants)}) {
+       {kernels::Features{}, features_of(*find_structure("gated-retention"), 16, constants)}) {
     const ScanOutputs first = run_kernel(scan, Type::kBFloat16, features);
     for (const unsigned order : {1u, 2u, 3u}) {
       cuda_on_host::thread_order = order;
@@ -213,54 +182,11 @@ TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
 TEST(DiagonalScanKernel, SaysWhatItCannotRun) {
   DiagonalScanForward args = {};
   args.K = 48;
-  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr), "the size of a key must be 64, 128 or 256");
+  EXPECT_STREQ(kernels::diagonal_scan_fwd(args, nullptr), "the size of a key must be 64, 128 or 256");
   args.K = 64;
   args.V = 40;
-  EXPECT_STREQ(kernels_on_host::diagonal_scan_fwd(args, nullptr),
+  EXPECT_STREQ(kernels::diagonal_scan_fwd(args, nullptr),
                "with keys of 64 the size of a value must be a multiple of 64");
-}
-
-// The host's stand-in for CUDA finds what it is there to find.
-struct Nothing {};
-void writes_past_the_end(const Nothing&) {
-  LIGER_SHARED(memory);
-  memory[16 * threadIdx.x] = 0;
-}
-void leaves_before_a_barrier(const Nothing&) {
-  if (threadIdx.x > 0) __syncthreads();
-}
-void reads_without_a_barrier(float* const& out) {
-  LIGER_SHARED(memory);
-  reinterpret_cast<float*>(memory)[threadIdx.x] = static_cast<float>(threadIdx.x);
-  out[threadIdx.x] = reinterpret_cast<float*>(memory)[(threadIdx.x + 1) % 32];
-}
-void reads_before_its_copy(float* const& out) {
-  LIGER_SHARED(memory);
-  kernels_on_host::copy_async(memory + 16 * threadIdx.x, out + 4 * threadIdx.x, true);
-  kernels_on_host::close_copies();
-  out[4 * threadIdx.x] = reinterpret_cast<float*>(memory)[4 * threadIdx.x];
-  kernels_on_host::wait_for_copies<0>();
-}
-
-TEST(CudaOnHostDeathTest, CatchesWhatAGpuWouldNotShow) {
-  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
-  EXPECT_DEATH(kernels_on_host::launch("", writes_past_the_end, dim3(1), 32, 496, nullptr, Nothing()), "");
-  EXPECT_DEATH(kernels_on_host::launch("", leaves_before_a_barrier, dim3(1), 32, 0, nullptr, Nothing()),
-               "a barrier or a warp waits for threads that do not come");
-}
-
-TEST(CudaOnHost, ShowsRacesAndEarlyReads) {
-  std::vector<float> forward(32), backward(32), copied(128, 1.0f);
-  float* out = forward.data();
-  kernels_on_host::launch("", reads_without_a_barrier, dim3(1), 32, 128, nullptr, out);
-  cuda_on_host::thread_order = 1;
-  out = backward.data();
-  kernels_on_host::launch("", reads_without_a_barrier, dim3(1), 32, 128, nullptr, out);
-  cuda_on_host::thread_order = 0;
-  EXPECT_NE(std::memcmp(forward.data(), backward.data(), 128), 0);
-  out = copied.data();
-  kernels_on_host::launch("", reads_before_its_copy, dim3(1), 32, 512, nullptr, out);
-  EXPECT_TRUE(std::isnan(copied[0]));
 }
 
 }  // namespace
