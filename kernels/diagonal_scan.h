@@ -4,27 +4,63 @@
 
 namespace liger::kernels {
 
-/// Gated linear recurrence, forward: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = q_t^T S_t, with a = exp(g).
-/// Tokens of all sequences lie one after the other, N of them. Pointers are aligned to 16 bytes. Products are of
-/// `type`'s precision (of 22 bits for float32), sums and states in float32; deterministic.
-struct DiagonalScanForward {
-  Type type;                   ///< of q, k, v and o
-  int64_t sequences, H, Hkv, K, V;
-  int64_t T;                   ///< tokens of each sequence; not used with `starts`
-  const int64_t* starts;       ///< [sequences + 1]: sequence s has tokens starts[s] .. starts[s + 1] - 1; or nullptr
-  const void* q;               ///< [N, H, K]
-  const void* k;               ///< [N, Hkv, K]
-  const void* v;               ///< [N, Hkv, V]
-  const float* g;              ///< [N, Hkv, K], <= 0; not used with raw features
+/// Gated linear recurrence: S_t = diag(a_t) S_{t-1} + k_t v_t^T, o_t = q_t^T S_t, with a = exp(g). Query heads h share
+/// the state of key/value head h / (H / Hkv). Tokens of all sequences lie one after the other, N of them. Pointers are
+/// aligned to 16 bytes. Products are of `type`'s precision (of 22 bits for float32), sums and states in float32;
+/// deterministic.
+struct DiagonalScan {
+  Type type;              ///< of q, k, v, o and their gradients
+  int64_t N, sequences, H, Hkv, K, V;
+  int64_t T;              ///< tokens of each sequence; not used with `starts`
+  const int64_t* starts;  ///< [sequences + 1]: sequence s has tokens starts[s] .. starts[s + 1] - 1; or nullptr
+  const void* q;          ///< [N, H, K]
+  const void* k;          ///< [N, Hkv, K]
+  const void* v;          ///< [N, Hkv, V]
+  const float* g;         ///< [N, Hkv, K], <= 0; not used with raw features
   Features features;
-  const float* state_in;       ///< [sequences, Hkv, K, V], or nullptr for zeros
-  float* state_out;            ///< as state_in; may not be it
-  void* o;                     ///< [N, H, V]
+  /// Each sequence is cut into so many parts of as many tokens, a multiple of 16 (the last may have fewer, or none).
+  int64_t parts = 1;
+  /// Parts run side by side: first what each adds to the state, then the state before each, then all else. It costs a
+  /// third more work, and is worth it where sequences * Hkv leaves most of a device idle.
+  bool side_by_side = false;
 };
-/// nullptr if these sizes can run: K of 64 and V a multiple of it, or K of 128 or 256 and V a
-/// multiple of 128; H a multiple of Hkv. Else the reason.
+/// Sets `parts` and `side_by_side` for a device of so many multiprocessors and sequences of `longest` tokens at most.
+void plan_parts(DiagonalScan& scan, int64_t longest, int multiprocessors);
+
+struct DiagonalScanForward {
+  DiagonalScan scan;
+  const float* state_in;  ///< [sequences, Hkv, K, V], or nullptr for zeros
+  float* state_out;       ///< as state_in; may not be it; nullptr: not wanted
+  float* states;          ///< [sequences, parts, Hkv, K, V], out: the state before each part; needed with more than one
+  float* decays;          ///< [sequences, parts, Hkv, K], workspace of parts side by side
+  void* o;                ///< [N, H, V]
+};
+/// K of 64 and V a multiple of it, or K of 128 or 256 and V a multiple of 128; H a multiple of Hkv.
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args);
-/// `stream` is a cudaStream_t.
 const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream);
+
+/// The gradients of o and of the last state, d_o and d_state_out, as gradients of all that went in.
+/// With e_t = gradient of S_t: e_t = diag(a_{t+1}) e_{t+1} + q_t d_o_t^T, so that
+///   d_q_t = S_t d_o_t,   d_k_t = e_t v_t,   d_v_t = e_t^T k_t,   d_g_t = sum over s >= t of (q_s d_q_s - k_s d_k_s) + ..
+/// where the sum ends with its part and .. is S e, summed over V, at the part's end (it would lose digits over a whole
+/// sequence).
+struct DiagonalScanBackward {
+  DiagonalScan scan;         ///< as it went forward
+  const void* d_o;           ///< [N, H, V]
+  const float* d_state_out;  ///< [sequences, Hkv, K, V], or nullptr for zeros
+  const float* state_out;    ///< as the forward pass left it; needed with d_state_out
+  float* states;             ///< [sequences, parts, Hkv, K, V]: as the forward pass left it; not with one part
+  const float* state_in;     ///< as it went in
+  void* d_q;                 ///< [N, H, K]
+  void* d_k;                 ///< [N, Hkv, K], through the gate too with raw features
+  void* d_v;                 ///< [N, Hkv, V]
+  float* d_g;                ///< [N, Hkv, K], or nullptr: not wanted; not used with raw features
+  float* d_state_in;         ///< [sequences, Hkv, K, V], or nullptr: not wanted
+  void* workspace;           ///< diagonal_scan_bwd_workspace(args) bytes
+};
+/// V = K, of 64, 128 or 256; H a multiple of Hkv.
+const char* diagonal_scan_bwd_refuses(const DiagonalScanBackward& args);
+int64_t diagonal_scan_bwd_workspace(const DiagonalScanBackward& args);
+const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream);
 
 }  // namespace liger::kernels

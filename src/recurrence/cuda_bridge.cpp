@@ -22,10 +22,11 @@ std::optional<kernels::Type> type_of(const at::Tensor& x) {
   }
 }
 
-kernels::DiagonalScanForward sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  kernels::DiagonalScanForward out = {};
+kernels::DiagonalScan sizes(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  kernels::DiagonalScan out = {};
   out.type = type_of(q).value_or(kernels::Type::kFloat);
   out.sequences = q.size(0);
+  out.N = q.size(0) * q.size(1);
   out.T = q.size(1);
   out.H = q.size(2);
   out.Hkv = k.size(2);
@@ -35,12 +36,14 @@ kernels::DiagonalScanForward sizes(const at::Tensor& q, const at::Tensor& k, con
 }
 
 // Contiguous tensors of the sizes in `args`, whose g or features are set.
-ScanOutputs launch(kernels::DiagonalScanForward args, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+ScanOutputs launch(kernels::DiagonalScan scan, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                    const at::Tensor& state) {
   ScanOutputs out = {at::empty({q.size(0), q.size(1), q.size(2), v.size(3)}, q.options()), at::empty_like(state)};
-  args.q = q.const_data_ptr();
-  args.k = k.const_data_ptr();
-  args.v = v.const_data_ptr();
+  scan.q = q.const_data_ptr();
+  scan.k = k.const_data_ptr();
+  scan.v = v.const_data_ptr();
+  kernels::DiagonalScanForward args = {};
+  args.scan = scan;
   args.state_in = state.const_data_ptr<float>();
   args.state_out = out.state.mutable_data_ptr<float>();
   args.o = out.o.mutable_data_ptr();
@@ -71,12 +74,12 @@ kernels::Gate gate_of(Decay decay) {
 
 bool cuda_kernel_runs(const ScanInputs& in) {
   return in.q.is_cuda() && !in.b.defined() && in.q.scalar_type() == at::kFloat &&
-         kernels::diagonal_scan_fwd_refuses(sizes(in.q, in.k, in.v)) == nullptr;
+         kernels::diagonal_scan_fwd_refuses({.scan = sizes(in.q, in.k, in.v)}) == nullptr;
 }
 
 ScanOutputs scan_cuda(const ScanInputs& in) {
   const at::Tensor g = in.g.contiguous();
-  kernels::DiagonalScanForward args = sizes(in.q, in.k, in.v);
+  kernels::DiagonalScan args = sizes(in.q, in.k, in.v);
   args.g = g.const_data_ptr<float>();
   return launch(args, in.q.contiguous(), in.k.contiguous(), in.v.contiguous(), in.state.contiguous());
 }
@@ -86,8 +89,8 @@ std::optional<RecurrenceOutputs> recurrence_cuda(const LayerRecurrence& layer, c
   const Structure& s = *layer.structure;
   if (!q.is_cuda() || !type_of(q) || state.scalar_type() != at::kFloat) return {};
   if (s.delta_rule || s.reads_before_decay || s.normalizes || s.slots) return {};
-  kernels::DiagonalScanForward args = sizes(q, k, v);
-  if (kernels::diagonal_scan_fwd_refuses(args)) return {};
+  kernels::DiagonalScan args = sizes(q, k, v);
+  if (kernels::diagonal_scan_fwd_refuses({.scan = args})) return {};
   at::Tensor constants;
   if (!s.gated()) {
     std::vector<float> of_heads;
