@@ -159,7 +159,7 @@ class Columns {
         LIGER_UNROLL
         for (int i = 0; i < kHalf; ++i)
           put(s_.qP + (h * kTokens + base + i) * L::kRow + d,
-              to_float(q[i * L::kRow]) * decays.to_here[i] * decays.before);
+              to_float(q[i * L::kRow]) * decays.to_query(i, p_.reads_before_decay) * decays.before);
       }
     if constexpr (kReads) scale_of_bits(raw, d, base, decays, k);
   }
@@ -173,7 +173,7 @@ class Columns {
       } else {
         for (int h = 0; h < kHeads; ++h)
           put(s_.queries[3] + (h * kHalf + i) * L::kRow + d,
-              to_float(raw.q[(h * kTokens + base + i) * L::kRow + d]) * decays.to_here[i]);
+              to_float(raw.q[(h * kTokens + base + i) * L::kRow + d]) * decays.to_query(i, p_.reads_before_decay));
       }
     }
     LIGER_UNROLL
@@ -185,7 +185,8 @@ class Columns {
         float decay = 1;
         if (i & size) {
           LIGER_UNROLL
-          for (int j = i & ~(size - 1); j <= i; ++j) decay *= decays.a[j];
+          for (int j = i & ~(size - 1); j < i; ++j) decay *= decays.a[j];
+          if (!p_.reads_before_decay) decay *= decays.a[i];
           for (int h = 0; h < kHeads; ++h)
             put(s_.queries[bit] + (h * kHalf + row) * L::kRow + d,
                 to_float(raw.q[(h * kTokens + base + i) * L::kRow + d]) * decay);

@@ -7,6 +7,7 @@
 //   o_i = (q_i P_i) S + sum_{j <= i} (q_i E_ij k_j) v_j,   d_v_j = (k_j R_j) Z + sum_{i >= j} (q_i E_ij k_j) d_o_i
 // or over its columns, giving rows (diagonal_rows.cuh):
 //   d_q_i = P_i (S d_o_i) + sum_{j <= i} (d_o_i v_j) E_ij k_j,   d_k_j = R_j (Z v_j) + sum_{i >= j} (d_o_i v_j) E_ij q_i.
+// Where queries read before their own decay, P_i and E_ij end with a_{i-1} for them (E_ii = 1).
 // Nothing but g itself is exponentiated and decays are only multiplied, so that any g <= 0 is exact.
 #pragma once
 
@@ -27,8 +28,7 @@ struct DiagonalPass {
   float* decays;             ///< [sequences, parts, Hkv, K]: of each part, by passes that make states
   void* columns;             ///< o [N, H, V] or d_v [N, Hkv, V], of the scan's type
   float* rows;               ///< d_q [N, H, K] or d_k [N, Hkv, K]
-  float* q_d_q;              ///< [N, Hkv, K]: q d_q, summed over the heads of a group
-  float* d_g;                ///< [N, Hkv, K], with d_k
+  float* d_g;                ///< [N, Hkv, K]: with d_q a part of it, which it needs with d_k; nullptr: not wanted
   const float* before;       ///< with d_g: S before each part, as `states`
   const float* state_end;    ///< with d_g: S after the last part, as state_first; nullptr: its Z is zero
 };
@@ -74,6 +74,10 @@ struct StepDecays {
   float to_here[kHalf];    ///< a_0 ... a_i of these eight
   float from_here[kHalf];  ///< a_{i+1} ... a_7 of these eight
   float before, after;     ///< products of the other eight, where those come before or after
+  /// What a query i of these eight reads the decay with: a_0 ... a_i, or to a_{i-1} where it reads before.
+  LIGER_DEVICE float to_query(int i, bool reads_before) const {
+    return !reads_before ? to_here[i] : i == 0 ? 1 : to_here[i - 1];
+  }
   LIGER_DEVICE StepDecays(const float* g, int row) {  // of the first of these eight; past the end g = 0, a = 1
     LIGER_UNROLL
     for (int i = 0; i < kHalf; ++i) a[i] = expf(g[i * row]);

@@ -23,14 +23,14 @@ struct RowsLayout {
     alignas(16) E v[kTokens * kRow];
     alignas(16) E d_o[kHeads * kTokens * kRow];
     alignas(16) float g[kTokens * kDecayRow];
-    alignas(16) float q_d_q[kForward ? 4 : kTokens * kSlice];
+    alignas(16) float d_g[kForward ? 4 : kTokens * kSlice];
   };
   Raw raw[kStages];
   alignas(16) E written[kWriters * kTokens * kSliceRow];        ///< k R, or q P
   alignas(16) float read[kReaders * kTokens * kReadRow];        ///< S d_o of each head, or Z v: [token][row]
   alignas(16) float products[kHeads * kTokens * kTokens];       ///< d_o_i v_j: [i][j], or backward [j][i]
-  alignas(16) float share[kForward ? 4 : kTokens * kSlice];     ///< of d_g: q d_q - k d_k
-  alignas(16) float rest[kSlice];                               ///< of d_g, from beyond this part
+  alignas(16) float share[kTokens * kSlice];                    ///< of d_g, from one thread of a channel to the other
+  alignas(16) float rest[kSlice];                               ///< S Z where the part ends, summed over the columns
   alignas(16) float whole[kSlice];                              ///< P_15
 };
 
@@ -91,10 +91,10 @@ class Rows {
     fetch(static_cast<const E*>(p_.v) + kv_head_ * K, first, p_.Hkv * K, K, raw.v, L::kRow);
     if (!p_.features.raw) fetch(p_.g + kv_head_ * K, first, p_.Hkv * K, K, raw.g, L::kDecayRow);
     if constexpr (!kForward)
-      if (pass_.d_g) fetch(pass_.q_d_q + kv_head_ * K + row_, first, p_.Hkv * K, kSlice, raw.q_d_q, kSlice);
+      if (pass_.d_g) fetch(pass_.d_g + kv_head_ * K + row_, first, p_.Hkv * K, kSlice, raw.d_g, kSlice);
     close_copies();
   }
-  LIGER_DEVICE bool uses_queries() const { return !kForward || pass_.q_d_q; }
+  LIGER_DEVICE bool uses_queries() const { return !kForward || pass_.d_g; }
 
   LIGER_DEVICE void step(typename L::Raw& raw, int64_t round) {
     const int64_t turn = round % turns_, step = step_of(round), first = place_.begin + kTokens * step;
@@ -131,7 +131,8 @@ class Rows {
       const E* from = kForward ? raw.k : raw.q + h * kTokens * L::kRow;
       LIGER_UNROLL
       for (int i = 0; i < kHalf; ++i) {
-        const float decay = kForward ? decays.from_here[i] * decays.after : decays.to_here[i] * decays.before;
+        const float decay = kForward ? decays.from_here[i] * decays.after
+                                     : decays.to_query(i, p_.reads_before_decay) * decays.before;
         round_to(to_float(from[(base + i) * L::kRow + row_ + d]) * decay,
                  s_.written[(h * kTokens + base + i) * L::kSliceRow + d]);
       }
@@ -202,40 +203,65 @@ class Rows {
   struct alignas(16) Four {
     float x[4];
   };
-  // d_q_i = P_i (S d_o_i) + sum over j <= i of (d_o_i v_j) w_j, where w_j = E_ij k_j follows i.
+  // d_q_i = P_i (S d_o_i) + sum over j <= i of (d_o_i v_j) w_j, where w_j = E_ij k_j follows i. Each of its terms also
+  // goes into d_g of the decays that it has passed: those are `passed`.
   LIGER_DEVICE void queries(const typename L::Raw& raw, int64_t round, int there) {
     const int64_t first = place_.begin + kTokens * step_of(round), head = head_of(round);
     if (round % turns_ == 0)
       LIGER_UNROLL
-      for (int i = 0; i < kHalf; ++i) sums_[i] = 0;
+      for (int t = 0; t <= kTokens; ++t) sums_[t] = 0;
+    const bool wants_d_g = pass_.d_g != nullptr;
     float w[kTokens], P = 1;
     LIGER_UNROLL
     for (int i = 0; i < kTokens; ++i) {
-      const float a = expf(raw.g[i * L::kDecayRow + row_ + channel_]);
+      // The decay that comes with i: its own, or that of the query before.
+      float a = 1;
+      if (!p_.reads_before_decay || i > 0)
+        a = expf(raw.g[(p_.reads_before_decay ? i - 1 : i) * L::kDecayRow + row_ + channel_]);
       P *= a;
       LIGER_UNROLL
-      for (int j = 0; j < i; ++j) w[j] *= a;
+      for (int j = 0; j < i; ++j)
+        if (j < i - 1 || !p_.reads_before_decay) w[j] *= a;
       w[i] = to_float(raw.k[i * L::kRow + row_ + channel_]);
       if (i % 2 != parity_) continue;
       for (int h = 0; h < kHeads; ++h) {
         const float* products = s_.products + (h * kTokens + i) * kTokens;
+        const float q = wants_d_g ? to_float(raw.q[(h * kTokens + i) * L::kRow + row_ + channel_]) : 0;
         float x = P * s_.read[(h * kTokens + i) * L::kReadRow + channel_];
+        if (wants_d_g) sums_[kTokens] += q * x;
         LIGER_UNROLL
         for (int j = 0; j <= i; j += 4) {
           const Four m = *reinterpret_cast<const Four*>(products + j);
           LIGER_UNROLL
-          for (int l = 0; l < 4; ++l)
-            if (j + l <= i) x += m.x[l] * w[j + l];
+          for (int l = 0; l < 4; ++l) {
+            const int t = j + l;  // of the terms so far, all have passed the decay of token t, if it comes before i's read
+            if (t > i) continue;
+            if (wants_d_g && (t < i || !p_.reads_before_decay)) sums_[t] += q * x;
+            x += m.x[l] * w[t];
+          }
         }
-        if (pass_.q_d_q) sums_[i / 2] += x * to_float(raw.q[(h * kTokens + i) * L::kRow + row_ + channel_]);
         if (i < there) pass_.rows[((first + i) * p_.H + head + h) * K + row_ + channel_] = x;
       }
     }
-    if (!pass_.q_d_q || round % turns_ != turns_ - 1) return;
+    if (wants_d_g && round % turns_ == turns_ - 1) store_passed(first, there);
+  }
+  // For each token what queries of these 16 have read through its decay; and, where there is nothing of that kind (the
+  // last token, for queries that read before), what they have read of the state at all, which else is the first's.
+  LIGER_DEVICE void store_passed(int64_t first, int there) {
+    float* share = s_.share + channel_;
+    if (p_.reads_before_decay)
+      LIGER_UNROLL
+      for (int t = 0; t < kTokens; ++t)
+        if (t == there - 1) sums_[t] = sums_[kTokens];
+    if (parity_ == 1)
+      LIGER_UNROLL
+      for (int t = 0; t < kTokens; ++t) share[t * kSlice] = sums_[t];
+    __syncthreads();
+    if (parity_ == 1) return;
+    float* out = pass_.d_g + (first * p_.Hkv + kv_head_) * K + row_ + channel_;
     LIGER_UNROLL
-    for (int i = 0; i < kTokens; ++i)
-      if (i % 2 == parity_ && i < there)
-        pass_.q_d_q[((first + i) * p_.Hkv + kv_head_) * K + row_ + channel_] = sums_[i / 2];
+    for (int t = 0; t < kTokens; ++t)
+      if (t < there) out[t * p_.Hkv * K] = sums_[t] + share[t * kSlice];
   }
 
   // d_k_j = R_j (Z v_j) + sum over i >= j of (d_o_i v_j) w_i, where w_i = E_ij q_i follows j.
@@ -247,7 +273,10 @@ class Rows {
       float R = 1;
       LIGER_UNROLL
       for (int j = kTokens - 1; j >= 0; --j) {
-        if (j % 2 == parity_) sums_[j / 2] = R * s_.read[j * L::kReadRow + channel_];
+        if (j % 2 == parity_) {
+          sums_[j / 2] = R * s_.read[j * L::kReadRow + channel_];
+          s_.share[j * kSlice + channel_] = sums_[j / 2] * to_float(raw.k[j * L::kRow + row_ + channel_]);
+        }
         R *= a[j];
       }
     }
@@ -256,7 +285,8 @@ class Rows {
       LIGER_UNROLL
       for (int j = kTokens - 1; j >= 0; --j) {
         LIGER_UNROLL
-        for (int i = j + 1; i < kTokens; ++i) w[i] *= a[j + 1];
+        for (int i = j + 1; i < kTokens; ++i)
+          if (i > j + 1 || !p_.reads_before_decay) w[i] *= a[j + 1];
         w[j] = to_float(raw.q[(h * kTokens + j) * L::kRow + row_ + channel_]);
         if (j % 2 != parity_) continue;
         const float* products = s_.products + (h * kTokens + j) * kTokens;
@@ -274,22 +304,29 @@ class Rows {
   LIGER_DEVICE void store_keys(const typename L::Raw& raw, int64_t step, int there) {
     const int64_t first = ((place_.begin + kTokens * step) * p_.Hkv + kv_head_) * K + row_ + channel_;
     LIGER_UNROLL
-    for (int j = 0; j < kTokens; ++j) {
-      if (j % 2 != parity_) continue;
-      const float x = sums_[j / 2];
-      if (j < there) pass_.rows[first + j * p_.Hkv * K] = x;
-      if (pass_.d_g)
-        s_.share[j * kSlice + channel_] =
-            raw.q_d_q[j * kSlice + channel_] - x * to_float(raw.k[j * L::kRow + row_ + channel_]);
-    }
+    for (int j = 0; j < kTokens; ++j)
+      if (j % 2 == parity_ && j < there) pass_.rows[first + j * p_.Hkv * K] = sums_[j / 2];
     if (!pass_.d_g) return;
     __syncthreads();
-    if (parity_ != 0) return;
-    if (ends_part(step)) d_g_ = s_.rest[channel_];
-    for (int j = there - 1; j >= 0; --j) {
-      d_g_ += s_.share[j * kSlice + channel_];
-      pass_.d_g[first + j * p_.Hkv * K] = d_g_;
+    if (parity_ == 0) store_decays(raw, pass_.d_g + first, step, there);
+  }
+  // d_g_t is the sum of all terms that pass the decay of token t: of queries of these 16 (raw.d_g), of keys of these 16
+  // to later queries (`share`), and from before them to after them. Only the last is a difference; it has all 16 decays
+  // as factors, and is nothing where those leave less of it than the difference is exact to.
+  LIGER_DEVICE void store_decays(const typename L::Raw& raw, float* out, int64_t step, int there) {
+    constexpr float kExact = sizeof(E) == 4 ? 0x1p-22f : 0x1p-9f;
+    const float *share = s_.share + channel_, *passed = raw.d_g + channel_;
+    float written = 0;
+    for (int j = 0; j < there; ++j) written += share[j * kSlice];
+    const float end = ends_part(step) ? s_.rest[channel_] : d_g_;
+    const float through = s_.whole[channel_] < kExact ? 0 : end - written;
+    const int of_state = p_.reads_before_decay ? there - 1 : 0;
+    float sum = through;
+    for (int t = 0; t < there; ++t) {
+      out[t * p_.Hkv * K] = sum + (p_.reads_before_decay && t == of_state ? 0 : passed[t * kSlice]);
+      sum += share[t * kSlice];
     }
+    d_g_ = through + passed[of_state * kSlice];
   }
 
   LIGER_DEVICE bool ends_part(int64_t step) const {
@@ -339,8 +376,8 @@ class Rows {
   Place place_;
   int64_t kv_head_, turns_;
   int row_, warp_, channel_, parity_;
-  float d_g_ = 0;
-  float sums_[kHalf];  ///< of every other token: q d_q, or d_k
+  float d_g_ = 0;                              ///< S Z before these 16 tokens, summed over the columns
+  float sums_[kForward ? kTokens + 1 : kHalf];  ///< of the parts of d_g, or d_k of every other token
   Accumulator S_[K / 8];
 };
 

@@ -64,6 +64,9 @@ __global__ void __launch_bounds__(256) finish_rows(const Finish f) {
     if (gated) {
       LIGER_UNROLL
       for (int c = 0; c < K / 32; ++c) d_g[c] = f.d_g[at + 32 * c];
+      if (f.features.key == Map::kForgotten)
+        LIGER_UNROLL
+        for (int c = 0; c < K / 32; ++c) d_g[c] -= expf(log_decay(f.features, x[c], 0)) * d[c];
       if (!f.features.per_channel) {
         const float mean = sum_of_row(x) / K, total = sum_of_row(d_g) / K;
         LIGER_UNROLL
@@ -103,6 +106,8 @@ const char* finish(const DiagonalScan& scan, const Finish& f, void* stream) {
 const char* refuses(const DiagonalScan& p) {
   if (p.K != 64 && p.K != 128 && p.K != 256) return "the size of a key must be 64, 128 or 256";
   if (p.Hkv < 1 || p.H % p.Hkv != 0) return "query heads must be a multiple of key/value heads";
+  const Features& f = p.features;
+  if (f.raw && f.key == Map::kForgotten && !f.per_channel) return "keys of what was forgotten need a gate per channel";
   if (p.parts < 1) return "a sequence has at least one part";
   if (p.H > 65535 || p.sequences * p.parts > 65535) return "at most 65535 query heads, and parts of sequences";
   return nullptr;
@@ -110,7 +115,7 @@ const char* refuses(const DiagonalScan& p) {
 
 // A backward pass's workspace, in floats.
 struct Workspace {
-  int64_t d_q, q_d_q, d_k, d_g, states, decays, size;
+  int64_t d_q, d_k, d_g, states, decays, size;
   explicit Workspace(const DiagonalScan& p) {
     const int64_t parts = p.side_by_side ? p.sequences * p.parts : 0;
     int64_t used = 0;
@@ -120,7 +125,6 @@ struct Workspace {
       return at;
     };
     d_q = take(p.N * p.H * p.K);
-    q_d_q = take(p.N * p.Hkv * p.K);
     d_k = take(p.N * p.Hkv * p.K);
     d_g = take(p.features.raw ? p.N * p.Hkv * p.K : 0);
     states = take(parts * p.Hkv * p.K * p.V);
@@ -173,6 +177,30 @@ const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream) {
   return diagonal_columns_forward(pass, stream);
 }
 
+const char* diagonal_scan_rows_refuses(const DiagonalScanRows& args) {
+  if (const char* reason = refuses(args.scan)) return reason;
+  if (args.scan.V != args.scan.K) return "to read rows, keys and values must be of one size";
+  return nullptr;
+}
+
+const char* diagonal_scan_rows(const DiagonalScanRows& args, void* stream) {
+  if (const char* reason = diagonal_scan_rows_refuses(args)) return reason;
+  if (args.scan.sequences == 0) return nullptr;
+  DiagonalPass pass = {};
+  pass.scan = args.scan;
+  pass.d_o = args.x;
+  pass.state_first = args.state_in;
+  pass.state_last = args.state_out;
+  pass.states = args.states;
+  pass.decays = args.decays;
+  pass.rows = args.y;
+  if (args.scan.side_by_side) {
+    if (const char* problem = diagonal_parts_forward(pass, stream)) return problem;
+    if (const char* problem = combine<true>(pass, stream)) return problem;
+  }
+  return diagonal_rows_forward(pass, stream);
+}
+
 const char* diagonal_scan_bwd_refuses(const DiagonalScanBackward& args) {
   if (const char* reason = refuses(args.scan)) return reason;
   if (args.scan.V != args.scan.K) return "backward, keys and values must be of one size";
@@ -198,7 +226,7 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
   forward.state_first = args.state_in;
   forward.states = args.states;
   forward.rows = space + at.d_q;
-  forward.q_d_q = d_g ? space + at.q_d_q : nullptr;
+  forward.d_g = d_g;
   if (const char* problem = diagonal_rows_forward(forward, stream)) return problem;
 
   DiagonalPass backward = {};
@@ -213,7 +241,6 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
     if (const char* problem = combine<false>(backward, stream)) return problem;
   }
   backward.rows = space + at.d_k;
-  backward.q_d_q = forward.q_d_q;
   backward.d_g = d_g;
   backward.before = args.states;
   backward.state_end = args.state_out;

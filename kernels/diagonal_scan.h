@@ -18,6 +18,7 @@ struct DiagonalScan {
   const void* v;          ///< [N, Hkv, V]
   const float* g;         ///< [N, Hkv, K], <= 0; not used with raw features
   Features features;
+  bool reads_before_decay = false;  ///< o_t = q_t^T (S_{t-1} + k_t v_t^T)
   /// Each sequence is cut into so many parts of as many tokens, a multiple of 16 (the last may have fewer, or none).
   int64_t parts = 1;
   /// Parts run side by side: first what each adds to the state, then the state before each, then all else. It costs a
@@ -39,11 +40,25 @@ struct DiagonalScanForward {
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args);
 const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream);
 
+/// The same state read by its columns: y_t = S_t x_t, [N, H, K] in float32, of x [N, H, V] in the place of o's gradient.
+/// What gated slot attention asks of its keys; V = K.
+struct DiagonalScanRows {
+  DiagonalScan scan;  ///< q is not used
+  const void* x;      ///< [N, H, V]
+  const float* state_in;
+  float* state_out;   ///< these as in DiagonalScanForward; states only with parts side by side
+  float* states;
+  float* decays;
+  float* y;           ///< [N, H, K]
+};
+const char* diagonal_scan_rows_refuses(const DiagonalScanRows& args);
+const char* diagonal_scan_rows(const DiagonalScanRows& args, void* stream);
+
 /// The gradients of o and of the last state, d_o and d_state_out, as gradients of all that went in.
 /// With e_t = gradient of S_t: e_t = diag(a_{t+1}) e_{t+1} + q_t d_o_t^T, so that
-///   d_q_t = S_t d_o_t,   d_k_t = e_t v_t,   d_v_t = e_t^T k_t,   d_g_t = sum over s >= t of (q_s d_q_s - k_s d_k_s) + ..
-/// where the sum ends with its part and .. is S e, summed over V, at the part's end (it would lose digits over a whole
-/// sequence).
+///   d_q_t = S_t d_o_t,   d_k_t = e_t v_t,   d_v_t = e_t^T k_t,
+/// and d_g_t sums the terms q_i d_q_i = k_j d_k_j of all pairs that its decay lies between. The usual form of it, the sum
+/// over s >= t of q_s d_q_s - k_s d_k_s, loses all digits where decays are strong.
 struct DiagonalScanBackward {
   DiagonalScan scan;         ///< as it went forward
   const void* d_o;           ///< [N, H, V]

@@ -59,6 +59,11 @@ LIGER_DEVICE float log_decay_slope(const Features& f, float x) {
 template <int n>
 LIGER_DEVICE void feature_gradient(Map how, float (&x)[n], float (&d)[n]) {
   if (how == Map::kIdentity) return;
+  if (how == Map::kForgotten) {  // goes through the decay
+    LIGER_UNROLL
+    for (int c = 0; c < n; ++c) d[c] = 0;
+    return;
+  }
   float raw[n];
   LIGER_UNROLL
   for (int c = 0; c < n; ++c) raw[c] = x[c];
@@ -96,7 +101,12 @@ LIGER_DEVICE void make_features(const Features& f, int64_t kv_head, int there, E
       for (int c = 0; c < K / 32; ++c)
         decay[32 * c] = exists ? log_decay(f, f.per_channel ? x[c] : mean, kv_head) : 0;
     }
-    make_feature(is_key ? f.key : f.query, x);
+    if (is_key && f.key == Map::kForgotten) {
+      LIGER_UNROLL
+      for (int c = 0; c < K / 32; ++c) x[c] = -expm1f(log_decay(f, x[c], kv_head));
+    } else {
+      make_feature(is_key ? f.key : f.query, x);
+    }
     LIGER_UNROLL
     for (int c = 0; c < K / 32; ++c) round_to(exists ? x[c] : 0, at[32 * c]);
   }

@@ -15,7 +15,8 @@ bool compiled_with_cuda();
 enum class Type { kFloat, kBFloat16, kHalf };
 
 /// How a row of raw queries or keys becomes features (liger/core/structure.h, FeatureMap).
-enum class Map { kIdentity, kSoftmax, kUnit, kComplement };
+/// kForgotten: 1 - a, of a key's own decay.
+enum class Map { kIdentity, kSoftmax, kUnit, kComplement, kForgotten };
 /// The log-decay of a raw key x, or of its mean over the channels (structure.h, Decay); kConstant: `constants`.
 enum class Gate { kConstant, kLogSigmoid, kSoftplus, kExp };
 

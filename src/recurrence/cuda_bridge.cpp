@@ -74,7 +74,7 @@ kernels::Gate gate_of(Decay decay) {
 
 bool cuda_kernel_runs(const ScanInputs& in) {
   return in.q.is_cuda() && !in.b.defined() && in.q.scalar_type() == at::kFloat &&
-         kernels::diagonal_scan_fwd_refuses({.scan = sizes(in.q, in.k, in.v)}) == nullptr;
+         kernels::diagonal_scan_fwd_refuses({sizes(in.q, in.k, in.v), {}, {}, {}, {}, {}}) == nullptr;
 }
 
 ScanOutputs scan_cuda(const ScanInputs& in) {
@@ -90,7 +90,7 @@ std::optional<RecurrenceOutputs> recurrence_cuda(const LayerRecurrence& layer, c
   if (!q.is_cuda() || !type_of(q) || state.scalar_type() != at::kFloat) return {};
   if (s.delta_rule || s.reads_before_decay || s.normalizes || s.slots) return {};
   kernels::DiagonalScan args = sizes(q, k, v);
-  if (kernels::diagonal_scan_fwd_refuses({.scan = args})) return {};
+  if (kernels::diagonal_scan_fwd_refuses({args, {}, {}, {}, {}, {}})) return {};
   at::Tensor constants;
   if (!s.gated()) {
     std::vector<float> of_heads;
