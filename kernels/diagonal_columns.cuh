@@ -82,8 +82,6 @@ class Columns {
       }
       for (int d = StepDecays::channel(); d < K; d += kThreads / 2) scale(raw, d);
       __syncthreads();
-      if (kForward && kReads && !p_.side_by_side && round % place_.steps_of_part() == 0)
-        store_state_of_part(round / place_.steps_of_part());
       if constexpr (kReads) {
         scores(raw);
         if (turn == 0) read_state(o);
@@ -332,16 +330,12 @@ class Columns {
     each_of_state(p_.side_by_side ? part_index(place_.part) : place_.sequence,
                   [&](float& x, int64_t at) { x = from[at]; });
   }
-  LIGER_DEVICE void store_state_of_part(int64_t part) {
-    if (!pass_.states || !writes_state_) return;
-    each_of_state(part_index(part), [&](float& x, int64_t at) { pass_.states[at] = x; });
-  }
   LIGER_DEVICE void finish(const float (&decay)[kDecaysOfThread]) {
     if constexpr (kReads) {
       if (p_.side_by_side || !pass_.state_last || !writes_state_) return;
       each_of_state(place_.sequence, [&](float& x, int64_t at) { pass_.state_last[at] = x; });
     } else {
-      store_state_of_part(place_.part);
+      each_of_state(part_index(place_.part), [&](float& x, int64_t at) { pass_.states[at] = x; });
       if (blockIdx.x > 0) return;
       float* out = pass_.decays + (part_index(place_.part) * p_.Hkv + kv_head_) * K;
       LIGER_UNROLL

@@ -22,8 +22,8 @@ struct DiagonalPass {
   const void* d_o;           ///< [N, H, V]
   const float* state_first;  ///< [sequences, Hkv, K, V]: S before the first token, or Z after the last; nullptr: zeros
   float* state_last;         ///< as state_first: what the pass ends with; nullptr: not wanted
-  /// [sequences, parts, Hkv, K, V]: S before, or Z after, each part. Read with parts side by side, else written where
-  /// it is given; by passes that make them, what each part adds.
+  /// [sequences, parts, Hkv, K, V]: S before, or Z after, each part. Read with parts side by side, else written by the
+  /// pass that makes d_q, where it is given; by passes that make states, what each part adds.
   float* states;
   float* decays;             ///< [sequences, parts, Hkv, K]: of each part, by passes that make states
   void* columns;             ///< o [N, H, V] or d_v [N, Hkv, V], of the scan's type

@@ -105,8 +105,9 @@ class Rows {
       __syncthreads();
     }
     scale(raw);
-    multiply(raw);
+    multiply(raw, turn == turns_ - 1 && p_.last_head_is_strict);
     if constexpr (kForward) {
+      if (turn == 0) store_state_of_part(step);
       read_state(raw.d_o);
       __syncthreads();
       if (turn == turns_ - 1) write_state(raw.v, true);
@@ -140,7 +141,7 @@ class Rows {
   }
 
   // d_o_i v_j, eight j and one head a warp.
-  LIGER_DEVICE void multiply(const typename L::Raw& raw) {
+  LIGER_DEVICE void multiply(const typename L::Raw& raw, bool last_is_strict) {
     for (int job = warp_; job < 2 * kHeads; job += L::kWarps) {
       const int h = job / 2, n = job % 2 * 8;
       Accumulator c;
@@ -151,7 +152,8 @@ class Rows {
       LIGER_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int i = lane_row() + e / 2 * 8, j = n + lane_column() + e % 2;
-        out[kForward ? i * kTokens + j : j * kTokens + i] = c.x[e];
+        const bool none = i == j && last_is_strict && h == kHeads - 1;
+        out[kForward ? i * kTokens + j : j * kTokens + i] = none ? 0 : c.x[e];
       }
     }
   }
@@ -364,6 +366,11 @@ class Rows {
     if (!from) return;
     each_of_state(p_.side_by_side ? part_index(place_.part) : place_.sequence,
                   [&](float& x, int64_t at, int) { x = from[at]; });
+  }
+  LIGER_DEVICE void store_state_of_part(int64_t step) {
+    if (p_.side_by_side || !pass_.states || step % place_.steps_of_part() != 0) return;
+    each_of_state(part_index(step / place_.steps_of_part()),
+                  [&](float& x, int64_t at, int) { pass_.states[at] = x; });
   }
   LIGER_DEVICE void store_state() {
     if (p_.side_by_side || !pass_.state_last) return;

@@ -115,9 +115,11 @@ const char* refuses(const DiagonalScan& p) {
 
 // A backward pass's workspace, in floats.
 struct Workspace {
-  int64_t d_q, d_k, d_g, states, decays, size;
+  int64_t d_q, d_k, d_g;
+  int64_t states;  ///< parts side by side: the gradient after each; else the state before each, if there are several
+  int64_t decays, size;
   explicit Workspace(const DiagonalScan& p) {
-    const int64_t parts = p.side_by_side ? p.sequences * p.parts : 0;
+    const int64_t parts = p.parts > 1 || p.side_by_side ? p.sequences * p.parts : 0;
     int64_t used = 0;
     const auto take = [&](int64_t floats) {
       const int64_t at = used;
@@ -224,7 +226,8 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
   forward.scan = p;
   forward.d_o = args.d_o;
   forward.state_first = args.state_in;
-  forward.states = args.states;
+  float* const of_parts = space + at.states;
+  forward.states = p.side_by_side ? const_cast<float*>(args.states) : p.parts > 1 ? of_parts : nullptr;
   forward.rows = space + at.d_q;
   forward.d_g = d_g;
   if (const char* problem = diagonal_rows_forward(forward, stream)) return problem;
@@ -234,7 +237,7 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
   backward.d_o = args.d_o;
   backward.state_first = args.d_state_out;
   backward.state_last = args.d_state_in;
-  backward.states = space + at.states;
+  backward.states = p.side_by_side ? of_parts : nullptr;
   backward.decays = space + at.decays;
   if (p.side_by_side) {
     if (const char* problem = diagonal_parts_backward(backward, stream)) return problem;
@@ -242,12 +245,14 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
   }
   backward.rows = space + at.d_k;
   backward.d_g = d_g;
-  backward.before = args.states;
+  backward.before = forward.states;
   backward.state_end = args.state_out;
   if (const char* problem = diagonal_rows_backward(backward, stream)) return problem;
-  backward.state_last = nullptr;
-  backward.columns = args.d_v;
-  if (const char* problem = diagonal_columns_backward(backward, stream)) return problem;
+  if (args.d_v) {
+    backward.state_last = nullptr;
+    backward.columns = args.d_v;
+    if (const char* problem = diagonal_columns_backward(backward, stream)) return problem;
+  }
 
   const Finish queries = {p.features, p.N * p.H, p.q, space + at.d_q, nullptr, args.d_q, false};
   if (const char* problem = finish(p, queries, stream)) return problem;

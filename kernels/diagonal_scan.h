@@ -19,6 +19,8 @@ struct DiagonalScan {
   const float* g;         ///< [N, Hkv, K], <= 0; not used with raw features
   Features features;
   bool reads_before_decay = false;  ///< o_t = q_t^T (S_{t-1} + k_t v_t^T)
+  /// Backward: the last query head of each group reads and writes the state only where tokens differ.
+  bool last_head_is_strict = false;
   /// Each sequence is cut into so many parts of as many tokens, a multiple of 16 (the last may have fewer, or none).
   int64_t parts = 1;
   /// Parts run side by side: first what each adds to the state, then the state before each, then all else. It costs a
@@ -32,8 +34,9 @@ struct DiagonalScanForward {
   DiagonalScan scan;
   const float* state_in;  ///< [sequences, Hkv, K, V], or nullptr for zeros
   float* state_out;       ///< as state_in; may not be it; nullptr: not wanted
-  float* states;          ///< [sequences, parts, Hkv, K, V], out: the state before each part; needed with more than one
-  float* decays;          ///< [sequences, parts, Hkv, K], workspace of parts side by side
+  /// [sequences, parts, Hkv, K, V], out: the state before each part. These two are needed with parts side by side only.
+  float* states;
+  float* decays;          ///< [sequences, parts, Hkv, K], workspace
   void* o;                ///< [N, H, V]
 };
 /// K of 64 and V a multiple of it, or K of 128 or 256 and V a multiple of 128; H a multiple of Hkv.
@@ -46,7 +49,7 @@ struct DiagonalScanRows {
   DiagonalScan scan;  ///< q is not used
   const void* x;      ///< [N, H, V]
   const float* state_in;
-  float* state_out;   ///< these as in DiagonalScanForward; states only with parts side by side
+  float* state_out;   ///< these three as in DiagonalScanForward
   float* states;
   float* decays;
   float* y;           ///< [N, H, K]
@@ -64,11 +67,11 @@ struct DiagonalScanBackward {
   const void* d_o;           ///< [N, H, V]
   const float* d_state_out;  ///< [sequences, Hkv, K, V], or nullptr for zeros
   const float* state_out;    ///< as the forward pass left it; needed with d_state_out
-  float* states;             ///< [sequences, parts, Hkv, K, V]: as the forward pass left it; not with one part
+  const float* states;       ///< as the forward pass left it, with parts side by side
   const float* state_in;     ///< as it went in
   void* d_q;                 ///< [N, H, K]
   void* d_k;                 ///< [N, Hkv, K], through the gate too with raw features
-  void* d_v;                 ///< [N, Hkv, V]
+  void* d_v;                 ///< [N, Hkv, V], or nullptr: not wanted
   float* d_g;                ///< [N, Hkv, K], or nullptr: not wanted; not used with raw features
   float* d_state_in;         ///< [sequences, Hkv, K, V], or nullptr: not wanted
   void* workspace;           ///< diagonal_scan_bwd_workspace(args) bytes

@@ -10,6 +10,7 @@
 
 #define LIGER_DEVICE __device__ __forceinline__
 #define LIGER_UNROLL _Pragma("unroll")
+#define LIGER_ROLLED _Pragma("unroll 1")
 #define LIGER_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 namespace liger::kernels {

@@ -11,6 +11,8 @@ namespace liger::kernels {
 
 /// True if this library was compiled with nvcc.
 bool compiled_with_cuda();
+/// Of the calling thread's device; 0 without one.
+int multiprocessors();
 
 enum class Type { kFloat, kBFloat16, kHalf };
 

@@ -183,12 +183,21 @@ inline float exchange(float x, int mask) {
 inline void copy_async(void* to, const void* from, bool there) {
   cuda_on_host::copy_later(to, from, there ? 16 : 0, 16);
 }
+/// The same of one float.
+inline void copy_float_async(float* to, const float* from, bool there) {
+  cuda_on_host::copy_later(to, from, there ? 4 : 0, 4);
+}
 /// Closes a group of copies.
 inline void close_copies() { cuda_on_host::close_copies(); }
 /// Until at most kLeft of this thread's closed groups are under way.
 template <int kLeft>
 void wait_for_copies() {
   cuda_on_host::wait_for_copies(kLeft);
+}
+/// What the lanes of a warp wrote to shared memory before it, all of them see after it.
+inline void sync_warp() {
+  int nothing = 0;
+  cuda_on_host::with_warp(&nothing, [](void* const*) {});
 }
 
 #else
@@ -253,6 +262,12 @@ LIGER_DEVICE void copy_async(void* to, const void* from, bool there) {
   const int bytes = there ? 16 : 0;  // the rest of the 16 become zeros
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
 }
+LIGER_DEVICE void copy_float_async(float* to, const float* from, bool there) {
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  const int bytes = there ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+}
+LIGER_DEVICE void sync_warp() { __syncwarp(); }
 LIGER_DEVICE void close_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int kLeft>
 LIGER_DEVICE void wait_for_copies() {

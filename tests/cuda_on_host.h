@@ -8,6 +8,7 @@
 // which reads what another should have written before a barrier gives other numbers in another order; a barrier that
 // not all threads reach is an error.
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@
 #define __launch_bounds__(...)
 #define LIGER_DEVICE inline
 #define LIGER_UNROLL
+#define LIGER_ROLLED
 #define LIGER_SHARED(name) unsigned char* const name = cuda_on_host::shared_memory()
 
 struct dim3 {
@@ -88,7 +90,7 @@ class GuardedMemory {
 };
 
 /// The order in which the warps of a block, and the threads of a warp, take their turns; 0 is that of their numbers, 1
-/// the reverse, others are shuffled.
+/// the reverse, others are shuffled. In 1 asynchronous copies arrive at once, in the others as late as they may.
 inline unsigned thread_order = 0;
 
 struct Copy {
@@ -98,8 +100,9 @@ struct Copy {
 };
 
 struct Fibre {
-  ucontext_t context = {};
-  std::unique_ptr<char[]> stack;
+  ucontext_t context = {};  // where it begins
+  jmp_buf here;             // and goes on: a switch of contexts would call the kernel of the host each time
+  bool begun = false;
   int barriers = 0;  // passed or waited for
   bool done = false;
   std::deque<std::vector<Copy>> copies = {{}};  // closed groups, then the open one
@@ -122,19 +125,19 @@ class Block {
     for (const unsigned warp : ordered(std::vector<unsigned>(warps_.size())))
       for (const unsigned lane : ordered(std::vector<unsigned>(32)))
         if (warp * 32 + lane < threads) order_.push_back(warp * 32 + lane);
-    for (Fibre& fibre : fibres_) fibre.stack = std::make_unique<char[]>(kStack);
+    // Kept from launch to launch: fresh ones cost more than what runs on them.
+    while (stacks().size() < threads) stacks().emplace_back(new char[kStack]);
   }
 
   void run() {
     shared_.fill();
     for (Fibre& fibre : fibres_) {
       fibre.barriers = 0;
-      fibre.done = false;
+      fibre.done = fibre.begun = false;
       fibre.copies.assign(1, {});
       getcontext(&fibre.context);
-      fibre.context.uc_stack.ss_sp = fibre.stack.get();
+      fibre.context.uc_stack.ss_sp = stacks()[static_cast<size_t>(&fibre - fibres_.data())].get();
       fibre.context.uc_stack.ss_size = kStack;
-      fibre.context.uc_link = &home_;
       makecontext(&fibre.context, &Block::enter, 0);
     }
     warps_.assign(warps_.size(), {});
@@ -185,6 +188,7 @@ class Block {
       if (!group.empty()) stop("a thread ended before its copies arrived");
     me.done = true;
     ++block.progress_;
+    _longjmp(block.home_, 1);
   }
   // A warp goes as far as it can before another gets its turn: as far ahead of the others as barriers allow.
   void run_warp(size_t first) {
@@ -194,14 +198,24 @@ class Block {
         const unsigned thread = order_[i];
         if (fibres_[thread].done) continue;
         threadIdx.x = thread;
-        swapcontext(&home_, &fibres_[thread].context);
+        go(fibres_[thread]);
       }
     }
   }
+  void go(Fibre& fibre) {
+    if (_setjmp(home_) != 0) return;
+    if (fibre.begun) _longjmp(fibre.here, 1);
+    fibre.begun = true;
+    setcontext(&fibre.context);
+  }
   void yield() {
     const unsigned thread = threadIdx.x;
-    swapcontext(&fibres_[thread].context, &home_);
+    if (_setjmp(fibres_[thread].here) == 0) _longjmp(home_, 1);
     threadIdx.x = thread;
+  }
+  static std::vector<std::unique_ptr<char[]>>& stacks() {
+    static std::vector<std::unique_ptr<char[]>> all;
+    return all;
   }
 
   const std::function<void()>& kernel_;
@@ -209,26 +223,37 @@ class Block {
   std::vector<Fibre> fibres_;
   std::vector<Warp> warps_;
   std::vector<unsigned> order_;
-  ucontext_t home_ = {};
+  jmp_buf home_;
   long progress_ = 0;
 };
 
 inline unsigned char* shared_memory() { return Block::current()->shared(); }
 inline void with_warp(void* mine, void (*body)(void* const*)) { Block::current()->with_warp(mine, body); }
+inline void arrive(const Copy& copy) {
+  std::memset(copy.to, 0, copy.whole);
+  std::memcpy(copy.to, copy.from, copy.bytes);
+}
 inline void copy_later(void* to, const void* from, size_t bytes, size_t whole) {
-  Block::current()->me().copies.back().push_back({to, from, bytes, whole});
+  const Copy copy = {to, from, bytes, whole};
+  if (thread_order == 1) return arrive(copy);
+  Block::current()->me().copies.back().push_back(copy);
 }
 inline void close_copies() { Block::current()->me().copies.push_back({}); }
 inline void wait_for_copies(size_t left) {
   auto& groups = Block::current()->me().copies;
   for (; groups.size() > left + 1; groups.pop_front())
-    for (const Copy& copy : groups.front()) {
-      std::memset(copy.to, 0, copy.whole);
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    }
+    for (const Copy& copy : groups.front()) arrive(copy);
 }
 
 }  // namespace cuda_on_host
+
+/// A device of few multiprocessors: a handful of sequences fills it.
+constexpr int cudaSuccess = 0, cudaDevAttrMultiProcessorCount = 16;
+inline int cudaGetDevice(int* device) { return *device = 0; }
+inline int cudaDeviceGetAttribute(int* value, int, int) {
+  *value = 8;
+  return cudaSuccess;
+}
 
 inline void __syncthreads() { cuda_on_host::Block::current()->barrier(); }
 

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <numeric>
@@ -12,6 +11,7 @@
 #include "core/cpu_jobs.h"
 #include "liger/core/dtype.h"
 #include "liger/error.h"
+#include "nn/mix_autograd.h"
 #include "nn/mix_head.h"
 
 namespace liger {
@@ -19,9 +19,6 @@ namespace {
 
 using torch::autograd::variable_list;
 using Optional = std::optional<at::Tensor>;
-
-// Autograd takes no undefined tensors.
-Optional if_defined(const at::Tensor& x) { return x.defined() ? Optional(x) : std::nullopt; }
 
 Element element_of(at::ScalarType type) {
   switch (type) {
@@ -173,12 +170,7 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     const at::Tensor o = run_forward(mix, states, nullptr, &saved);
     context->save_for_backward({mix.q, mix.k, mix.v, cos.value_or(at::Tensor()), sin.value_or(at::Tensor()),
                                 saved.checkpoints, saved.lse});
-    context->saved_data["structure"] =
-        settings.recurrence.structure ? std::string(settings.recurrence.structure->name) : std::string();
-    context->saved_data["numbers"] = std::vector<double>{settings.recurrence.gate_divisor, settings.window_share};
-    context->saved_data["counts"] = std::vector<int64_t>{settings.recurrence.layer, settings.recurrence.layers,
-                                                         settings.window, settings.sinks};
-    context->saved_data["lengths"] = lengths;
+    save_settings(settings, lengths, *context);
     variable_list out = {o};
     out.insert(out.end(), states.begin(), states.end());
     return out;
@@ -187,15 +179,10 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list grads) {
     LIGER_CHECK(!at::GradMode::is_enabled(), "fused_mix: differentiable once; for higher orders take the definition");
     const auto saved_tensors = context->get_saved_variables();
-    const auto structure = context->saved_data["structure"].toStringRef();
-    const auto numbers = context->saved_data["numbers"].toDoubleVector();
-    const auto counts = context->saved_data["counts"].toIntVector();
-    const MixSettings settings = {
-        {structure.empty() ? nullptr : find_structure(structure), numbers[0], counts[0], counts[1]},
-        counts[2], counts[3], numbers[1]};
+    const MixSettings settings = saved_settings(*context);
     const Mix mix(settings, {saved_tensors[0], saved_tensors[1], saved_tensors[2],
                              {saved_tensors[3], saved_tensors[4]},
-                             context->saved_data["lengths"].toIntVector(), {}});
+                             saved_lengths(*context), {}});
     std::vector<at::Tensor> dstates = mix.zero_states();
     for (size_t i = 0; i < dstates.size(); ++i)
       if (grads[i + 1].defined()) dstates[i].copy_(grads[i + 1]);
@@ -232,12 +219,6 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     return {dq, dk, dv};
   }
 };
-
-bool wants_gradient(const MixInputs& in) {
-  bool wanted = in.q.requires_grad() || in.k.requires_grad() || in.v.requires_grad();
-  for (const at::Tensor& state : in.states) wanted = wanted || state.requires_grad();
-  return wanted && at::GradMode::is_enabled();
-}
 
 // The kernels do not read float16.
 MixInputs readable(MixInputs in) {

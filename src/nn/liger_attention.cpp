@@ -1,3 +1,4 @@
+#include "nn/cuda_mix.h"
 #include "nn/mix_settings.h"
 #include "nn/reference_mix.h"
 #include "nn/token_mixer.h"
@@ -17,6 +18,8 @@ class LigerAttention : public TokenMixer {
                  LayerState* state) override {
     const MixInputs in = {q, k, v, context.rotation, context.tokens.lengths(), {}};
     if (q.is_cpu()) return state ? fused_mix(settings_, in, context.past, *state) : fused_mix(settings_, in).o;
+    if (q.is_cuda() && cuda_mix_refuses(settings_, in).empty())
+      return state ? cuda_mix(settings_, in, context.past, *state) : cuda_mix(settings_, in).o;
     if (state) return reference_mix(settings_, in, context.past, *state, ScanMethod::kAuto);
     return reference_mix(settings_, in, ScanMethod::kAuto).o;
   }

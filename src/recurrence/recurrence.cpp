@@ -13,7 +13,6 @@
 #include <ATen/ops/zeros.h>
 
 #include "liger/error.h"
-#include "recurrence/scan_methods.h"
 
 namespace liger {
 namespace {
@@ -88,8 +87,6 @@ RecurrenceOutputs recurrence(const LayerRecurrence& layer, const at::Tensor& q, 
                              const at::Tensor& v, const std::vector<at::Tensor>& states, ScanMethod method) {
   const Structure& s = *layer.structure;
   const auto before = states_or_zeros(layer, states, k);
-  if (method == ScanMethod::kAuto && !wants_gradient({q, k, v, {}, {}, before[0]}))
-    if (auto out = recurrence_cuda(layer, q, k, v, before[0])) return *out;
   ScanInputs in = {feature(s.query, q), feature(s.key, k), v, log_decay(layer, k), {}, before[0]};
   if (s.slots) return gated_slots(in, before[0], before[1]);
   if (s.reads_before_decay) {

@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -44,21 +43,12 @@ ScanMethod best_method(const ScanInputs& in) {
 
 }  // namespace
 
-bool wants_gradient(const ScanInputs& in) {
-  const auto wants = [](const at::Tensor& x) { return x.defined() && x.requires_grad(); };
-  return at::GradMode::is_enabled() &&
-         (wants(in.q) || wants(in.k) || wants(in.v) || wants(in.g) || wants(in.b) || wants(in.state));
-}
-
 ScanOutputs gated_scan(const ScanInputs& in, ScanMethod method) {
   check(in);
   ScanInputs ready = in;
   if (!ready.state.defined())
     ready.state = at::zeros({in.k.size(0), in.k.size(2), in.k.size(3), in.v.size(3)}, in.k.options());
-  if (method == ScanMethod::kAuto) {
-    if (cuda_kernel_runs(ready) && !wants_gradient(ready)) return scan_cuda(ready);
-    method = best_method(ready);
-  }
+  if (method == ScanMethod::kAuto) method = best_method(ready);
   switch (method) {
     case ScanMethod::kReference: return scan_reference(ready);
     case ScanMethod::kChunked:

@@ -121,6 +121,12 @@ class FusedScan : public torch::autograd::Function<FusedScan> {
   }
 };
 
+bool wants_gradient(const ScanInputs& in) {
+  const auto wants = [](const at::Tensor& x) { return x.defined() && x.requires_grad(); };
+  return at::GradMode::is_enabled() &&
+         (wants(in.q) || wants(in.k) || wants(in.v) || wants(in.g) || wants(in.b) || wants(in.state));
+}
+
 // Autograd takes no undefined tensors.
 std::optional<at::Tensor> if_defined(const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
 

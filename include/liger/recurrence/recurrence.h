@@ -52,7 +52,7 @@ struct RecurrenceOutputs {
 };
 /// The definition of a structure, any device: q [B, T, H, D], k and v [B, T, Hkv, D] as projected, before RoPE, float32
 /// or float64; `states` before the first token, empty = zeros. Scans without the delta rule go by `method`, everything
-/// else token by token. With kAuto and no gradient wanted, a CUDA kernel does features, gates and scan where it can.
+/// else token by token.
 RecurrenceOutputs recurrence(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
                              const at::Tensor& v, const std::vector<at::Tensor>& states = {},
                              ScanMethod method = ScanMethod::kReference);

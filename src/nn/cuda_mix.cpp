@@ -1,0 +1,291 @@
+#include "nn/cuda_mix.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <algorithm>
+
+#include "decode_step.h"
+#include "liger/error.h"
+#include "nn/cuda_calls.h"
+#include "nn/cuda_recurrence.h"
+#include "nn/mix_autograd.h"
+#include "window_attention.h"
+
+namespace liger {
+namespace {
+
+using torch::autograd::variable_list;
+using Optional = std::optional<at::Tensor>;
+
+// One call: contiguous tensors on the device.
+struct Call {
+  Call(const MixSettings& settings_, const MixInputs& in)
+      : settings(settings_), q(in.q.contiguous()), k(in.k.contiguous()), v(in.v.contiguous()),
+        tokens(in.lengths, in.q.device()) {
+    if (settings.window == 0) return;
+    cos = in.rotation.cos.contiguous();
+    sin = in.rotation.sin.contiguous();
+  }
+  const MixSettings& settings;
+  at::Tensor q, k, v, cos, sin;
+  KernelTokens tokens;
+
+  const LayerRecurrence& layer() const { return settings.recurrence; }
+  bool recurs() const { return layer().structure != nullptr; }
+  double share() const { return recurs() ? settings.window_share : 1.0; }
+  int64_t D() const { return q.size(2); }
+  at::TensorOptions floats() const { return q.options().dtype(at::kFloat); }
+
+  // What every pass over the window is given.
+  template <typename Arguments>
+  Arguments window() const {
+    Arguments args = {};
+    args.type = kernel_type(q.scalar_type());
+    args.sequences = tokens.sequences;
+    args.Hkv = k.size(1);
+    args.D = D();
+    args.N = tokens.N;
+    args.starts = tokens.starts_data();
+    args.window = settings.window;
+    args.sinks = settings.sinks;
+    args.k = k.const_data_ptr();
+    args.v = v.const_data_ptr();
+    args.cos = cos.const_data_ptr<float>();
+    args.sin = sin.const_data_ptr<float>();
+    return args;
+  }
+  std::vector<at::Tensor> zero_states() const {
+    std::vector<at::Tensor> out;
+    if (recurs())
+      for (const StateShape& shape : state_shapes(*layer().structure, D()))
+        out.push_back(at::zeros({tokens.sequences, k.size(1), shape.rows, shape.columns}, floats()));
+    return out;
+  }
+};
+
+// The window's keys and values before a call.
+struct Past {
+  at::Tensor seen;
+  const LayerState* rings = nullptr;
+};
+
+// The mix from the recurrence's output, which may be undefined; `lse` is filled if it is defined.
+at::Tensor with_window(const Call& call, const at::Tensor& other, const at::Tensor& lse, const Past& past = {}) {
+  if (call.settings.window == 0) return other;
+  const at::Tensor o = at::empty_like(call.q);
+  auto args = call.window<kernels::WindowAttentionForward>();
+  args.H = call.q.size(1);
+  args.q = call.q.const_data_ptr();
+  if (past.rings) {
+    args.seen = past.seen.const_data_ptr<int64_t>();
+    args.ring_keys = past.rings->keys.const_data_ptr<float>();
+    args.ring_values = past.rings->values.const_data_ptr<float>();
+  }
+  args.share = static_cast<float>(call.share());
+  args.other = other.defined() ? other.const_data_ptr() : nullptr;
+  args.other_share = 1 - args.share;
+  args.o = o.mutable_data_ptr();
+  args.lse = lse.defined() ? lse.mutable_data_ptr<float>() : nullptr;
+  check_kernel(kernels::window_attention_fwd(args, kernel_stream(call.q)), call.q);
+  return o;
+}
+
+class CudaMix : public torch::autograd::Function<CudaMix> {
+ public:
+  static variable_list forward(torch::autograd::AutogradContext* context, const MixSettings& settings,
+                               const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
+                               const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& first,
+                               const Optional& second) {
+    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {}});
+    std::vector<at::Tensor> states;
+    for (const Optional& state : {first, second})
+      if (state) states.push_back(*state);
+    CudaRecurrence run;
+    if (call.recurs()) run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, states, true);
+    const at::Tensor lse =
+        settings.window > 0 ? at::empty({call.tokens.N, q.size(1)}, call.floats()) : at::Tensor();
+    variable_list out = {with_window(call, run.o, lse)};
+    out.insert(out.end(), run.states.begin(), run.states.end());
+
+    variable_list saved = {call.q, call.k, call.v, call.cos, call.sin, lse};
+    states.resize(2);
+    run.states.resize(2);
+    saved.insert(saved.end(), states.begin(), states.end());
+    saved.insert(saved.end(), run.states.begin(), run.states.end());
+    saved.insert(saved.end(), run.saved.begin(), run.saved.end());
+    context->save_for_backward(saved);
+    save_settings(settings, lengths, *context);
+    return out;
+  }
+
+  static variable_list backward(torch::autograd::AutogradContext* context, variable_list grads) {
+    LIGER_CHECK(!at::GradMode::is_enabled(), "cuda_mix: differentiable once; for higher orders take the definition");
+    const auto saved = context->get_saved_variables();
+    const MixSettings settings = saved_settings(*context);
+    const Call call(settings, {saved[0], saved[1], saved[2], {saved[3], saved[4]}, saved_lengths(*context), {}});
+    const c10::DeviceGuard guard(call.q.device());
+    const at::Tensor d_o = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(call.q);
+
+    CudaRecurrenceGradients d;
+    if (call.recurs()) {
+      const size_t count = state_shapes(*settings.recurrence.structure, call.D()).size();
+      const std::vector<at::Tensor> states(saved.begin() + 6, saved.begin() + 6 + static_cast<ptrdiff_t>(count));
+      std::vector<at::Tensor> d_states(grads.begin() + 1, grads.end());
+      CudaRecurrence run = {{}, {saved[8], saved[9]}, {saved.begin() + 10, saved.end()}};
+      d = cuda_recurrence_backward(call.layer(), call.q, call.k, call.v, call.tokens, states, run,
+                                   settings.window > 0 ? d_o * (1 - call.share()) : d_o, d_states);
+    }
+    if (settings.window > 0) add_window(call, d_o, saved[5], d);
+    d.states.resize(2);
+    return {{}, {}, d.q, d.k, d.v, {}, {}, d.states[0], d.states[1]};
+  }
+
+ private:
+  // To the recurrence's gradients, if there are any.
+  static void add_window(const Call& call, const at::Tensor& d_o, const at::Tensor& lse, CudaRecurrenceGradients& d) {
+    auto args = call.window<kernels::WindowAttentionBackward>();
+    args.accumulate = d.q.defined();
+    if (args.accumulate) {
+      for (at::Tensor* x : {&d.q, &d.k, &d.v}) *x = x->contiguous();
+    } else {
+      d.q = at::empty_like(call.q);
+      d.k = at::empty_like(call.k);
+      d.v = at::empty_like(call.v);
+    }
+    args.H = call.q.size(1);
+    args.q = call.q.const_data_ptr();
+    args.lse = lse.const_data_ptr<float>();
+    args.share = static_cast<float>(call.share());
+    args.d_o = d_o.const_data_ptr();
+    args.dq = d.q.mutable_data_ptr();
+    args.dk = d.k.mutable_data_ptr();
+    args.dv = d.v.mutable_data_ptr();
+    const at::Tensor workspace =
+        at::empty({kernels::window_attention_bwd_workspace(args)}, call.q.options().dtype(at::kByte));
+    args.workspace = static_cast<float*>(workspace.mutable_data_ptr());
+    check_kernel(kernels::window_attention_bwd(args, kernel_stream(call.q)), call.q);
+  }
+};
+
+at::Tensor one_token(const Call& call, const at::Tensor& seen, LayerState& state) {
+  const at::Tensor o = at::empty_like(call.q);
+  kernels::DecodeStep args = {};
+  args.type = kernel_type(call.q.scalar_type());
+  args.sequences = call.tokens.sequences;
+  args.H = call.q.size(1);
+  args.Hkv = call.k.size(1);
+  args.D = call.D();
+  args.q = call.q.const_data_ptr();
+  args.k = call.k.const_data_ptr();
+  args.v = call.v.const_data_ptr();
+  std::optional<KernelFeatures> features;
+  if (call.recurs()) {
+    const Structure& s = *call.layer().structure;
+    features.emplace(call.layer(), args.Hkv, call.q.device());
+    args.features = features->features;
+    args.delta_rule = s.delta_rule;
+    args.reads_before_decay = s.reads_before_decay;
+    args.normalizes = s.normalizes;
+    args.slots = s.slots;
+    for (size_t i = 0; i < state.recurrent.size(); ++i) {
+      state.recurrent[i] = state.recurrent[i].contiguous();
+      args.states[i] = state.recurrent[i].mutable_data_ptr<float>();
+    }
+  }
+  args.window = call.settings.window;
+  args.sinks = call.settings.sinks;
+  args.share = static_cast<float>(call.share());
+  if (args.window > 0) {
+    args.cos = call.cos.const_data_ptr<float>();
+    args.sin = call.sin.const_data_ptr<float>();
+    args.ring_keys = state.keys.mutable_data_ptr<float>();
+    args.ring_values = state.values.mutable_data_ptr<float>();
+    args.seen = seen.const_data_ptr<int64_t>();
+  }
+  args.o = o.mutable_data_ptr();
+  check_kernel(kernels::decode_step(args, kernel_stream(call.q)), call.q);
+  return o;
+}
+
+void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
+  auto args = call.window<kernels::WindowRemember>();
+  args.seen = seen.const_data_ptr<int64_t>();
+  args.ring_keys = state.keys.mutable_data_ptr<float>();
+  args.ring_values = state.values.mutable_data_ptr<float>();
+  check_kernel(kernels::window_remember(args, kernel_stream(call.q)), call.q);
+}
+
+}  // namespace
+
+std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
+  if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
+  const int64_t H = in.q.size(1), Hkv = in.k.size(1), D = in.q.size(2);
+  const auto type = in.q.scalar_type();
+  if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
+  if (settings.recurrence.structure)
+    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D, type); !reason.empty())
+      return reason;
+  if (settings.window == 0) return "";
+  kernels::WindowAttentionBackward args = {};
+  args.type = kernel_type(type);
+  args.sequences = 1;  // how the tokens are divided changes nothing
+  args.H = H;
+  args.Hkv = Hkv;
+  args.D = D;
+  args.N = in.q.size(0);
+  args.window = settings.window;
+  args.sinks = settings.sinks;
+  const char* reason = kernels::window_attention_bwd_refuses(args);
+  return reason ? reason : "";
+}
+
+MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in) {
+  const c10::DeviceGuard guard(in.q.device());
+  std::vector<at::Tensor> states = in.states.empty() ? Call(settings, in).zero_states() : in.states;
+  if (wants_gradient(in)) {
+    states.resize(2);
+    const variable_list out =
+        CudaMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos), if_defined(in.rotation.sin),
+                       if_defined(states[0]), if_defined(states[1]));
+    return {out[0], {out.begin() + 1, out.end()}};
+  }
+  const Call call(settings, in);
+  CudaRecurrence run;
+  if (call.recurs()) run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, states, false);
+  return {with_window(call, run.o, {}), run.states};
+}
+
+at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,
+                    LayerState& state) {
+  const c10::DeviceGuard guard(in.q.device());
+  const at::NoGradGuard no_grad;
+  const Call call(settings, in);
+  if (state.recurrent.empty()) state.recurrent = call.zero_states();
+  const bool has_window = settings.window > 0;
+  if (has_window && !state.keys.defined()) {
+    state.keys = at::zeros({call.tokens.sequences, call.k.size(1), settings.window + settings.sinks, call.D()},
+                           call.floats());
+    state.values = at::zeros_like(state.keys);
+  }
+  const at::Tensor seen = has_window ? at::tensor(past, at::kLong).to(call.q.device()) : at::Tensor();
+  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences) return one_token(call, seen, state);
+
+  CudaRecurrence run;
+  if (call.recurs()) {
+    run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, state.recurrent, false);
+    state.recurrent = run.states;
+  }
+  const bool reads_past = std::any_of(past.begin(), past.end(), [](int64_t n) { return n > 0; });
+  const at::Tensor o = with_window(call, run.o, {}, reads_past ? Past{seen, &state} : Past{});
+  if (has_window) remember(call, seen, state);
+  return o;
+}
+
+}  // namespace liger

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+#include <string>
+
+#include "nn/fused_mix.h"
+
+namespace liger {
+
+/// Autograd takes no undefined tensors.
+inline std::optional<at::Tensor> if_defined(const at::Tensor& x) {
+  return x.defined() ? std::optional(x) : std::nullopt;
+}
+
+/// Whether a backward pass may be asked of a mix of these.
+bool wants_gradient(const MixInputs& in);
+
+/// What a mix was, for its backward pass.
+void save_settings(const MixSettings& settings, const std::vector<int64_t>& lengths,
+                   torch::autograd::AutogradContext& context);
+MixSettings saved_settings(torch::autograd::AutogradContext& context);
+std::vector<int64_t> saved_lengths(torch::autograd::AutogradContext& context);
+
+}  // namespace liger

@@ -1,0 +1,162 @@
+// A layer's mix by the CUDA kernels, as LibTorch calls them, against its definition: outputs, states and gradients. The
+// kernels are those compiled for the host.
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/randn.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <numeric>
+
+#include "liger/error.h"
+#include "nn/cuda_mix.h"
+#include "nn/reference_mix.h"
+#include "tensor_testing.h"
+
+namespace liger {
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+struct Shape {
+  std::vector<int64_t> lengths;
+  int64_t H, Hkv, D;
+};
+
+MixInputs random_inputs(const MixSettings& settings, const Shape& s, at::ScalarType type) {
+  const int64_t S = std::ssize(s.lengths), N = std::accumulate(s.lengths.begin(), s.lengths.end(), int64_t{0});
+  const auto randn = [&](std::vector<int64_t> shape) { return at::randn(shape).to(type); };
+  MixInputs in = {randn({N, s.H, s.D}), randn({N, s.Hkv, s.D}), randn({N, s.Hkv, s.D}), {}, s.lengths, {}};
+  std::vector<at::Tensor> positions;
+  for (const int64_t length : s.lengths) positions.push_back(at::arange(length, at::kLong));
+  in.rotation = rotation(rope_frequencies({}, s.D, at::kCPU), at::cat(positions));
+  if (settings.recurrence.structure)
+    for (const StateShape& shape : state_shapes(*settings.recurrence.structure, s.D))
+      in.states.push_back(at::randn({S, s.Hkv, shape.rows, shape.columns}) * 0.3);
+  return in;
+}
+
+MixInputs as_leaves(const MixInputs& in, bool exact) {
+  MixInputs out = in;
+  const auto leaf = [&](const at::Tensor& x) {
+    return (exact ? x.to(at::kDouble) : x).detach().clone().requires_grad_(true);
+  };
+  for (at::Tensor* x : {&out.q, &out.k, &out.v}) *x = leaf(*x);
+  for (at::Tensor& state : out.states) state = leaf(state);
+  return out;
+}
+
+// The output, the last states, and the gradients of a fixed random projection of both.
+Tensors results(const MixInputs& in, const MixOutputs& out) {
+  at::manual_seed(99);
+  const at::Tensor weights = at::randn(out.o.sizes()).to(at::kBFloat16);
+  at::Tensor loss = (out.o.to(at::kDouble) * weights.to(at::kDouble)).sum();
+  for (const at::Tensor& state : out.states) loss = loss + (state.to(at::kDouble) * at::randn(state.sizes())).sum();
+  Tensors leaves = {in.q, in.k, in.v}, all = {out.o};
+  leaves.insert(leaves.end(), in.states.begin(), in.states.end());
+  all.insert(all.end(), out.states.begin(), out.states.end());
+  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves)) all.push_back(gradient);
+  return all;
+}
+
+void expect_equal_to_definition(const MixSettings& settings, const Shape& shape, at::ScalarType type) {
+  at::manual_seed(7);
+  const MixInputs in = random_inputs(settings, shape, type);
+  ASSERT_EQ(cuda_mix_refuses(settings, in), "");
+  const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
+  const Tensors expected = results(exact, reference_mix(settings, exact));
+  const Tensors got = results(leaves, cuda_mix(settings, leaves));
+  const size_t states = in.states.size();
+  ASSERT_EQ(got.size(), expected.size());
+  const double tolerance = type == at::kFloat ? 2e-5 : 1e-2;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const std::string what = i == 0           ? "o"
+                             : i <= states    ? "state"
+                             : i < states + 4 ? cat("d", "qkv"[i - states - 1])
+                                              : "dstate";
+    testing::expect_close(got[i], expected[i], i > states ? 2 * tolerance : tolerance, what.c_str());
+  }
+}
+
+class EveryStructure : public ::testing::TestWithParam<std::tuple<at::ScalarType, const char*>> {};
+
+TEST_P(EveryStructure, EqualsTheDefinition) {
+  const auto& [type, name] = GetParam();
+  const Structure* structure = find_structure(name);
+  MixSettings settings = {.recurrence = {.structure = structure->window_only ? nullptr : structure, .layer = 1,
+                                         .layers = 4}, .window = 9, .sinks = 2, .window_share = 0.4};
+  if (structure->window_only) settings.window_share = 1;
+  expect_equal_to_definition(settings, {{37, 1, 20}, 4, 2, 64}, type);
+}
+
+std::vector<const char*> names() {
+  std::vector<const char*> out;
+  for (const Structure& structure : structures()) out.push_back(structure.name);
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(Structures, EveryStructure,
+                         ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16),
+                                            ::testing::ValuesIn(names())));
+
+// Few sequences on the host's small device, so that their parts run side by side; no window; other sizes.
+TEST(CudaMix, RunsPartsSideBySide) {
+  for (const char* name : {"gla", "gsa", "mlstm"})
+    for (const auto type : {at::kFloat, at::kHalf}) {
+      SCOPED_TRACE(name);
+      MixSettings settings = {.recurrence = {.structure = find_structure(name)}, .window = 0, .window_share = 0};
+      expect_equal_to_definition(settings, {{270}, 2, 1, 64}, type);
+    }
+}
+TEST(CudaMix, RunsHeadsOf128) {
+  MixSettings settings = {.recurrence = {.structure = find_structure("gla")}, .window = 16, .sinks = 0};
+  expect_equal_to_definition(settings, {{33, 33}, 4, 1, 128}, at::kBFloat16);
+}
+
+MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
+  const auto cut = [&](const at::Tensor& x) {
+    return x.view({2, -1, x.size(1), x.size(2)}).narrow(1, begin, length).reshape({2 * length, x.size(1), x.size(2)});
+  };
+  const auto angles = [&](const at::Tensor& x) {
+    return x.view({2, -1, x.size(1)}).narrow(1, begin, length).reshape({2 * length, x.size(1)});
+  };
+  return {cut(in.q), cut(in.k), cut(in.v), {angles(in.rotation.cos), angles(in.rotation.sin)}, {length, length}, {}};
+}
+
+// A text in pieces, some of them a single token, gives what the whole text gives.
+TEST(CudaMix, ContinuesWhatItHasRead) {
+  const at::NoGradGuard no_grad;
+  for (const Structure& structure : structures()) {
+    SCOPED_TRACE(structure.name);
+    const MixSettings settings = {.recurrence = {.structure = structure.window_only ? nullptr : &structure},
+                                  .window = 8, .sinks = 2, .window_share = structure.window_only ? 1 : 0.5};
+    at::manual_seed(3);
+    const MixInputs in = random_inputs(settings, {{40, 40}, 4, 2, 64}, at::kFloat);
+    MixInputs exact = in;
+    for (at::Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = x->to(at::kDouble);
+    exact.states.clear();
+    const at::Tensor whole = reference_mix(settings, exact).o.view({2, 40, 4, 64});
+    LayerState state;
+    int64_t seen = 0;
+    for (const int64_t length : {17, 1, 1, 12, 1, 8}) {
+      const at::Tensor o = cuda_mix(settings, part(in, seen, length), {seen, seen}, state);
+      testing::expect_close(o.view({2, length, 4, 64}), whole.narrow(1, seen, length), 2e-5, "o");
+      seen += length;
+    }
+  }
+}
+
+TEST(CudaMix, SaysWhatItCannotRun) {
+  const auto refuses = [](int64_t D, at::ScalarType type) {
+    const MixSettings settings = {.recurrence = {.structure = find_structure("gla")}};
+    MixInputs in = {at::randn({4, 2, D}).to(type), at::randn({4, 2, D}).to(type), {}, {}, {4}, {}};
+    return cuda_mix_refuses(settings, in);
+  };
+  EXPECT_EQ(refuses(48, at::kFloat), "the size of a key must be 64, 128 or 256");
+  EXPECT_NE(refuses(64, at::kDouble).find("the kernels read float32, bfloat16 and float16"), std::string::npos);
+  EXPECT_EQ(refuses(64, at::kHalf), "");
+}
+
+}  // namespace
+}  // namespace liger
