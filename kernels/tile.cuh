@@ -69,52 +69,79 @@ LIGER_DEVICE Pair<E> load_pair(const E* p) {
   return *reinterpret_cast<const Pair<E>*>(p);
 }
 
-/// A [16, 16] from rows of `pitch` elements.
+// 16-bit operands come by ldmatrix, which reads rows of 16 bytes that begin at multiples of 16, and can turn them on the
+// way.
+#ifdef LIGER_ON_HOST
 template <typename E>
-LIGER_DEVICE OperandA<E> load_a(const E* tile, int pitch) {
-  const E* p = tile + lane_row() * pitch + lane_column();
-  return {{load_pair(p), load_pair(p + 8 * pitch), load_pair(p + 8), load_pair(p + 8 * pitch + 8)}};
+void check_rows(const E* row) {
+  if (sizeof(E) == 2 && reinterpret_cast<uintptr_t>(row) % 16 != 0) cuda_on_host::stop("a row of a tile is not aligned");
 }
-/// B [16, 8] from its columns, each a row of `pitch` elements.
-template <typename E>
-LIGER_DEVICE OperandB<E> load_b(const E* tile, int pitch) {
-  const E* p = tile + lane_row() * pitch + lane_column();
-  return {{load_pair(p), load_pair(p + 8)}};
-}
-#ifndef LIGER_ON_HOST
-// 16-bit operands that lie transposed: ldmatrix turns them on the way.
-template <typename E>
-LIGER_DEVICE OperandA<E> load_a_turned(const E* tile, int pitch) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const E* row = tile + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
+#else
+template <bool kTurned, typename E>
+LIGER_DEVICE OperandA<E> load_matrices_a(const E* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   uint32_t x[4];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address));
+  if constexpr (kTurned)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(address));
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(address));
   OperandA<E> out;
   memcpy(&out, x, sizeof x);
   return out;
 }
-template <typename E>
-LIGER_DEVICE OperandB<E> load_b_turned(const E* tile, int pitch) {
-  const E* row = tile + static_cast<int>(threadIdx.x) % 16 * pitch;
+template <bool kTurned, typename E>
+LIGER_DEVICE OperandB<E> load_matrices_b(const E* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   uint32_t x[2];
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-               : "=r"(x[0]), "=r"(x[1])
-               : "r"(address));
+  if constexpr (kTurned)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(x[0]), "=r"(x[1])
+                 : "r"(address));
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(x[0]), "=r"(x[1])
+                 : "r"(address));
   OperandB<E> out;
   memcpy(&out, x, sizeof x);
   return out;
 }
 #endif
 
+/// A [16, 16] from rows of `pitch` elements.
+template <typename E>
+LIGER_DEVICE OperandA<E> load_a(const E* tile, int pitch) {
+#ifdef LIGER_ON_HOST
+  check_rows(tile + lane() % 16 * pitch);
+#else
+  if constexpr (sizeof(E) == 2) return load_matrices_a<false>(tile + lane() % 16 * pitch + lane() / 16 * 8);
+#endif
+  const E* p = tile + lane_row() * pitch + lane_column();
+  return {{load_pair(p), load_pair(p + 8 * pitch), load_pair(p + 8), load_pair(p + 8 * pitch + 8)}};
+}
+/// B [16, 8] from its columns, each a row of `pitch` elements.
+template <typename E>
+LIGER_DEVICE OperandB<E> load_b(const E* tile, int pitch) {
+#ifdef LIGER_ON_HOST
+  check_rows(tile + lane() % 8 * pitch);
+#else
+  if constexpr (sizeof(E) == 2) return load_matrices_b<false>(tile + lane() % 8 * pitch + lane() / 8 % 2 * 8);
+#endif
+  const E* p = tile + lane_row() * pitch + lane_column();
+  return {{load_pair(p), load_pair(p + 8)}};
+}
+
 /// A [16, 16] from its columns, each a row of `pitch` elements.
 template <typename E>
 LIGER_DEVICE OperandA<E> load_a_transposed(const E* tile, int pitch) {
-#ifndef LIGER_ON_HOST
-  if constexpr (sizeof(E) == 2) return load_a_turned(tile, pitch);
+#ifdef LIGER_ON_HOST
+  check_rows(tile + lane() % 16 * pitch);
+#else
+  if constexpr (sizeof(E) == 2)
+    return load_matrices_a<true>(tile + (lane() % 8 + lane() / 16 * 8) * pitch + lane() / 8 % 2 * 8);
 #endif
   const E* p = tile + lane_column() * pitch + lane_row();
   const auto pair = [&](int k, int m) {
@@ -125,8 +152,10 @@ LIGER_DEVICE OperandA<E> load_a_transposed(const E* tile, int pitch) {
 /// B [16, 8] from rows of `pitch` elements.
 template <typename E>
 LIGER_DEVICE OperandB<E> load_b_transposed(const E* tile, int pitch) {
-#ifndef LIGER_ON_HOST
-  if constexpr (sizeof(E) == 2) return load_b_turned(tile, pitch);
+#ifdef LIGER_ON_HOST
+  check_rows(tile + lane() % 16 * pitch);
+#else
+  if constexpr (sizeof(E) == 2) return load_matrices_b<true>(tile + lane() % 16 * pitch);
 #endif
   const E* p = tile + lane_column() * pitch + lane_row();
   return {{{p[0], p[pitch]}, {p[8 * pitch], p[9 * pitch]}}};
