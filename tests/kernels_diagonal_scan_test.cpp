@@ -247,7 +247,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
                        ::testing::Values(Shape{{1}, 1, 1, 64, 64}, Shape{{63}, 2, 2, 64, 64},
                                          Shape{{65}, 4, 1, 64, 64}, Shape{{257}, 1, 1, 64, 64},
-                                         Shape{{33}, 2, 1, 128, 128}, Shape{{17}, 3, 1, 64, 128},
+                                         Shape{{33}, 2, 1, 128, 128}, Shape{{257}, 1, 1, 128, 128},
+                                         Shape{{65}, 1, 1, 256, 256}, Shape{{17}, 3, 1, 64, 128},
                                          Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 256},
                                          Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
 

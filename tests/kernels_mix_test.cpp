@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -121,7 +122,7 @@ MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
   const auto angles = [&](const at::Tensor& x) {
     return x.view({2, -1, x.size(1)}).narrow(1, begin, length).reshape({2 * length, x.size(1)});
   };
-  return {cut(in.q), cut(in.k), cut(in.v), {angles(in.rotation.cos), angles(in.rotation.sin)}, {length, length}, {}};
+  return {cut(in.q), cut(in.k), cut(in.v), {angles(in.rotation.cos), angles(in.rotation.sin)}, {length, length}, {}, {}};
 }
 
 // A text in pieces, some of them a single token, gives what the whole text gives.
@@ -140,7 +141,7 @@ TEST(CudaMix, ContinuesWhatItHasRead) {
     LayerState state;
     int64_t seen = 0;
     for (const int64_t length : {17, 1, 1, 12, 1, 8}) {
-      const at::Tensor o = cuda_mix(settings, part(in, seen, length), {seen, seen}, state);
+      const at::Tensor o = cuda_mix(settings, part(in, seen, length), {seen, seen}, at::full({2}, seen), state);
       testing::expect_close(o.view({2, length, 4, 64}), whole.narrow(1, seen, length), 2e-5, "o");
       seen += length;
     }

@@ -75,11 +75,10 @@ Sequences Sequences::from_padded(const at::Tensor& input_ids, const at::Tensor& 
 void Sequences::index(at::Device device) {
   const int64_t count = this->count(), total = ids_.size(0);
   max_length_ = *std::max_element(lengths_.begin(), lengths_.end());
-  std::vector<int64_t> positions(total);
-  int64_t start = 0;
+  std::vector<int64_t> positions(total), starts = {0};
   for (int64_t length : lengths_) {
-    std::iota(positions.begin() + start, positions.begin() + start + length, 0);
-    start += length;
+    std::iota(positions.begin() + starts.back(), positions.begin() + starts.back() + length, 0);
+    starts.push_back(starts.back() + length);
   }
   positions_ = to_tensor(positions, device);
   if (count * max_length_ == total) return;  // uniform: rows are a view
@@ -98,6 +97,7 @@ void Sequences::index(at::Device device) {
   row_to_packed_ = to_tensor(row_to_packed, device);
   packed_to_row_ = to_tensor(packed_to_row, device);
   row_mask_ = mask.to(device);
+  starts_ = to_tensor(starts, device);
 }
 
 at::Tensor Sequences::rows(const at::Tensor& packed) const {

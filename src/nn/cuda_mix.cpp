@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
@@ -28,7 +27,7 @@ using Optional = std::optional<at::Tensor>;
 struct Call {
   Call(const MixSettings& settings_, const MixInputs& in)
       : settings(settings_), q(in.q.contiguous()), k(in.k.contiguous()), v(in.v.contiguous()),
-        tokens(in.lengths, in.q.device()) {
+        tokens(in.lengths, in.starts, in.q.device()) {
     if (settings.window == 0) return;
     cos = in.rotation.cos.contiguous();
     sin = in.rotation.sin.contiguous();
@@ -101,9 +100,10 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
  public:
   static variable_list forward(torch::autograd::AutogradContext* context, const MixSettings& settings,
                                const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
-                               const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& first,
-                               const Optional& second) {
-    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {}});
+                               const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& starts,
+                               const Optional& first, const Optional& second) {
+    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {},
+                               starts.value_or(at::Tensor())});
     std::vector<at::Tensor> states;
     for (const Optional& state : {first, second})
       if (state) states.push_back(*state);
@@ -114,7 +114,7 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
     variable_list out = {with_window(call, run.o, lse)};
     out.insert(out.end(), run.states.begin(), run.states.end());
 
-    variable_list saved = {call.q, call.k, call.v, call.cos, call.sin, lse};
+    variable_list saved = {call.q, call.k, call.v, call.cos, call.sin, call.tokens.starts, lse};
     states.resize(2);
     run.states.resize(2);
     saved.insert(saved.end(), states.begin(), states.end());
@@ -129,22 +129,23 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
     LIGER_CHECK(!at::GradMode::is_enabled(), "cuda_mix: differentiable once; for higher orders take the definition");
     const auto saved = context->get_saved_variables();
     const MixSettings settings = saved_settings(*context);
-    const Call call(settings, {saved[0], saved[1], saved[2], {saved[3], saved[4]}, saved_lengths(*context), {}});
+    const Call call(settings,
+                    {saved[0], saved[1], saved[2], {saved[3], saved[4]}, saved_lengths(*context), {}, saved[5]});
     const c10::DeviceGuard guard(call.q.device());
     const at::Tensor d_o = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(call.q);
 
     CudaRecurrenceGradients d;
     if (call.recurs()) {
       const size_t count = state_shapes(*settings.recurrence.structure, call.D()).size();
-      const std::vector<at::Tensor> states(saved.begin() + 6, saved.begin() + 6 + static_cast<ptrdiff_t>(count));
+      const std::vector<at::Tensor> states(saved.begin() + 7, saved.begin() + 7 + static_cast<ptrdiff_t>(count));
       std::vector<at::Tensor> d_states(grads.begin() + 1, grads.end());
-      CudaRecurrence run = {{}, {saved[8], saved[9]}, {saved.begin() + 10, saved.end()}};
+      CudaRecurrence run = {{}, {saved[9], saved[10]}, {saved.begin() + 11, saved.end()}};
       d = cuda_recurrence_backward(call.layer(), call.q, call.k, call.v, call.tokens, states, run,
                                    settings.window > 0 ? d_o * (1 - call.share()) : d_o, d_states);
     }
-    if (settings.window > 0) add_window(call, d_o, saved[5], d);
+    if (settings.window > 0) add_window(call, d_o, saved[6], d);
     d.states.resize(2);
-    return {{}, {}, d.q, d.k, d.v, {}, {}, d.states[0], d.states[1]};
+    return {{}, {}, d.q, d.k, d.v, {}, {}, {}, d.states[0], d.states[1]};
   }
 
  private:
@@ -253,7 +254,7 @@ MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in) {
     states.resize(2);
     const variable_list out =
         CudaMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos), if_defined(in.rotation.sin),
-                       if_defined(states[0]), if_defined(states[1]));
+                       if_defined(in.starts), if_defined(states[0]), if_defined(states[1]));
     return {out[0], {out.begin() + 1, out.end()}};
   }
   const Call call(settings, in);
@@ -263,7 +264,7 @@ MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in) {
 }
 
 at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,
-                    LayerState& state) {
+                    const at::Tensor& seen, LayerState& state) {
   const c10::DeviceGuard guard(in.q.device());
   const at::NoGradGuard no_grad;
   const Call call(settings, in);
@@ -274,7 +275,6 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
                            call.floats());
     state.values = at::zeros_like(state.keys);
   }
-  const at::Tensor seen = has_window ? at::tensor(past, at::kLong).to(call.q.device()) : at::Tensor();
   if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences) return one_token(call, seen, state);
 
   CudaRecurrence run;

@@ -15,7 +15,8 @@ MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in);
 
 /// The same as the next part of sequences of which `past` tokens are in `state`; no gradient. `in.states` is not used.
 /// One token of each sequence is one launch.
+/// `seen` [S] int64 is `past` on the device.
 at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,
-                    LayerState& state);
+                    const at::Tensor& seen, LayerState& state);
 
 }  // namespace liger

@@ -271,11 +271,12 @@ CudaRecurrenceGradients delta_backward(const Layer& in, const CudaRecurrence& fo
 
 }  // namespace
 
-KernelTokens::KernelTokens(const std::vector<int64_t>& lengths, at::Device device)
+KernelTokens::KernelTokens(const std::vector<int64_t>& lengths, const at::Tensor& given, at::Device device)
     : sequences(static_cast<int64_t>(lengths.size())),
       N(std::accumulate(lengths.begin(), lengths.end(), int64_t{0})),
-      longest(lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end())) {
-  if (sequences * longest == N) return;
+      longest(lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end())),
+      starts(given) {
+  if (given.defined() || sequences * longest == N) return;
   std::vector<int64_t> all = {0};
   for (const int64_t length : lengths) all.push_back(all.back() + length);
   starts = at::tensor(all, at::kLong).to(device);

@@ -11,7 +11,8 @@ namespace liger {
 
 /// Sequences one after the other, as the CUDA kernels take them.
 struct KernelTokens {
-  KernelTokens(const std::vector<int64_t>& lengths, at::Device device);
+  /// `starts` as in MixInputs, undefined: made here.
+  KernelTokens(const std::vector<int64_t>& lengths, const at::Tensor& starts, at::Device device);
   int64_t sequences, N, longest;
   at::Tensor starts;  ///< [sequences + 1] int64; undefined where all are equally long
 

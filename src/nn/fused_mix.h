@@ -26,6 +26,8 @@ struct MixInputs {
   /// Of the recurrence before the first tokens, [S, Hkv, rows, columns] each, float32 (float64 for float64 q);
   /// empty = zeros.
   std::vector<at::Tensor> states;
+  /// Where each sequence begins, and the last ends: [S + 1] int64 on the device; undefined: made where it is needed.
+  at::Tensor starts;
 };
 struct MixOutputs {
   at::Tensor o;                    ///< as q

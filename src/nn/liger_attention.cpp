@@ -16,10 +16,10 @@ class LigerAttention : public TokenMixer {
  protected:
   at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
                  LayerState* state) override {
-    const MixInputs in = {q, k, v, context.rotation, context.tokens.lengths(), {}};
+    const MixInputs in = {q, k, v, context.rotation, context.tokens.lengths(), {}, context.tokens.starts()};
     if (q.is_cpu()) return state ? fused_mix(settings_, in, context.past, *state) : fused_mix(settings_, in).o;
     if (q.is_cuda() && cuda_mix_refuses(settings_, in).empty())
-      return state ? cuda_mix(settings_, in, context.past, *state) : cuda_mix(settings_, in).o;
+      return state ? cuda_mix(settings_, in, context.past, context.seen, *state) : cuda_mix(settings_, in).o;
     if (state) return reference_mix(settings_, in, context.past, *state, ScanMethod::kAuto);
     return reference_mix(settings_, in, ScanMethod::kAuto).o;
   }

@@ -25,6 +25,9 @@ class Sequences {
   int64_t tokens() const { return ids_.size(0); }                          ///< N
   int64_t max_length() const { return max_length_; }                       ///< T
 
+  /// [S + 1] int64: where each sequence begins in N, and the last one ends; undefined where all are equally long.
+  const at::Tensor& starts() const { return starts_; }
+
   /// [N, ...] -> [S, T, ...]: one row per sequence, filled up on the right (with copies of some token, to be ignored).
   /// A view where all sequences are equally long.
   at::Tensor rows(const at::Tensor& packed) const;
@@ -41,7 +44,7 @@ class Sequences {
  private:
   Sequences() = default;
   void index(at::Device device);
-  at::Tensor ids_, positions_;
+  at::Tensor ids_, positions_, starts_;
   std::vector<int64_t> lengths_;
   int64_t max_length_ = 0;
   at::Tensor row_to_packed_;  // [S*T], undefined when uniform
