@@ -9,6 +9,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sin.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <numeric>
@@ -100,7 +101,7 @@ Output run_forward(const Shape& s, const Inputs& in, Type type, bool mixed = fal
   const Guarded cos(in.rotation.cos), sin(in.rotation.sin);
   const Guarded o(mixed ? typed(in.other, type) : nothing(in.q, type));
   const Guarded lse(nothing(in.q.select(2, 0), Type::kFloat));
-  const std::vector<int64_t> starts = starts_of(s.lengths);
+  const Guarded starts(at::tensor(starts_of(s.lengths))), seen(at::tensor(rings ? rings->seen : s.lengths));
   const Guarded ring_keys(rings ? rings->keys : at::Tensor(at::zeros({1}))),
       ring_values(rings ? rings->values : at::Tensor(at::zeros({1})));
   kernels::WindowAttentionForward args = {};
@@ -110,7 +111,7 @@ Output run_forward(const Shape& s, const Inputs& in, Type type, bool mixed = fal
   args.Hkv = s.Hkv;
   args.D = s.D;
   args.N = s.tokens();
-  args.starts = packed ? starts.data() : nullptr;
+  args.starts = packed ? starts.as<int64_t>() : nullptr;
   args.window = s.window;
   args.sinks = s.sinks;
   args.q = q.as<void>();
@@ -119,7 +120,7 @@ Output run_forward(const Shape& s, const Inputs& in, Type type, bool mixed = fal
   args.cos = cos.as<float>();
   args.sin = sin.as<float>();
   if (rings) {
-    args.seen = rings->seen.data();
+    args.seen = seen.as<int64_t>();
     args.ring_keys = ring_keys.as<float>();
     args.ring_values = ring_values.as<float>();
   }
@@ -181,21 +182,21 @@ TEST(WindowAttentionKernel, GivesTheLogOfTheSumOfScores) {
 void remember(const Shape& s, const Inputs& in, Type type, Rings& rings) {
   const Guarded k(typed(in.k, type)), v(typed(in.v, type)), cos(in.rotation.cos), sin(in.rotation.sin);
   const Guarded keys(rings.keys), values(rings.values);
-  const std::vector<int64_t> starts = starts_of(s.lengths);
+  const Guarded starts(at::tensor(starts_of(s.lengths))), seen(at::tensor(rings.seen));
   kernels::WindowRemember args = {};
   args.type = type;
   args.sequences = std::ssize(s.lengths);
   args.Hkv = s.Hkv;
   args.D = s.D;
   args.N = s.tokens();
-  args.starts = starts.data();
+  args.starts = starts.as<int64_t>();
   args.window = s.window;
   args.sinks = s.sinks;
   args.k = k.as<void>();
   args.v = v.as<void>();
   args.cos = cos.as<float>();
   args.sin = sin.as<float>();
-  args.seen = rings.seen.data();
+  args.seen = seen.as<int64_t>();
   args.ring_keys = keys.as<float>();
   args.ring_values = values.as<float>();
   const char* problem = kernels::window_remember(args, nullptr);
@@ -263,7 +264,7 @@ Gradients run_backward(const Shape& s, const Inputs& in, Type type, const at::Te
   const Guarded cos(in.rotation.cos), sin(in.rotation.sin), sums(lse);
   const auto before = [&](const at::Tensor& like) { return accumulate ? typed(like, type) : nothing(like, type); };
   const Guarded dq(before(in.q)), dk(before(in.k)), dv(before(in.v));
-  const std::vector<int64_t> starts = starts_of(s.lengths);
+  const Guarded starts(at::tensor(starts_of(s.lengths)));
   kernels::WindowAttentionBackward args = {};
   args.type = type;
   args.sequences = std::ssize(s.lengths);
@@ -271,7 +272,7 @@ Gradients run_backward(const Shape& s, const Inputs& in, Type type, const at::Te
   args.Hkv = s.Hkv;
   args.D = s.D;
   args.N = s.tokens();
-  args.starts = packed ? starts.data() : nullptr;
+  args.starts = packed ? starts.as<int64_t>() : nullptr;
   args.window = s.window;
   args.sinks = s.sinks;
   args.q = q.as<void>();
