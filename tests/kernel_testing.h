@@ -53,6 +53,13 @@ class Guarded {
   KernelMemory memory_;
 };
 
+/// Where tensors lie that the kernels reach through LibTorch.
+#ifdef LIGER_TEST_ON_GPU
+constexpr at::DeviceType kKernelDevice = at::kCUDA;
+#else
+constexpr at::DeviceType kKernelDevice = at::kCPU;
+#endif
+
 inline at::ScalarType scalar_type(kernels::Type type) {
   return type == kernels::Type::kFloat ? at::kFloat : type == kernels::Type::kHalf ? at::kHalf : at::kBFloat16;
 }

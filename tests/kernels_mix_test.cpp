@@ -11,10 +11,10 @@
 
 #include <numeric>
 
+#include "kernel_testing.h"
 #include "liger/error.h"
 #include "nn/cuda_mix.h"
 #include "nn/reference_mix.h"
-#include "tensor_testing.h"
 
 namespace liger {
 namespace {
@@ -39,11 +39,13 @@ MixInputs random_inputs(const MixSettings& settings, const Shape& s, at::ScalarT
   return in;
 }
 
+// Leaves in float64, or as they are where the kernels reach them.
 MixInputs as_leaves(const MixInputs& in, bool exact) {
   MixInputs out = in;
   const auto leaf = [&](const at::Tensor& x) {
-    return (exact ? x.to(at::kDouble) : x).detach().clone().requires_grad_(true);
+    return (exact ? x.to(at::kDouble) : x.to(kKernelDevice)).detach().clone().requires_grad_(true);
   };
+  if (!exact) out.rotation = {in.rotation.cos.to(kKernelDevice), in.rotation.sin.to(kKernelDevice)};
   for (at::Tensor* x : {&out.q, &out.k, &out.v}) *x = leaf(*x);
   for (at::Tensor& state : out.states) state = leaf(state);
   return out;
@@ -53,12 +55,16 @@ MixInputs as_leaves(const MixInputs& in, bool exact) {
 Tensors results(const MixInputs& in, const MixOutputs& out) {
   at::manual_seed(99);
   const at::Tensor weights = at::randn(out.o.sizes()).to(at::kBFloat16);
-  at::Tensor loss = (out.o.to(at::kDouble) * weights.to(at::kDouble)).sum();
-  for (const at::Tensor& state : out.states) loss = loss + (state.to(at::kDouble) * at::randn(state.sizes())).sum();
+  const auto product = [](const at::Tensor& x, const at::Tensor& y) {
+    return (x.to(at::kDouble) * y.to(x.device(), at::kDouble)).sum();
+  };
+  at::Tensor loss = product(out.o, weights);
+  for (const at::Tensor& state : out.states) loss = loss + product(state, at::randn(state.sizes()));
   Tensors leaves = {in.q, in.k, in.v}, all = {out.o};
   leaves.insert(leaves.end(), in.states.begin(), in.states.end());
   all.insert(all.end(), out.states.begin(), out.states.end());
   for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves)) all.push_back(gradient);
+  for (at::Tensor& x : all) x = x.cpu();
   return all;
 }
 
@@ -141,7 +147,9 @@ TEST(CudaMix, ContinuesWhatItHasRead) {
     LayerState state;
     int64_t seen = 0;
     for (const int64_t length : {17, 1, 1, 12, 1, 8}) {
-      const at::Tensor o = cuda_mix(settings, part(in, seen, length), {seen, seen}, at::full({2}, seen), state);
+      const MixInputs now = as_leaves(part(in, seen, length), false);
+      const at::Tensor past = at::full({2}, seen).to(kKernelDevice);
+      const at::Tensor o = cuda_mix(settings, now, {seen, seen}, past, state).cpu();
       testing::expect_close(o.view({2, length, 4, 64}), whole.narrow(1, seen, length), 2e-5, "o");
       seen += length;
     }

@@ -27,7 +27,7 @@ struct MixInputs {
   /// empty = zeros.
   std::vector<at::Tensor> states;
   /// Where each sequence begins, and the last ends: [S + 1] int64 on the device; undefined: made where it is needed.
-  at::Tensor starts;
+  at::Tensor starts = {};
 };
 struct MixOutputs {
   at::Tensor o;                    ///< as q
