@@ -8,6 +8,7 @@
 #pragma once
 
 #include "delta_scan.h"
+#include "dispatch.cuh"
 #include "features.cuh"
 #include "rows.cuh"
 
@@ -15,8 +16,6 @@ namespace liger::kernels::delta {
 
 constexpr int kTokens = 16, kHalf = 8, kBits = 4;
 constexpr int kSolveRow = pitch(kTokens, sizeof(float));
-/// What a block may ask of an A100.
-constexpr size_t kSharedOfAmpere = 163 * 1024;
 
 /// Where a chunk's rows lie in shared memory: as they arrive, then as features with log-decays and strengths.
 template <typename E>

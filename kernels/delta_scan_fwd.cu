@@ -192,7 +192,7 @@ template <typename E, int K, int kHeads>
 const char* run(const DeltaScanForward& p, void* stream) {
   constexpr int kWarps = static_cast<int>(delta_scan_columns(K)) / 16;
   using L = Layout<E, K, kHeads, kWarps>;
-  static_assert(sizeof(L) <= kSharedOfAmpere, "does not fit");
+  static_assert(sizeof(L) <= kSharedLimit, "does not fit");
   const dim3 grid(static_cast<unsigned>(p.V / L::kColumns), static_cast<unsigned>(p.H / kHeads),
                   static_cast<unsigned>(p.sequences));
   return launch("delta_scan_fwd", delta_scan_fwd_kernel<E, K, kHeads, kWarps>, grid, 32 * kWarps, sizeof(L), stream, p);
@@ -204,20 +204,11 @@ const char* run_heads(const DeltaScanForward& p, void* stream) {
   if constexpr (kHeads == 1) {
     return run<E, K, 1>(p, stream);
   } else {
-    if constexpr (sizeof(Layout<E, K, kHeads, delta_scan_columns(K) / 16>) <= kSharedOfAmpere)
+    if constexpr (sizeof(Layout<E, K, kHeads, delta_scan_columns(K) / 16>) <= kSharedLimit)
       if (p.H / p.Hkv % kHeads == 0) return run<E, K, kHeads>(p, stream);
     return run_heads<E, K, kHeads / 2>(p, stream);
   }
 }
-template <typename E>
-const char* run_type(const DeltaScanForward& p, void* stream) {
-  switch (p.K) {
-    case 64: return run_heads<E, 64>(p, stream);
-    case 128: return run_heads<E, 128>(p, stream);
-    default: return run_heads<E, 256>(p, stream);
-  }
-}
-
 }  // namespace
 
 const char* delta_scan_fwd_refuses(const DeltaScanForward& p) { return refuses(p); }
@@ -225,11 +216,9 @@ const char* delta_scan_fwd_refuses(const DeltaScanForward& p) { return refuses(p
 const char* delta_scan_fwd(const DeltaScanForward& p, void* stream) {
   if (const char* reason = delta_scan_fwd_refuses(p)) return reason;
   if (p.sequences == 0) return nullptr;
-  switch (p.type) {
-    case Type::kBFloat16: return run_type<BFloat16>(p, stream);
-    case Type::kHalf: return run_type<Half>(p, stream);
-    default: return run_type<float>(p, stream);
-  }
+  return for_type_and_size(p.type, p.K, [&](auto element, auto size) {
+    return run_heads<decltype(element), decltype(size)::value>(p, stream);
+  });
 }
 
 }  // namespace liger::kernels

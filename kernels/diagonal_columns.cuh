@@ -393,21 +393,11 @@ const char* run_columns_of_heads(const DiagonalPass& pass, void* stream) {
   }
   return run_columns<E, K, 1, kForward, kReads>(pass, stream);
 }
-template <typename E, bool kForward, bool kReads>
-const char* run_columns_of_size(const DiagonalPass& pass, void* stream) {
-  switch (pass.scan.K) {
-    case 64: return run_columns_of_heads<E, 64, kForward, kReads>(pass, stream);
-    case 128: return run_columns_of_heads<E, 128, kForward, kReads>(pass, stream);
-    default: return run_columns_of_heads<E, 256, kForward, kReads>(pass, stream);
-  }
-}
 template <bool kForward, bool kReads>
 const char* run_columns_of_type(const DiagonalPass& pass, void* stream) {
-  switch (pass.scan.type) {
-    case Type::kBFloat16: return run_columns_of_size<BFloat16, kForward, kReads>(pass, stream);
-    case Type::kHalf: return run_columns_of_size<Half, kForward, kReads>(pass, stream);
-    default: return run_columns_of_size<float, kForward, kReads>(pass, stream);
-  }
+  return for_type_and_size(pass.scan.type, pass.scan.K, [&](auto element, auto size) {
+    return run_columns_of_heads<decltype(element), decltype(size)::value, kForward, kReads>(pass, stream);
+  });
 }
 
 }  // namespace liger::kernels

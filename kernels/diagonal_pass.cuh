@@ -12,6 +12,7 @@
 #pragma once
 
 #include "diagonal_scan.h"
+#include "dispatch.cuh"
 #include "features.cuh"
 #include "rows.cuh"
 

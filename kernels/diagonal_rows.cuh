@@ -418,21 +418,11 @@ const char* run_rows_of_heads(const DiagonalPass& pass, void* stream) {
     if (pass.scan.H / pass.scan.Hkv % 4 == 0) return run_rows_staged<E, K, 4, kForward>(pass, stream);
   return run_rows_staged<E, K, 1, kForward>(pass, stream);
 }
-template <typename E, bool kForward>
-const char* run_rows_of_size(const DiagonalPass& pass, void* stream) {
-  switch (pass.scan.K) {
-    case 64: return run_rows_of_heads<E, 64, kForward>(pass, stream);
-    case 128: return run_rows_of_heads<E, 128, kForward>(pass, stream);
-    default: return run_rows_of_heads<E, 256, kForward>(pass, stream);
-  }
-}
 template <bool kForward>
 const char* run_rows_of_type(const DiagonalPass& pass, void* stream) {
-  switch (pass.scan.type) {
-    case Type::kBFloat16: return run_rows_of_size<BFloat16, kForward>(pass, stream);
-    case Type::kHalf: return run_rows_of_size<Half, kForward>(pass, stream);
-    default: return run_rows_of_size<float, kForward>(pass, stream);
-  }
+  return for_type_and_size(pass.scan.type, pass.scan.K, [&](auto element, auto size) {
+    return run_rows_of_heads<decltype(element), decltype(size)::value, kForward>(pass, stream);
+  });
 }
 
 }  // namespace liger::kernels

@@ -84,23 +84,12 @@ __global__ void __launch_bounds__(256) finish_rows(const Finish f) {
   LIGER_UNROLL
   for (int c = 0; c < K / 32; ++c) round_to(d[c], static_cast<E*>(f.out)[at + 32 * c]);
 }
-template <typename E>
-const char* finish(int64_t K, const Finish& f, void* stream) {
-  if (f.rows == 0) return nullptr;
-  const auto run = [&](auto* kernel) {
-    return launch("diagonal scan backward, features", kernel, dim3(static_cast<unsigned>((f.rows + 7) / 8)), 256, 0,
-                  stream, f);
-  };
-  if (K == 64) return run(finish_rows<E, 64>);
-  if (K == 128) return run(finish_rows<E, 128>);
-  return run(finish_rows<E, 256>);
-}
 const char* finish(const DiagonalScan& scan, const Finish& f, void* stream) {
-  switch (scan.type) {
-    case Type::kBFloat16: return finish<BFloat16>(scan.K, f, stream);
-    case Type::kHalf: return finish<Half>(scan.K, f, stream);
-    default: return finish<float>(scan.K, f, stream);
-  }
+  if (f.rows == 0) return nullptr;
+  return for_type_and_size(scan.type, scan.K, [&](auto element, auto size) {
+    return launch("diagonal scan backward, features", finish_rows<decltype(element), decltype(size)::value>,
+                  dim3(static_cast<unsigned>((f.rows + 7) / 8)), 256, 0, stream, f);
+  });
 }
 
 const char* refuses(const DiagonalScan& p) {

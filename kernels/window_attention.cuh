@@ -5,6 +5,7 @@
 // r / group. A block takes a number of rows whatever the group's size.
 #pragma once
 
+#include "dispatch.cuh"
 #include "rows.cuh"
 #include "window_attention.h"
 
@@ -294,24 +295,6 @@ const char* window_queries_refused(const Arguments& p) {
   if (p.H < 1 || p.H % p.Hkv != 0) return "query heads must be a multiple of key/value heads";
   if ((p.N + p.window) * (p.H / p.Hkv) > INT32_MAX / 2) return "too many tokens at once";
   return nullptr;
-}
-
-/// Calls run(E(), a constant of D) for the arguments' type and size.
-template <int n>
-struct Size {
-  static constexpr int value = n;
-};
-template <typename E, typename Run>
-const char* for_size(int64_t D, const Run& run) {
-  return D == 64 ? run(E(), Size<64>()) : D == 128 ? run(E(), Size<128>()) : run(E(), Size<256>());
-}
-template <typename Run>
-const char* for_type_and_size(Type type, int64_t D, const Run& run) {
-  switch (type) {
-    case Type::kBFloat16: return for_size<BFloat16>(D, run);
-    case Type::kHalf: return for_size<Half>(D, run);
-    default: return for_size<float>(D, run);
-  }
 }
 
 }  // namespace liger::kernels

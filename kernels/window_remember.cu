@@ -68,11 +68,7 @@ const char* window_remember_refuses(const WindowRemember& p) {
 const char* window_remember(const WindowRemember& p, void* stream) {
   if (const char* reason = window_remember_refuses(p)) return reason;
   if (p.sequences == 0 || p.N == 0) return nullptr;
-  switch (p.type) {
-    case Type::kBFloat16: return run<BFloat16>(p, stream);
-    case Type::kHalf: return run<Half>(p, stream);
-    default: return run<float>(p, stream);
-  }
+  return for_type(p.type, [&](auto element) { return run<decltype(element)>(p, stream); });
 }
 
 }  // namespace liger::kernels

@@ -7,10 +7,12 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sin.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
+
+#include <optional>
 
 #include "decode_step.h"
 #include "kernel_testing.h"
+#include "nn/cuda_calls.h"
 #include "nn/reference_mix.h"
 
 namespace liger {
@@ -64,22 +66,6 @@ MixInputs random_token(const Shape& shape, Type type) {
           std::vector<int64_t>(static_cast<size_t>(S), 1), {}};
 }
 
-kernels::Features features_of(const LayerRecurrence& layer, const float* constants) {
-  using namespace kernels;
-  const Structure& s = *layer.structure;
-  const auto map = [](FeatureMap how) {
-    return how == FeatureMap::kSoftmax      ? Map::kSoftmax
-           : how == FeatureMap::kUnit       ? Map::kUnit
-           : how == FeatureMap::kComplement ? Map::kComplement
-                                            : Map::kIdentity;
-  };
-  const Gate gate = s.decay == Decay::kLogSigmoid ? Gate::kLogSigmoid
-                    : s.decay == Decay::kSoftplus ? Gate::kSoftplus
-                    : s.decay == Decay::kExp      ? Gate::kExp
-                                                  : Gate::kConstant;
-  return {true, map(s.query), map(s.key), gate, s.per_channel, static_cast<float>(layer.divisor()), constants};
-}
-
 // A layer's memory as the kernel has it.
 class Kernel {
  public:
@@ -95,12 +81,8 @@ class Kernel {
       args_.states[states_.size() - 1] = states_.back()->as<float>();
     }
     if (const Structure* structure = settings.recurrence.structure) {
-      at::Tensor constants = at::zeros({shape.Hkv});
-      for (int64_t h = 0; h < shape.Hkv && !structure->gated(); ++h)
-        constants[h] = constant_log_decay(*structure, h, shape.Hkv, settings.recurrence.layer,
-                                          settings.recurrence.layers);
-      constants_ = std::make_unique<Guarded>(constants);
-      args_.features = features_of(settings.recurrence, constants_->as<float>());
+      features_.emplace(settings.recurrence, shape.Hkv, kKernelDevice);
+      args_.features = features_->features;
       args_.delta_rule = structure->delta_rule;
       args_.reads_before_decay = structure->reads_before_decay;
       args_.normalizes = structure->normalizes;
@@ -151,7 +133,8 @@ class Kernel {
   DecodeStep args_ = {};
   Guarded seen_;
   std::vector<std::unique_ptr<Guarded>> states_;
-  std::unique_ptr<Guarded> constants_, keys_, values_;
+  std::optional<KernelFeatures> features_;
+  std::unique_ptr<Guarded> keys_, values_;
 };
 
 void expect_equal_to_definition(const char* name, const Shape& shape, Type type, int steps) {

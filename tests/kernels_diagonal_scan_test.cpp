@@ -16,6 +16,7 @@
 #include "diagonal_scan.h"
 #include "kernel_testing.h"
 #include "liger/recurrence/recurrence.h"
+#include "nn/cuda_calls.h"
 
 namespace liger {
 namespace {
@@ -255,40 +256,18 @@ INSTANTIATE_TEST_SUITE_P(
 // Raw projections: every structure that is one diagonal scan, with what core/structure.h says of it.
 class RawDiagonalScanKernel : public ::testing::TestWithParam<std::tuple<Type, const char*>> {};
 
-kernels::Features features_of(const Structure& s, double divisor, const float* constants) {
-  using namespace kernels;
-  const auto map = [](FeatureMap how) {
-    return how == FeatureMap::kSoftmax      ? Map::kSoftmax
-           : how == FeatureMap::kUnit       ? Map::kUnit
-           : how == FeatureMap::kComplement ? Map::kComplement
-                                            : Map::kIdentity;
-  };
-  const Gate gate = s.decay == Decay::kLogSigmoid ? Gate::kLogSigmoid
-                    : s.decay == Decay::kSoftplus ? Gate::kSoftplus
-                    : s.decay == Decay::kExp      ? Gate::kExp
-                                                  : Gate::kConstant;
-  return {true, map(s.query), map(s.key), gate, s.per_channel, static_cast<float>(divisor), constants};
-}
-
 TEST_P(RawDiagonalScanKernel, EqualsTheDefinition) {
   const auto& [type, name] = GetParam();
   for (const Shape& shape : {Shape{{40}, 4, 2, 64, 64}, Shape{{17}, 1, 1, 128, 128}}) {
     if (type != Type::kFloat && shape.K == 128) continue;
     const LayerRecurrence layer = {.structure = find_structure(name), .layer = 1, .layers = 4};
     const Scan scan(shape, type, 1);
-    std::vector<float> constants;
-    for (int64_t h = 0; h < shape.Hkv; ++h) {
-      const double g = layer.structure->gated()
-                           ? 0
-                           : constant_log_decay(*layer.structure, h, shape.Hkv, layer.layer, layer.layers);
-      constants.push_back(static_cast<float>(g));
-    }
-    const Guarded of_heads(at::tensor(constants));
+    const KernelFeatures features(layer, shape.Hkv, kKernelDevice);
     const auto run = [&](const std::vector<at::Tensor>& x) {
       const RecurrenceOutputs out = recurrence(layer, x[0], x[1], x[2], {x[4]});
       return ScanOutputs{out.o, out.states[0]};
     };
-    OnDevice device(scan, type, features_of(*layer.structure, layer.divisor(), of_heads.as<float>()), {});
+    OnDevice device(scan, type, features.features, {});
     device.read_before_decay(layer.structure->reads_before_decay);
     expect_equal(device, by_definition(scan, run, false), type, true);
   }
@@ -305,7 +284,8 @@ TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
     for (const bool side_by_side : {false, true}) {
       const auto run = [&](unsigned order) {
         cuda_on_host::thread_order = order;
-        const auto features = raw ? features_of(*find_structure("gated-retention"), 16, nullptr) : kernels::Features{};
+        const auto features = raw ? KernelFeatures({.structure = find_structure("gated-retention")}, 2, kKernelDevice).features
+                                  : kernels::Features{};
         OnDevice device(scan, Type::kBFloat16, features, {2, side_by_side});
         const ScanOutputs out = device.forward();
         std::vector<at::Tensor> all = device.backward();
