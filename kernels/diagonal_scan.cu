@@ -98,7 +98,8 @@ const char* refuses(const DiagonalScan& p) {
   const Features& f = p.features;
   if (f.raw && f.key == Map::kForgotten && !f.per_channel) return "keys of what was forgotten need a gate per channel";
   if (p.parts < 1) return "a sequence has at least one part";
-  if (p.H > 65535 || p.sequences * p.parts > 65535) return "at most 65535 query heads, and parts of sequences";
+  if (p.H > 65535 || p.sequences * (p.side_by_side ? p.parts : 1) > 65535)
+    return "at most 65535 query heads, and sequences or their parts side by side";
   return nullptr;
 }
 
@@ -138,6 +139,9 @@ void plan_parts(DiagonalScan& scan, int64_t longest, int multiprocessors) {
     const int64_t wanted = enough < most ? enough : most;
     if (scan.parts < wanted) scan.parts = wanted;
   }
+  // All sequences have as many parts, so that a long one among many short ones gets fewer.
+  const int64_t bearable = scan.sequences > 0 ? 1 + 4 * ceil(scan.N, kLongest) / scan.sequences : 1;
+  if (!scan.side_by_side && scan.parts > bearable) scan.parts = bearable;
   if (scan.parts < 1) scan.parts = 1;
 }
 

@@ -1,6 +1,7 @@
 // What the kernels' headers say where no CUDA compiler was at hand.
 #include "decode_step.h"
 #include "delta_scan.h"
+#include "device.h"
 #include "diagonal_scan.h"
 #include "window_attention.h"
 
@@ -12,6 +13,7 @@ constexpr const char* kReason = "this build has no CUDA kernels; configure with 
 
 bool compiled_with_cuda() { return false; }
 int multiprocessors() { return 0; }
+const char* device_refuses(int) { return kReason; }
 
 void plan_parts(DiagonalScan&, int64_t, int) {}
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward&) { return kReason; }

@@ -248,10 +248,13 @@ inline void wait_for_copies(size_t left) {
 }  // namespace cuda_on_host
 
 /// A device of few multiprocessors: a handful of sequences fills it.
-constexpr int cudaSuccess = 0, cudaDevAttrMultiProcessorCount = 16;
+constexpr int cudaSuccess = 0, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75,
+              cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
 inline int cudaGetDevice(int* device) { return *device = 0; }
-inline int cudaDeviceGetAttribute(int* value, int, int) {
-  *value = 8;
+inline int cudaDeviceGetAttribute(int* value, int attribute, int device) {
+  if (device > 1) return 101;
+  const int shared = device == 0 ? 163 : 99;  // the second one is of a smaller kind
+  *value = attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared * 1024 : 8;
   return cudaSuccess;
 }
 

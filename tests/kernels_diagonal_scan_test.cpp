@@ -326,19 +326,21 @@ TEST(DiagonalScanKernel, SaysWhatItCannotRun) {
 
 // A device is filled where there are few states, and long sequences are cut where not.
 TEST(DiagonalScanKernel, PlansItsParts) {
-  const auto plan = [](int64_t sequences, int64_t heads, int64_t longest) {
+  const auto plan = [](int64_t sequences, int64_t heads, int64_t longest, int64_t tokens) {
     kernels::DiagonalScan scan = {};
     scan.sequences = sequences;
+    scan.N = tokens;
     scan.Hkv = heads;
     scan.K = 128;
     kernels::plan_parts(scan, longest, 132);
     return std::pair(scan.parts, scan.side_by_side);
   };
-  EXPECT_EQ(plan(8, 32, 2048), std::pair(int64_t{2}, false));
-  EXPECT_EQ(plan(1, 32, 32768), std::pair(int64_t{9}, true));
-  EXPECT_EQ(plan(1, 8, 512), std::pair(int64_t{4}, true));
-  EXPECT_EQ(plan(1, 8, 100), std::pair(int64_t{1}, false));
-  EXPECT_EQ(plan(0, 8, 0), std::pair(int64_t{1}, false));
+  EXPECT_EQ(plan(8, 32, 2048, 8 * 2048), std::pair(int64_t{2}, false));
+  EXPECT_EQ(plan(1, 32, 32768, 32768), std::pair(int64_t{9}, true));
+  EXPECT_EQ(plan(1, 8, 512, 512), std::pair(int64_t{4}, true));
+  EXPECT_EQ(plan(1, 8, 100, 100), std::pair(int64_t{1}, false));
+  EXPECT_EQ(plan(0, 8, 0, 0), std::pair(int64_t{1}, false));
+  EXPECT_EQ(plan(256, 8, 32768, 65536), std::pair(int64_t{2}, false));
 }
 
 }  // namespace

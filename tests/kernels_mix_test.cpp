@@ -11,6 +11,7 @@
 
 #include <numeric>
 
+#include "device.h"
 #include "kernel_testing.h"
 #include "liger/error.h"
 #include "nn/cuda_mix.h"
@@ -165,6 +166,49 @@ TEST(CudaMix, SaysWhatItCannotRun) {
   EXPECT_EQ(refuses(48, at::kFloat), "the size of a key must be 64, 128 or 256");
   EXPECT_NE(refuses(64, at::kDouble).find("the kernels read float32, bfloat16 and float16"), std::string::npos);
   EXPECT_EQ(refuses(64, at::kHalf), "");
+}
+
+TEST(CudaMix, SaysWhatDoesNotFitTogether) {
+  const MixSettings settings = {.recurrence = {.structure = find_structure("gla")}, .window = 8};
+  const MixInputs right = as_leaves(random_inputs(settings, {{5, 4}, 4, 2, 64}, at::kFloat), false);
+  MixInputs in = right;
+  in.lengths = {5, 5};
+  EXPECT_THROW(cuda_mix(settings, in), Error);
+  in = right;
+  in.v = in.v.to(at::kHalf);
+  EXPECT_THROW(cuda_mix(settings, in), Error);
+  in = right;
+  in.states = {in.states[0].narrow(0, 0, 1)};
+  EXPECT_THROW(cuda_mix(settings, in), Error);
+  in = right;
+  in.rotation.cos = in.rotation.cos.narrow(0, 0, 3);
+  EXPECT_THROW(cuda_mix(settings, in), Error);
+}
+
+#ifndef LIGER_TEST_ON_GPU
+TEST(CudaMix, KnowsItsDevices) {
+  EXPECT_EQ(kernels::device_refuses(0), nullptr);
+  EXPECT_STREQ(kernels::device_refuses(1), "the device has compute capability 8.x and 99 KiB of shared memory to a "
+                                           "block; the kernels need 8.0 and 163");
+  EXPECT_STREQ(kernels::device_refuses(2), "the device does not answer");
+}
+#endif
+
+// A window whose scores do not fit into the decoding step's shared memory goes the way of longer texts.
+TEST(CudaMix, DecodesWithAnyWindow) {
+  const at::NoGradGuard no_grad;
+  const MixSettings settings = {.recurrence = {.structure = find_structure("gla")}, .window = 6000};
+  const MixInputs in = random_inputs(settings, {{2, 2}, 8, 1, 64}, at::kFloat);
+  MixInputs exact = in;
+  exact.states.clear();
+  for (at::Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = x->to(at::kDouble);
+  const at::Tensor whole = reference_mix(settings, exact).o.view({2, 2, 8, 64});
+  LayerState state;
+  for (const int64_t seen : {0, 1}) {
+    const at::Tensor past = at::full({2}, seen).to(kKernelDevice);
+    const at::Tensor o = cuda_mix(settings, as_leaves(part(in, seen, 1), false), {seen, seen}, past, state).cpu();
+    testing::expect_close(o.view({2, 1, 8, 64}), whole.narrow(1, seen, 1), 2e-5, "o");
+  }
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "decode_step.h"
+#include "device.h"
 #include "liger/error.h"
 #include "nn/cuda_calls.h"
 #include "nn/cuda_recurrence.h"
@@ -28,7 +29,20 @@ struct Call {
   Call(const MixSettings& settings_, const MixInputs& in)
       : settings(settings_), q(in.q.contiguous()), k(in.k.contiguous()), v(in.v.contiguous()),
         tokens(in.lengths, in.starts, in.q.device()) {
+    LIGER_CHECK(tokens.N == q.size(0) && k.size(0) == q.size(0) && v.sizes() == k.sizes() &&
+                    q.size(1) % k.size(1) == 0 && q.size(2) == k.size(2),
+                "cuda_mix: expected q [N, H, D], k and v [N, Hkv, D] of sequences with N tokens together, got q ",
+                q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(), ", ", tokens.N, " tokens");
+    for (const at::Tensor& x : {k, v})
+      LIGER_CHECK(x.scalar_type() == q.scalar_type() && x.device() == q.device(),
+                  "cuda_mix: expected q, k and v of one type on one device, got ", q.scalar_type(), " on ",
+                  q.device().str(), " and ", x.scalar_type(), " on ", x.device().str());
+    check_states(in.states);
     if (settings.window == 0) return;
+    LIGER_CHECK(in.rotation.cos.sizes() == at::IntArrayRef({q.size(0), q.size(2) / 2}) &&
+                    in.rotation.sin.sizes() == in.rotation.cos.sizes() && in.rotation.cos.device() == q.device(),
+                "cuda_mix: expected the rotation of each token, [N, D / 2] on ", q.device().str(), ", got ",
+                in.rotation.cos.sizes(), " on ", in.rotation.cos.device().str());
     cos = in.rotation.cos.contiguous();
     sin = in.rotation.sin.contiguous();
   }
@@ -41,6 +55,25 @@ struct Call {
   double share() const { return recurs() ? settings.window_share : 1.0; }
   int64_t D() const { return q.size(2); }
   at::TensorOptions floats() const { return q.options().dtype(at::kFloat); }
+
+  void check_states(const std::vector<at::Tensor>& states) const {
+    if (states.empty()) return;
+    const auto shapes = recurs() ? state_shapes(*layer().structure, D()) : std::vector<StateShape>();
+    bool ok = states.size() == shapes.size();
+    for (size_t i = 0; ok && i < shapes.size(); ++i)
+      ok = states[i].sizes() == at::IntArrayRef({tokens.sequences, k.size(1), shapes[i].rows, shapes[i].columns}) &&
+           states[i].scalar_type() == at::kFloat && states[i].device() == q.device();
+    LIGER_CHECK(ok, "cuda_mix: expected ", shapes.size(), " states [S, Hkv, rows, columns] in float32 on ",
+                q.device().str(), " for ", recurs() ? layer().structure->name : "a window alone");
+  }
+  void check_rings(const LayerState& state) const {
+    const std::vector<int64_t> shape = {tokens.sequences, k.size(1), settings.window + settings.sinks, D()};
+    for (const at::Tensor& ring : {state.keys, state.values})
+      LIGER_CHECK(ring.sizes() == shape && ring.is_contiguous() && ring.scalar_type() == at::kFloat &&
+                      ring.device() == q.device(),
+                  "cuda_mix: expected rings ", at::IntArrayRef(shape), " in float32 on ", q.device().str(), ", got ",
+                  ring.sizes(), " in ", ring.scalar_type(), " on ", ring.device().str());
+  }
 
   // What every pass over the window is given.
   template <typename Arguments>
@@ -102,11 +135,11 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
                                const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& starts,
                                const Optional& first, const Optional& second) {
-    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {},
-                               starts.value_or(at::Tensor())});
     std::vector<at::Tensor> states;
     for (const Optional& state : {first, second})
       if (state) states.push_back(*state);
+    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, states,
+                               starts.value_or(at::Tensor())});
     CudaRecurrence run;
     if (call.recurs()) run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, states, true);
     const at::Tensor lse =
@@ -175,7 +208,8 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
   }
 };
 
-at::Tensor one_token(const Call& call, const at::Tensor& seen, LayerState& state) {
+// One token of each sequence; nothing where the kernel for it refuses.
+std::optional<at::Tensor> one_token(const Call& call, const at::Tensor& seen, LayerState& state) {
   const at::Tensor o = at::empty_like(call.q);
   kernels::DecodeStep args = {};
   args.type = kernel_type(call.q.scalar_type());
@@ -211,6 +245,7 @@ at::Tensor one_token(const Call& call, const at::Tensor& seen, LayerState& state
     args.seen = seen.const_data_ptr<int64_t>();
   }
   args.o = o.mutable_data_ptr();
+  if (kernels::decode_step_refuses(args)) return {};
   check_kernel(kernels::decode_step(args, kernel_stream(call.q)), call.q);
   return o;
 }
@@ -227,6 +262,7 @@ void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
 
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
+  if (const char* reason = kernels::device_refuses(in.q.is_cpu() ? 0 : in.q.device().index())) return reason;
   const int64_t H = in.q.size(1), Hkv = in.k.size(1), D = in.q.size(2);
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
@@ -236,7 +272,8 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};
   args.type = kernel_type(type);
-  args.sequences = 1;  // how the tokens are divided changes nothing
+  if (in.lengths.size() > 65535) return "at most 65535 sequences";
+  args.sequences = 1;  // how the tokens are divided changes nothing else
   args.H = H;
   args.Hkv = Hkv;
   args.D = D;
@@ -275,7 +312,10 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
                            call.floats());
     state.values = at::zeros_like(state.keys);
   }
-  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences) return one_token(call, seen, state);
+  call.check_states(state.recurrent);
+  if (has_window) call.check_rings(state);
+  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)
+    if (const auto o = one_token(call, seen, state)) return *o;
 
   CudaRecurrence run;
   if (call.recurs()) {

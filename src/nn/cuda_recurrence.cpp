@@ -29,8 +29,9 @@ at::Tensor empty_floats(const at::Tensor& like, std::vector<int64_t> shape) {
 
 // One diagonal scan over contiguous q [N, H, K], k [N, Hkv, K], v [N, Hkv, V], state [S, Hkv, K, V].
 struct Diagonal {
+  // `serial`: its parts may not run side by side.
   Diagonal(at::Tensor q_, at::Tensor k_, at::Tensor v_, at::Tensor state_, const KernelTokens& tokens,
-           const kernels::Features& features)
+           const kernels::Features& features, bool serial = false)
       : q(std::move(q_)), k(std::move(k_)), v(std::move(v_)), state(state_.contiguous()) {
     scan.type = kernel_type(k.scalar_type());
     scan.N = tokens.N;
@@ -45,7 +46,7 @@ struct Diagonal {
     scan.k = k.const_data_ptr();
     scan.v = v.const_data_ptr();
     scan.features = features;
-    kernels::plan_parts(scan, tokens.longest, kernels::multiprocessors());
+    kernels::plan_parts(scan, tokens.longest, serial ? 0 : kernels::multiprocessors());
     if (!scan.side_by_side) return;
     states = empty_floats(k, {scan.sequences, scan.parts, scan.Hkv, scan.K, scan.V});
     decays = empty_floats(k, {scan.sequences, scan.parts, scan.Hkv, scan.K});
@@ -258,9 +259,10 @@ CudaRecurrenceGradients delta_backward(const Layer& in, const CudaRecurrence& fo
   args.d_b = d_b.mutable_data_ptr<float>();
   check_kernel(kernels::delta_scan_bwd_values(args, kernel_stream(in.k)), in.k);
 
-  Diagonal scan = in.scan(beside_heads(in, in.q, in.k), u.to(in.v.scalar_type()), in.states[0]);
+  // The forward pass has left no states of parts.
+  Diagonal scan(beside_heads(in, in.q, in.k), in.k, u.to(in.v.scalar_type()), in.states[0], in.tokens,
+                in.features.features, /*serial=*/true);
   scan.scan.last_head_is_strict = true;
-  scan.scan.side_by_side = false;
   const auto d = scan.backward(beside_heads(in, d_o, w), forward.states[0], d_last, /*wants_values=*/false);
   const at::Tensor d_q = d.q.view({N, Hkv, G + 1, D});
   const at::Tensor b = at::sigmoid(in.k.mean(-1, true, at::kFloat));
