@@ -8,13 +8,10 @@
 #pragma once
 
 #include "delta_scan.h"
-#include "dispatch.cuh"
-#include "features.cuh"
-#include "rows.cuh"
+#include "diagonal_pass.cuh"
 
 namespace liger::kernels::delta {
 
-constexpr int kTokens = 16, kHalf = 8, kBits = 4;
 constexpr int kSolveRow = pitch(kTokens, sizeof(float));
 
 /// Where a chunk's rows lie in shared memory: as they arrive, then as features with log-decays and strengths.
@@ -114,7 +111,7 @@ class Chunk {
     LIGER_UNROLL
     for (int first_bit = 0; first_bit < kBits; first_bit += kBitsAtOnce) {
       if (first_bit > 0) __syncthreads();
-      for (int d = channel(); d < K; d += kThreads / 2) scale(rows, with_keys, first_bit, d);
+      for (int d = StepDecays::channel(); d < K; d += kThreads / 2) scale(rows, with_keys, first_bit, d);
       __syncthreads();
       scores(rows, with_keys, first_bit);
     }
@@ -125,51 +122,32 @@ class Chunk {
   }
 
  private:
-  // Half a warp has 16 channels of the first half's tokens, the other half the same of the second's.
-  LIGER_DEVICE int channel() const { return warp_ * 16 + static_cast<int>(threadIdx.x) % 16; }
-  LIGER_DEVICE int half() const { return static_cast<int>(threadIdx.x) % 32 / 16; }
+  static LIGER_DEVICE int half() { return StepDecays::half(); }
   static LIGER_DEVICE void put(E* to, float x) { round_to(x, *to); }
 
-  // Products of decays of one channel, for the eight tokens of this thread's half.
-  struct Decays {
-    float to_here[kHalf], from_here[kHalf];  ///< from the half's begin, and to its end
-    float of_bit[3][kHalf];                  ///< from or to where the bit of the token's number changes
-    float before, after;                     ///< of the other half, where that lies before or after
-  };
-  LIGER_DEVICE Decays decays(const float* g) const {
-    Decays x;
-    float a[kHalf];
-    LIGER_UNROLL
-    for (int i = 0; i < kHalf; ++i) a[i] = expf(g[i * kDecayRow]);  // past the end g = 0, a = 1
-    x.to_here[0] = a[0];
-    x.from_here[kHalf - 1] = 1;
-    LIGER_UNROLL
-    for (int i = 1; i < kHalf; ++i) {
-      x.to_here[i] = x.to_here[i - 1] * a[i];
-      x.from_here[kHalf - 1 - i] = x.from_here[kHalf - i] * a[kHalf - i];
-    }
-    const float other = exchange(x.to_here[kHalf - 1], 16);
-    x.before = half() == 0 ? 1 : other;
-    x.after = half() == 0 ? other : 1;
-    LIGER_UNROLL
-    for (int bit = 0; bit < 3; ++bit) {
-      const int size = 1 << bit;
+  // With them, products from or to where a bit of the token's number changes.
+  struct Decays : StepDecays {
+    float of_bit[3][kHalf];
+    LIGER_DEVICE explicit Decays(const float* g) : StepDecays(g, kDecayRow) {
       LIGER_UNROLL
-      for (int i = 0; i < kHalf; ++i) {
-        x.of_bit[bit][i] = 1;
+      for (int bit = 0; bit < 3; ++bit) {
+        const int size = 1 << bit;
         LIGER_UNROLL
-        for (int j = i & size ? i & ~(size - 1) : i + 1; j <= (i & size ? i : i | (size - 1)); ++j)
-          x.of_bit[bit][i] *= a[j];
+        for (int i = 0; i < kHalf; ++i) {
+          of_bit[bit][i] = 1;
+          LIGER_UNROLL
+          for (int j = i & size ? i & ~(size - 1) : i + 1; j <= (i & size ? i : i | (size - 1)); ++j)
+            of_bit[bit][i] *= a[j];
+        }
       }
     }
-    return x;
-  }
+  };
 
   // Everything that is scaled with the decays of channel d, for the eight tokens of this thread's half.
   LIGER_DEVICE void scale(const Rows<E>& rows, bool with_keys, int first_bit, int d) {
     const int base = half() * kHalf;
-    const Decays x = decays(rows.g + base * kDecayRow + d);
-    if (first_bit == 0 && half() == 0) s_.whole[d] = x.to_here[kHalf - 1] * x.after;
+    const Decays x(rows.g + base * kDecayRow + d);
+    if (first_bit == 0 && half() == 0) s_.whole[d] = x.whole();
     for (int h = 0; h < kHeads + (with_keys ? 1 : 0); ++h) {
       const E* q = (h < kHeads ? rows.q + h * kTokens * kRow : rows.k) + base * kRow + d;
       scale_query(q, x, first_bit, s_.readers + (h * kTokens + base) * kRow + d, h * kHalf * kRow + d);
@@ -368,6 +346,18 @@ LIGER_DEVICE void solve(const Accumulator (&in)[2], const float* inverse, Accumu
     } else {
       multiply_add(out[n], a, load_b_transposed(inverse + n * 8, kSolveRow));
     }
+  }
+}
+
+/// Calls run(Size<heads>()) with as many query heads of a group together, of 4, 2 and 1, as divide it and fit.
+template <template <int> class Layout, int kHeads = 4, typename Run>
+const char* for_heads(int64_t group, const Run& run) {
+  if constexpr (kHeads == 1) {
+    return run(Size<1>());
+  } else {
+    if constexpr (sizeof(Layout<kHeads>) <= kSharedLimit)
+      if (group % kHeads == 0) return run(Size<kHeads>());
+    return for_heads<Layout, kHeads / 2>(group, run);
   }
 }
 

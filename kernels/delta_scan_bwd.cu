@@ -228,17 +228,12 @@ const char* run(const DeltaScanBackwardValues& p, void* stream) {
                 sizeof(L), stream, p);
 }
 
-// As many heads of a group in a pass as divide it and fit.
-template <typename E, int K, int kHeads = 4>
-const char* run_heads(const DeltaScanBackwardValues& p, void* stream) {
-  if constexpr (kHeads == 1) {
-    return run<E, K, 1>(p, stream);
-  } else {
-    if constexpr (sizeof(Layout<E, K, kHeads, delta_scan_columns(K) / 16>) <= kSharedLimit)
-      if (p.H / p.Hkv % kHeads == 0) return run<E, K, kHeads>(p, stream);
-    return run_heads<E, K, kHeads / 2>(p, stream);
-  }
-}
+template <typename E, int K>
+struct Fitting {
+  template <int kHeads>
+  using Heads = Layout<E, K, kHeads, static_cast<int>(delta_scan_columns(K)) / 16>;
+};
+
 }  // namespace
 
 const char* delta_scan_bwd_values_refuses(const DeltaScanBackwardValues& p) { return refuses(p); }
@@ -247,7 +242,10 @@ const char* delta_scan_bwd_values(const DeltaScanBackwardValues& p, void* stream
   if (const char* reason = delta_scan_bwd_values_refuses(p)) return reason;
   if (p.sequences == 0) return nullptr;
   return for_type_and_size(p.type, p.K, [&](auto element, auto size) {
-    return run_heads<decltype(element), decltype(size)::value>(p, stream);
+    using E = decltype(element);
+    constexpr int K = decltype(size)::value;
+    return for_heads<Fitting<E, K>::template Heads>(
+        p.H / p.Hkv, [&](auto heads) { return run<E, K, decltype(heads)::value>(p, stream); });
   });
 }
 

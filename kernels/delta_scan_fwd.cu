@@ -198,17 +198,12 @@ const char* run(const DeltaScanForward& p, void* stream) {
   return launch("delta_scan_fwd", delta_scan_fwd_kernel<E, K, kHeads, kWarps>, grid, 32 * kWarps, sizeof(L), stream, p);
 }
 
-// As many heads of a group together as divide it and fit: they share the state's work.
-template <typename E, int K, int kHeads = 4>
-const char* run_heads(const DeltaScanForward& p, void* stream) {
-  if constexpr (kHeads == 1) {
-    return run<E, K, 1>(p, stream);
-  } else {
-    if constexpr (sizeof(Layout<E, K, kHeads, delta_scan_columns(K) / 16>) <= kSharedLimit)
-      if (p.H / p.Hkv % kHeads == 0) return run<E, K, kHeads>(p, stream);
-    return run_heads<E, K, kHeads / 2>(p, stream);
-  }
-}
+template <typename E, int K>
+struct Fitting {
+  template <int kHeads>
+  using Heads = Layout<E, K, kHeads, static_cast<int>(delta_scan_columns(K)) / 16>;
+};
+
 }  // namespace
 
 const char* delta_scan_fwd_refuses(const DeltaScanForward& p) { return refuses(p); }
@@ -217,7 +212,10 @@ const char* delta_scan_fwd(const DeltaScanForward& p, void* stream) {
   if (const char* reason = delta_scan_fwd_refuses(p)) return reason;
   if (p.sequences == 0) return nullptr;
   return for_type_and_size(p.type, p.K, [&](auto element, auto size) {
-    return run_heads<decltype(element), decltype(size)::value>(p, stream);
+    using E = decltype(element);
+    constexpr int K = decltype(size)::value;
+    return for_heads<Fitting<E, K>::template Heads>(
+        p.H / p.Hkv, [&](auto heads) { return run<E, K, decltype(heads)::value>(p, stream); });
   });
 }
 

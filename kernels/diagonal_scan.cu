@@ -37,6 +37,14 @@ const char* combine(const DiagonalPass& pass, void* stream) {
                 Combine{p, pass.state_first, pass.states, pass.decays, pass.state_last});
 }
 
+// Where parts run side by side: what each adds, then the states they begin with.
+template <bool kForward>
+const char* make_states(const DiagonalPass& pass, void* stream) {
+  if (!pass.scan.side_by_side) return nullptr;
+  const char* problem = kForward ? diagonal_parts_forward(pass, stream) : diagonal_parts_backward(pass, stream);
+  return problem ? problem : combine<kForward>(pass, stream);
+}
+
 struct Finish {
   Features features;
   int64_t rows;
@@ -165,10 +173,7 @@ const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream) {
   pass.states = args.states;
   pass.decays = args.decays;
   pass.columns = args.o;
-  if (args.scan.side_by_side) {
-    if (const char* problem = diagonal_parts_forward(pass, stream)) return problem;
-    if (const char* problem = combine<true>(pass, stream)) return problem;
-  }
+  if (const char* problem = make_states<true>(pass, stream)) return problem;
   return diagonal_columns_forward(pass, stream);
 }
 
@@ -189,10 +194,7 @@ const char* diagonal_scan_rows(const DiagonalScanRows& args, void* stream) {
   pass.states = args.states;
   pass.decays = args.decays;
   pass.rows = args.y;
-  if (args.scan.side_by_side) {
-    if (const char* problem = diagonal_parts_forward(pass, stream)) return problem;
-    if (const char* problem = combine<true>(pass, stream)) return problem;
-  }
+  if (const char* problem = make_states<true>(pass, stream)) return problem;
   return diagonal_rows_forward(pass, stream);
 }
 
@@ -232,10 +234,7 @@ const char* diagonal_scan_bwd(const DiagonalScanBackward& args, void* stream) {
   backward.state_last = args.d_state_in;
   backward.states = p.side_by_side ? of_parts : nullptr;
   backward.decays = space + at.decays;
-  if (p.side_by_side) {
-    if (const char* problem = diagonal_parts_backward(backward, stream)) return problem;
-    if (const char* problem = combine<false>(backward, stream)) return problem;
-  }
+  if (const char* problem = make_states<false>(backward, stream)) return problem;
   backward.rows = space + at.d_k;
   backward.d_g = d_g;
   backward.before = forward.states;

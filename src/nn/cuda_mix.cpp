@@ -267,7 +267,7 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
   if (settings.recurrence.structure)
-    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D, type); !reason.empty())
+    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D); !reason.empty())
       return reason;
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};

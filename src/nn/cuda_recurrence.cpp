@@ -284,9 +284,7 @@ KernelTokens::KernelTokens(const std::vector<int64_t>& lengths, const at::Tensor
   starts = at::tensor(all, at::kLong).to(device);
 }
 
-std::string cuda_recurrence_refuses(const LayerRecurrence& layer, int64_t H, int64_t Hkv, int64_t D,
-                                    at::ScalarType type) {
-  if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
+std::string cuda_recurrence_refuses(const LayerRecurrence& layer, int64_t H, int64_t Hkv, int64_t D) {
   const char* reason = nullptr;
   if (layer.structure->delta_rule) {
     kernels::DeltaScanForward args = {};

@@ -30,9 +30,8 @@ struct CudaRecurrenceGradients {
   at::Tensor q, k, v;
   std::vector<at::Tensor> states;
 };
-/// Empty, or why these cannot run.
-std::string cuda_recurrence_refuses(const LayerRecurrence& layer, int64_t H, int64_t Hkv, int64_t D,
-                                    at::ScalarType type);
+/// Empty, or why these sizes cannot run.
+std::string cuda_recurrence_refuses(const LayerRecurrence& layer, int64_t H, int64_t Hkv, int64_t D);
 /// `states` before the first tokens. `training`: keeps what the backward pass needs.
 CudaRecurrence cuda_recurrence(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const KernelTokens& tokens, const std::vector<at::Tensor>& states,
