@@ -251,19 +251,18 @@ class Rows {
   // last token, for queries that read before), what they have read of the state at all, which else is the first's.
   LIGER_DEVICE void store_passed(int64_t first, int there) {
     float* share = s_.share + channel_;
-    if (p_.reads_before_decay)
-      LIGER_UNROLL
-      for (int t = 0; t < kTokens; ++t)
-        if (t == there - 1) sums_[t] = sums_[kTokens];
+    const int of_state = p_.reads_before_decay ? there - 1 : kTokens;
+    // Selected, not assigned: the compiler would store at sums_ + of_state, and then keep all of this object in memory.
+    const auto sum = [&](int t) { return t == of_state ? sums_[kTokens] : sums_[t]; };
     if (parity_ == 1)
       LIGER_UNROLL
-      for (int t = 0; t < kTokens; ++t) share[t * kSlice] = sums_[t];
+      for (int t = 0; t < kTokens; ++t) share[t * kSlice] = sum(t);
     __syncthreads();
     if (parity_ == 1) return;
     float* out = pass_.d_g + (first * p_.Hkv + kv_head_) * K + row_ + channel_;
     LIGER_UNROLL
     for (int t = 0; t < kTokens; ++t)
-      if (t < there) out[t * p_.Hkv * K] = sums_[t] + share[t * kSlice];
+      if (t < there) out[t * p_.Hkv * K] = sum(t) + share[t * kSlice];
   }
 
   // d_k_j = R_j (Z v_j) + sum over i >= j of (d_o_i v_j) w_i, where w_i = E_ij q_i follows j.

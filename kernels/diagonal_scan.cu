@@ -160,6 +160,7 @@ const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args) {
   if (p.V < 1 || p.V % columns != 0)
     return p.K == 64 ? "with keys of 64 the size of a value must be a multiple of 64"
                      : "with keys of 128 or 256 the size of a value must be a multiple of 128";
+  if (args.states_are_there && !p.side_by_side) return "only parts side by side keep the states before them";
   return nullptr;
 }
 
@@ -173,7 +174,8 @@ const char* diagonal_scan_fwd(const DiagonalScanForward& args, void* stream) {
   pass.states = args.states;
   pass.decays = args.decays;
   pass.columns = args.o;
-  if (const char* problem = make_states<true>(pass, stream)) return problem;
+  if (!args.states_are_there)
+    if (const char* problem = make_states<true>(pass, stream)) return problem;
   return diagonal_columns_forward(pass, stream);
 }
 

@@ -38,6 +38,8 @@ struct DiagonalScanForward {
   float* states;
   float* decays;          ///< [sequences, parts, Hkv, K], workspace
   void* o;                ///< [N, H, V]
+  /// `states` are there already, as an earlier pass over the same k, v and decays left them; state_out is not written.
+  bool states_are_there = false;
 };
 /// K of 64 and V a multiple of it, or K of 128 or 256 and V a multiple of 128; H a multiple of Hkv.
 const char* diagonal_scan_fwd_refuses(const DiagonalScanForward& args);

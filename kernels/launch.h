@@ -23,10 +23,11 @@ const char* launch(const char* name, Kernel* kernel, dim3 grid, unsigned threads
   if (shared > 48 * 1024)  // more than every device gives without being asked
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (error == cudaSuccess) {
-    kernel<<<grid, threads, shared, static_cast<cudaStream_t>(stream)>>>(arguments);
-    error = cudaGetLastError();
+    void* parameters[] = {const_cast<Arguments*>(&arguments)};
+    error = cudaLaunchKernel(kernel, grid, threads, parameters, shared, static_cast<cudaStream_t>(stream));
   }
   if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // said here; not to be found again by whoever asks next
   int device = -1;
   cudaGetDevice(&device);
   thread_local char text[256];

@@ -320,7 +320,7 @@ class KeyGradients {
     if (sink >= sinks_) return;
     float* keys = sink_sums(a_, blockIdx.x, blockIdx.y) + sink * D;
     store_row<D, kSplit>(dk_[0], half, split_, 1, false, keys);
-    store_row<D, kSplit>(dv_[0], half, split_, 1, false, keys + sinks_ * D);
+    store_row<D, kSplit>(dv_[0], half, split_, 1, false, keys + static_cast<int64_t>(sinks_) * D);
   }
   LIGER_DEVICE void store(int half) {
     const int key = key_of(half);
@@ -329,7 +329,7 @@ class KeyGradients {
       const int64_t slot = part_index(part_.begin, part_.sequence, queries_.group, kSinkRows);
       const float* keys = sink_sums(a_, slot, blockIdx.y) + key * D;
       add_row<D, kSplit>(keys, half, split_, dk_[0]);
-      add_row<D, kSplit>(keys + sinks_ * D, half, split_, dv_[0]);
+      add_row<D, kSplit>(keys + static_cast<int64_t>(sinks_) * D, half, split_, dv_[0]);
     }
     const int64_t token = part_.begin + key, row = (token * p_.Hkv + blockIdx.y) * D, angles = token * (D / 2);
     turn_back<D, kSplit>(p_.cos + angles, p_.sin + angles, half, split_, dk_[0]);

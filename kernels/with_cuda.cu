@@ -7,17 +7,26 @@ namespace liger::kernels {
 
 bool compiled_with_cuda() { return true; }
 
+namespace {
+
+bool worked(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();  // or whoever asks next would find it
+  return error == cudaSuccess;
+}
+
+}  // namespace
+
 int multiprocessors() {
   int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess) return 0;
-  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
-  return count;
+  const bool known =
+      worked(cudaGetDevice(&device)) && worked(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return known ? count : 0;
 }
 
 const char* device_refuses(int device) {
   int capability = 0, shared = 0;
-  if (cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+  if (!worked(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, device)) ||
+      !worked(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)))
     return "the device does not answer";
   if (capability >= 8 && shared >= kSharedLimit) return nullptr;
   thread_local char text[160];

@@ -24,6 +24,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #define LIGER_ON_HOST
@@ -247,12 +248,17 @@ inline void wait_for_copies(size_t left) {
 
 }  // namespace cuda_on_host
 
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+inline cudaError_t cuda_last_error = cudaSuccess;
+inline cudaError_t cudaGetLastError() { return std::exchange(cuda_last_error, cudaSuccess); }
+
 /// A device of few multiprocessors: a handful of sequences fills it.
-constexpr int cudaSuccess = 0, cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75,
+constexpr int cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75,
               cudaDevAttrMaxSharedMemoryPerBlockOptin = 97;
-inline int cudaGetDevice(int* device) { return *device = 0; }
-inline int cudaDeviceGetAttribute(int* value, int attribute, int device) {
-  if (device > 1) return 101;
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int device) {
+  if (device > 1) return cuda_last_error = 101;
   const int shared = device == 0 ? 163 : 99;  // the second one is of a smaller kind
   *value = attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? shared * 1024 : 8;
   return cudaSuccess;

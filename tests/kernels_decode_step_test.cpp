@@ -81,8 +81,7 @@ class Kernel {
       args_.states[states_.size() - 1] = states_.back()->as<float>();
     }
     if (const Structure* structure = settings.recurrence.structure) {
-      features_.emplace(settings.recurrence, shape.Hkv, kKernelDevice);
-      args_.features = features_->features;
+      args_.features = kernel_features(settings.recurrence, shape.Hkv, kKernelDevice);
       args_.delta_rule = structure->delta_rule;
       args_.reads_before_decay = structure->reads_before_decay;
       args_.normalizes = structure->normalizes;
@@ -133,7 +132,6 @@ class Kernel {
   DecodeStep args_ = {};
   Guarded seen_;
   std::vector<std::unique_ptr<Guarded>> states_;
-  std::optional<KernelFeatures> features_;
   std::unique_ptr<Guarded> keys_, values_;
 };
 

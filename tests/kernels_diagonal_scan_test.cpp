@@ -253,6 +253,13 @@ INSTANTIATE_TEST_SUITE_P(
                                          Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 256},
                                          Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
 
+// d_g sums over a whole part: the longest that is planned, of text that is hardly forgotten.
+TEST(DiagonalScanKernel, LongPartsKeepTheirDigits) {
+  const Scan scan({{4096}, 1, 1, 64, 64}, Type::kBFloat16, 1.0 / 256);
+  OnDevice device(scan, Type::kBFloat16, {}, {});
+  expect_equal(device, definition(scan), Type::kBFloat16, true);
+}
+
 // Raw projections: every structure that is one diagonal scan, with what core/structure.h says of it.
 class RawDiagonalScanKernel : public ::testing::TestWithParam<std::tuple<Type, const char*>> {};
 
@@ -262,12 +269,12 @@ TEST_P(RawDiagonalScanKernel, EqualsTheDefinition) {
     if (type != Type::kFloat && shape.K == 128) continue;
     const LayerRecurrence layer = {.structure = find_structure(name), .layer = 1, .layers = 4};
     const Scan scan(shape, type, 1);
-    const KernelFeatures features(layer, shape.Hkv, kKernelDevice);
+    const kernels::Features features = kernel_features(layer, shape.Hkv, kKernelDevice);
     const auto run = [&](const std::vector<at::Tensor>& x) {
       const RecurrenceOutputs out = recurrence(layer, x[0], x[1], x[2], {x[4]});
       return ScanOutputs{out.o, out.states[0]};
     };
-    OnDevice device(scan, type, features.features, {});
+    OnDevice device(scan, type, features, {});
     device.read_before_decay(layer.structure->reads_before_decay);
     expect_equal(device, by_definition(scan, run, false), type, true);
   }
@@ -284,7 +291,7 @@ TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
     for (const bool side_by_side : {false, true}) {
       const auto run = [&](unsigned order) {
         cuda_on_host::thread_order = order;
-        const auto features = raw ? KernelFeatures({.structure = find_structure("gated-retention")}, 2, kKernelDevice).features
+        const auto features = raw ? kernel_features({.structure = find_structure("gated-retention")}, 2, kKernelDevice)
                                   : kernels::Features{};
         OnDevice device(scan, Type::kBFloat16, features, {2, side_by_side});
         const ScanOutputs out = device.forward();
@@ -319,6 +326,9 @@ TEST(DiagonalScanKernel, SaysWhatItCannotRun) {
   forward.scan.H = 4;
   EXPECT_STREQ(kernels::diagonal_scan_fwd(forward, nullptr),
                "with keys of 64 the size of a value must be a multiple of 64");
+  forward.scan = sizes(4, 2, 64, 64);
+  forward.states_are_there = true;
+  EXPECT_STREQ(kernels::diagonal_scan_fwd(forward, nullptr), "only parts side by side keep the states before them");
   kernels::DiagonalScanBackward backward = {};
   backward.scan = sizes(4, 2, 64, 128);
   EXPECT_STREQ(kernels::diagonal_scan_bwd(backward, nullptr), "backward, keys and values must be of one size");

@@ -11,7 +11,6 @@
 
 #include <numeric>
 
-#include "device.h"
 #include "kernel_testing.h"
 #include "liger/error.h"
 #include "nn/cuda_mix.h"
@@ -184,15 +183,6 @@ TEST(CudaMix, SaysWhatDoesNotFitTogether) {
   in.rotation.cos = in.rotation.cos.narrow(0, 0, 3);
   EXPECT_THROW(cuda_mix(settings, in), Error);
 }
-
-#ifndef LIGER_TEST_ON_GPU
-TEST(CudaMix, KnowsItsDevices) {
-  EXPECT_EQ(kernels::device_refuses(0), nullptr);
-  EXPECT_STREQ(kernels::device_refuses(1), "the device has compute capability 8.x and 99 KiB of shared memory to a "
-                                           "block; the kernels need 8.0 and 163");
-  EXPECT_STREQ(kernels::device_refuses(2), "the device does not answer");
-}
-#endif
 
 // A window whose scores do not fit into the decoding step's shared memory goes the way of longer texts.
 TEST(CudaMix, DecodesWithAnyWindow) {

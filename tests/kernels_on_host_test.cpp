@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda_on_host.h"
+#include "device.h"
 #include "tile.cuh"
 
 namespace liger {
@@ -37,6 +38,15 @@ TEST(CudaOnHostDeathTest, CatchesWhatAGpuWouldNotShow) {
   EXPECT_DEATH(kernels::launch("", writes_past_the_end, dim3(1), 32, 496, nullptr, Nothing()), "");
   EXPECT_DEATH(kernels::launch("", leaves_before_a_barrier, dim3(1), 32, 0, nullptr, Nothing()),
                "a barrier or a warp waits for threads that do not come");
+}
+
+// What a device answers, or that it does not; an error asked away is not found by whoever asks next.
+TEST(CudaOnHost, DevicesAreRefusedWithTheReason) {
+  EXPECT_EQ(kernels::device_refuses(0), nullptr);
+  EXPECT_STREQ(kernels::device_refuses(1), "the device has compute capability 8.x and 99 KiB of shared memory to a "
+                                           "block; the kernels need 8.0 and 163");
+  EXPECT_STREQ(kernels::device_refuses(2), "the device does not answer");
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }
 
 TEST(CudaOnHost, ShowsRacesAndEarlyReads) {

@@ -15,11 +15,7 @@ void* kernel_stream(const at::Tensor& x);
 /// Throws Error(kInternal) with `what` the kernel says, if it says anything.
 void check_kernel(const char* what, const at::Tensor& x);
 
-/// What the kernels make of a structure's raw projections; `constants` keeps alive what `features` points to.
-struct KernelFeatures {
-  KernelFeatures(const LayerRecurrence& layer, int64_t kv_heads, at::Device device);
-  kernels::Features features;
-  at::Tensor constants;
-};
+/// What the kernels make of a structure's raw projections.
+kernels::Features kernel_features(const LayerRecurrence& layer, int64_t kv_heads, at::Device device);
 
 }  // namespace liger

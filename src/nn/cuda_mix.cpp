@@ -220,11 +220,9 @@ std::optional<at::Tensor> one_token(const Call& call, const at::Tensor& seen, La
   args.q = call.q.const_data_ptr();
   args.k = call.k.const_data_ptr();
   args.v = call.v.const_data_ptr();
-  std::optional<KernelFeatures> features;
   if (call.recurs()) {
     const Structure& s = *call.layer().structure;
-    features.emplace(call.layer(), args.Hkv, call.q.device());
-    args.features = features->features;
+    args.features = kernel_features(call.layer(), args.Hkv, call.q.device());
     args.delta_rule = s.delta_rule;
     args.reads_before_decay = s.reads_before_decay;
     args.normalizes = s.normalizes;

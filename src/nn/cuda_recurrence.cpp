@@ -54,13 +54,11 @@ struct Diagonal {
 
   // o [N, H, V]; `last` becomes the state after the last tokens.
   at::Tensor columns(at::Tensor& last) {
-    const at::Tensor o = at::empty({scan.N, scan.H, scan.V}, k.options());
     last = at::empty_like(state);
-    check_kernel(kernels::diagonal_scan_fwd({scan, state.const_data_ptr<float>(), last.mutable_data_ptr<float>(),
-                                             of_parts(), decays_data(), o.mutable_data_ptr()},
-                                            kernel_stream(k)), k);
-    return o;
+    return columns(last.mutable_data_ptr<float>(), false);
   }
+  // The same after a pass over the same keys, values and decays, whose states of parts these are.
+  at::Tensor columns_again() { return columns(nullptr, scan.side_by_side); }
   // S_t x_t: [N, H, K] float32 of x [N, H, V].
   at::Tensor rows(const at::Tensor& x, at::Tensor& last) {
     const at::Tensor y = empty_floats(k, {scan.N, scan.H, scan.K});
@@ -102,6 +100,13 @@ struct Diagonal {
   kernels::DiagonalScan scan = {};
 
  private:
+  at::Tensor columns(float* last, bool states_are_there) {
+    const at::Tensor o = at::empty({scan.N, scan.H, scan.V}, k.options());
+    check_kernel(kernels::diagonal_scan_fwd({scan, state.const_data_ptr<float>(), last, of_parts(), decays_data(),
+                                             o.mutable_data_ptr(), states_are_there},
+                                            kernel_stream(k)), k);
+    return o;
+  }
   float* of_parts() { return states.defined() ? states.mutable_data_ptr<float>() : nullptr; }
   float* decays_data() { return decays.defined() ? decays.mutable_data_ptr<float>() : nullptr; }
 };
@@ -112,12 +117,12 @@ struct Layer {
   const at::Tensor &q, &k, &v;
   const KernelTokens& tokens;
   const Tensors& states;
-  KernelFeatures features = KernelFeatures(layer, k.size(1), k.device());
+  kernels::Features features = kernel_features(layer, k.size(1), k.device());
 
   int64_t group() const { return q.size(1) / k.size(1); }
   int64_t D() const { return k.size(2); }
   Diagonal scan(const at::Tensor& of_q, const at::Tensor& of_v, const at::Tensor& state) const {
-    Diagonal out(of_q, k, of_v, state, tokens, features.features);
+    Diagonal out(of_q, k, of_v, state, tokens, features);
     out.scan.reads_before_decay = layer.structure->reads_before_decay;
     return out;
   }
@@ -199,8 +204,7 @@ CudaRecurrenceGradients slots_backward(const Layer& in, const CudaRecurrence& fo
   const at::Tensor d_y = (p * (d_p - (p * d_p).sum(-1, true))).to(p.scalar_type());
   Diagonal keys = in.scan(d_y, in.k, in.states[0].transpose(-1, -2));
   restore(keys, forward.saved[0]);
-  at::Tensor last;
-  const at::Tensor d_q = keys.columns(last);  // x -> S x is linear: its gradient is S^T
+  const at::Tensor d_q = keys.columns_again();  // x -> S x is linear: its gradient is S^T
   const auto d_keys =
       keys.backward(in.q, forward.saved[2], d_states[0].defined() ? d_states[0].transpose(-1, -2) : at::Tensor());
   return {d_q, d_values.k + d_keys.k + d_keys.v, d_values.v, {d_keys.state.transpose(-1, -2), d_values.state}};
@@ -217,7 +221,7 @@ kernels::DeltaScan delta_scan(const Layer& in) {
   out.starts = in.tokens.starts_data();
   out.q = in.q.const_data_ptr();
   out.k = in.k.const_data_ptr();
-  out.features = in.features.features;
+  out.features = in.features;
   return out;
 }
 CudaRecurrence delta(const Layer& in, bool training) {
@@ -261,7 +265,7 @@ CudaRecurrenceGradients delta_backward(const Layer& in, const CudaRecurrence& fo
 
   // The forward pass has left no states of parts.
   Diagonal scan(beside_heads(in, in.q, in.k), in.k, u.to(in.v.scalar_type()), in.states[0], in.tokens,
-                in.features.features, /*serial=*/true);
+                in.features, /*serial=*/true);
   scan.scan.last_head_is_strict = true;
   const auto d = scan.backward(beside_heads(in, d_o, w), forward.states[0], d_last, /*wants_values=*/false);
   const at::Tensor d_q = d.q.view({N, Hkv, G + 1, D});
