@@ -5,7 +5,6 @@
 #include <chrono>
 #include <iostream>
 
-#include "liger/core/dtype.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
@@ -14,6 +13,7 @@
 #include "liger/io/log.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
+#include "model_arguments.h"
 #include "tool.h"
 
 namespace liger {
@@ -21,8 +21,9 @@ namespace {
 
 struct Arguments {
   tool::CommonOptions common;
-  std::string model, dtype, attention, limit;
-  std::filesystem::path adapter, output_path, input_ids, logits;
+  tool::ModelArguments model;
+  std::string attention, limit;
+  std::filesystem::path output_path, input_ids, logits;
   std::string batch_size = "auto", softmax_dtype = "float32";
   EvalOptions eval;
 };
@@ -39,8 +40,7 @@ constexpr const char* kDescription =
     "Liger models too, as lm-evaluation-harness does.";
 
 void add_options(CLI::App& app, Arguments& a) {
-  app.add_option("--model", a.model, "Folder or name of the model")->required()->option_text("NAME|DIR");
-  app.add_option("--adapter", a.adapter, "PEFT LoRA folder to add")->option_text("DIR");
+  tool::add_model_options(app, a.model);
   CLI::Option* tasks = app.add_option("--tasks", a.eval.tasks, "Tasks, separated by commas");
   tasks->delimiter(',')->option_text("A,B");
   CLI::Option* data = app.add_option("--data", a.eval.data, "Folder of the tasks' files, or perplexity's own file");
@@ -54,7 +54,6 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--output_path", a.output_path, "Also write results_{time}.json under DIR/{model}")
       ->option_text("DIR");
   app.add_flag("--log_samples", a.eval.keep_samples, "With --output_path: every row's requests and scores as well");
-  app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
   app.add_option("--softmax-dtype", a.softmax_dtype, "float32, or model to round as lm-evaluation-harness does")
       ->check(CLI::IsMember({"float32", "model"}))
       ->option_text("TYPE");
@@ -73,10 +72,7 @@ double now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-std::shared_ptr<CausalLM> load_model(const Arguments& a, const std::filesystem::path& dir) {
-  LoadOptions options;
-  if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
-  options.adapter = a.adapter;
+std::shared_ptr<CausalLM> load_model(const Arguments& a, LoadOptions options, const std::filesystem::path& dir) {
   options.softmax = a.attention == "softmax";
   // A Liger model keeps its own window, sinks and mix; a plain one gets the defaults.
   if (a.attention == "liger_gla" && !ModelConfig::read(dir).liger) options.liger = LigerConfig{};
@@ -106,14 +102,16 @@ void run_tasks(Arguments& a) {
   LIGER_CHECK_USAGE(!a.eval.keep_samples || !a.output_path.empty(), "--log_samples needs --output_path");
   RunDescription run;
   run.started = now();
-  const std::filesystem::path dir = resolve_model(a.model);
+  const LoadOptions options = tool::load_options(a.model);
+  const std::filesystem::path dir = resolve_model(a.model.model);
   const std::vector<PreparedTask> tasks = prepare_tasks(a.eval);
   const auto tokenizer = Tokenizer::load(dir);
-  const auto model = load_model(a, dir);
+  const auto model = load_model(a, options, dir);
   std::vector<TaskResult> results;
   for (const PreparedTask& task : tasks) results.push_back(evaluate(*model, *tokenizer, task, a.eval));
-  run.model = a.model;
-  run.adapter = a.adapter.string();
+  run.model = a.model.model;
+  run.adapter = a.model.adapter.string();
+  run.device = a.model.device;
   run.dtype = cat(model->dtype());
   run.batch_size = a.batch_size;
   run.limit = a.eval.limit;
@@ -133,7 +131,7 @@ void run_tasks(Arguments& a) {
 
 void run(Arguments& a) {
   if (!a.input_ids.empty()) {
-    const auto model = load_model(a, resolve_model(a.model));
+    const auto model = load_model(a, tool::load_options(a.model), resolve_model(a.model.model));
     write_logits(*model, a.input_ids, a.logits);
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;

@@ -5,7 +5,6 @@
 #include <iostream>
 #include <iterator>
 
-#include "liger/core/dtype.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/generate/generate.h"
@@ -14,6 +13,7 @@
 #include "liger/io/process.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
+#include "model_arguments.h"
 #include "tool.h"
 
 namespace liger {
@@ -21,8 +21,9 @@ namespace {
 
 struct Arguments {
   tool::CommonOptions common;
-  std::string model, dtype, prompt;
-  std::filesystem::path adapter, file, state_in, state_out;
+  tool::ModelArguments model;
+  std::string prompt;
+  std::filesystem::path file, state_in, state_out;
   bool has_prompt = false, stats = false;
   GenerateOptions generate;
 };
@@ -38,8 +39,7 @@ constexpr const char* kDescription =
     "--min-p those with at least X times the highest probability.";
 
 void add_options(CLI::App& app, Arguments& a) {
-  app.add_option("--model", a.model, "Folder or name of the model")->required()->option_text("NAME|DIR");
-  app.add_option("--adapter", a.adapter, "PEFT LoRA folder to add")->option_text("DIR");
+  tool::add_model_options(app, a.model);
   CLI::Option* prompt = app.add_option("-p,--prompt", a.prompt, "Text to continue")->option_text("TEXT");
   app.add_option("-f,--file", a.file, "File with the text to continue")->option_text("FILE")->excludes(prompt);
   app.add_option("-m,--max-tokens", a.generate.max_tokens, "Tokens to generate at most")
@@ -57,7 +57,6 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--state-in", a.state_in, "Go on where a text saved with --state-out ended")->option_text("FILE");
   app.add_option("--state-out", a.state_out, "Save what the model remembers of prompt and text")->option_text("FILE");
   app.add_flag("--stats", a.stats, "Speed and memory on stderr");
-  app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
   tool::add_common_options(app, a.common);
 }
 
@@ -101,11 +100,9 @@ OrderedJson to_json(const Generation& g) {
 void run(const Arguments& a) {
   const std::string text = read_prompt(a);
   validate(a.generate);  // a bad option should not have to wait for the model
-  const std::filesystem::path dir = resolve_model(a.model);
+  const LoadOptions options = tool::load_options(a.model);
+  const std::filesystem::path dir = resolve_model(a.model.model);
   const auto tokenizer = Tokenizer::load(dir);
-  LoadOptions options;
-  if (!a.dtype.empty()) options.dtype = scalar_type_from_string(a.dtype);
-  options.adapter = a.adapter;
   const auto model = CausalLM::load(dir, options);
   Conversation conversation;
   if (!a.state_in.empty()) conversation = load_conversation(a.state_in, *model);

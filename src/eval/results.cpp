@@ -74,7 +74,7 @@ OrderedJson run_json(const EvalOptions& options, const RunDescription& run) {
           {"model_dtype", run.dtype},
           {"softmax_dtype", options.scoring.model_softmax ? "model" : "float32"},
           {"batch_size", run.batch_size},
-          {"device", "cpu"},
+          {"device", run.device},
           {"limit", run.limit ? OrderedJson(*run.limit) : OrderedJson()},
           {"bootstrap_iters", 100000},
           {"fewshot_seed", options.fewshot_seed}};

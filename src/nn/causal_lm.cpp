@@ -59,6 +59,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   ModelConfig config = ModelConfig::read(dir);
   if (options.liger) config.liger = options.liger;
   if (options.softmax) config.liger.reset();
+  config.backend = options.backend;
   if (config.liger) validate(*config.liger, config, "liger");
   const WeightFiles files(dir);
   check_weights(files, config, dir.string());

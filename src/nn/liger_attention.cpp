@@ -1,3 +1,4 @@
+#include "nn/choose_mix.h"
 #include "nn/cuda_mix.h"
 #include "nn/mix_settings.h"
 #include "nn/reference_mix.h"
@@ -11,20 +12,22 @@ namespace {
 class LigerAttention : public TokenMixer {
  public:
   LigerAttention(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
-      : TokenMixer(config, options), settings_(mix_settings(config, layer)) {}
+      : TokenMixer(config, options), backend_(config.backend), settings_(mix_settings(config, layer)) {}
 
  protected:
   at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
                  LayerState* state) override {
     const MixInputs in = {q, k, v, context.rotation, context.tokens.lengths(), {}, context.tokens.starts()};
+    if (!runs_fused(backend_, settings_, in)) {
+      if (state) return reference_mix(settings_, in, context.past, *state, ScanMethod::kChunked);
+      return reference_mix(settings_, in, ScanMethod::kChunked).o;
+    }
     if (q.is_cpu()) return state ? fused_mix(settings_, in, context.past, *state) : fused_mix(settings_, in).o;
-    if (q.is_cuda() && cuda_mix_refuses(settings_, in).empty())
-      return state ? cuda_mix(settings_, in, context.past, context.seen, *state) : cuda_mix(settings_, in).o;
-    if (state) return reference_mix(settings_, in, context.past, *state, ScanMethod::kAuto);
-    return reference_mix(settings_, in, ScanMethod::kAuto).o;
+    return state ? cuda_mix(settings_, in, context.past, context.seen, *state) : cuda_mix(settings_, in).o;
   }
 
  private:
+  Backend backend_;
   MixSettings settings_;
 };
 

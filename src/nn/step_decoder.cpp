@@ -305,12 +305,13 @@ const at::Tensor& StepDecoder::Implementation::step(std::span<const int64_t> ids
 
 bool StepDecoder::supports(const CausalLM& model) {
   const auto type = model.dtype();
-  return model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16);
+  return model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
+         model.config().backend != Backend::kTorch;
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
-  LIGER_CHECK(supports(model), "decoding in steps: expected a float32 or bfloat16 model on the CPU, got ",
-              model.dtype(), " on ", model.device().str());
+  LIGER_CHECK(supports(model), "decoding in steps: expected a float32 or bfloat16 model on the CPU, and a backend that "
+              "is not torch, got ", model.dtype(), " on ", model.device().str());
   LIGER_CHECK(sequences >= 1 && sequences <= kMaxSequences, "decoding in steps: expected 1 to ", kMaxSequences,
               " sequences, got ", sequences);
   it_ = std::make_unique<Implementation>(model, sequences);

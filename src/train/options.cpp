@@ -42,6 +42,10 @@ void visit(Options& o, Visitor& v) {
   v.choice("init", o.init, std::array{Choice{Init::kPretrained, "pretrained"}, Choice{Init::kRandom, "random"}},
            "pretrained | random: new weights for a folder with config.json and tokenizer");
   v("dtype", o.dtype, "f32, bf16, f16 or f64; null = as stored, or f32 if lora is null");
+  v("device", o.device, "cpu, cuda or cuda:N");
+  v.choice("backend", o.backend,
+           std::array{Choice{Backend::kAuto, "auto"}, Choice{Backend::kFused, "fused"}, Choice{Backend::kTorch, "torch"}},
+           "of Liger layers: auto | fused: compiled code or an error | torch: LibTorch's operators");
   v.choice("attention", o.attention,
            std::array{Choice{Attention::kAsConfigured, nullptr}, Choice{Attention::kSoftmax, "softmax"},
                       Choice{Attention::kLigerGla, "liger_gla"}},

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "liger/core/device.h"
 #include "liger/core/dtype.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
@@ -100,16 +101,20 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   std::optional<at::ScalarType> dtype;
   if (options.model.dtype) dtype = scalar_type_from_string(*options.model.dtype);
   if (full && !dtype) dtype = at::kFloat;
+  const at::Device device = device_from_string(options.model.device);
   ModelConfig config = base_config;
+  config.backend = options.model.backend;
   config.liger = mixer(options.model, config);
 
   at::manual_seed(static_cast<uint64_t>(options.train.seed));
   const bool all_from_checkpoint = full && !checkpoint.empty();
   if (options.model.init == Init::kRandom && !all_from_checkpoint) {
-    model = std::make_shared<CausalLM>(config, at::TensorOptions(dtype.value_or(at::kFloat)));
+    model = std::make_shared<CausalLM>(config, at::TensorOptions(dtype.value_or(at::kFloat)).device(device));
   } else {
     LoadOptions load;
     load.dtype = dtype;
+    load.device = device;
+    load.backend = options.model.backend;
     load.liger = config.liger;
     load.softmax = !config.liger;
     model = CausalLM::load(all_from_checkpoint ? checkpoint : base, load);

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "liger/core/backend.h"
 #include "liger/error.h"
 #include "liger/io/json.h"
 
@@ -83,6 +84,7 @@ struct ModelConfig {
   std::vector<int64_t> eos_token_ids;    ///< one or several end the text
   std::string stored_dtype;              ///< "float32", "bfloat16", "float16"; empty = not said
   std::optional<LigerConfig> liger;      ///< absent = softmax attention
+  Backend backend = Backend::kAuto;      ///< of the linearized layers; not a part of config.json
 
   /// DIR/config.json. Throws Error(kBadInput) "FILE: 'key': expected ..., got ..." for what is missing, contradictory
   /// or out of range, for a model_type that is not supported (with the list of those that are), and for one that

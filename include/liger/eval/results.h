@@ -13,6 +13,7 @@ struct RunDescription {
   std::string model;    ///< as the user named it
   std::string adapter;  ///< empty = none
   std::string dtype;
+  std::string device = "cpu";
   std::string batch_size;
   std::optional<double> limit;
   int64_t parameters = 0, max_length = 0;

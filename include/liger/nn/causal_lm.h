@@ -22,6 +22,7 @@ struct LoadOptions {
   /// Undefined = as stored. Tensors of the right dtype are used in place from the mapped file.
   std::optional<at::ScalarType> dtype;
   at::Device device = at::kCPU;
+  Backend backend = Backend::kAuto;
   /// Runs the same weights with these Liger layers, whatever config.json says.
   std::optional<LigerConfig> liger;
   /// Runs them with softmax attention, whatever config.json says.

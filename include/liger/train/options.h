@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "liger/core/backend.h"
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
 
@@ -24,6 +25,8 @@ struct ModelOptions {
   std::optional<std::string> adapter;
   Init init = Init::kPretrained;
   std::optional<std::string> dtype;
+  std::string device = "cpu";
+  Backend backend = Backend::kAuto;
   Attention attention = Attention::kAsConfigured;
   std::optional<int64_t> window, sinks;
   std::optional<double> mix, gate_divisor;

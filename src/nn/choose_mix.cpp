@@ -1,0 +1,38 @@
+#include "nn/choose_mix.h"
+
+#include <mutex>
+#include <set>
+
+#include "liger/error.h"
+#include "liger/io/log.h"
+#include "nn/cuda_mix.h"
+
+namespace liger {
+namespace {
+
+std::string fused_refuses(const MixSettings& settings, const MixInputs& in) {
+  if (in.q.is_cpu()) return "";
+  return in.q.is_cuda() ? cuda_mix_refuses(settings, in) : "there is compiled code for the CPU and CUDA only";
+}
+
+// Every layer of every step has the same to say.
+void warn_once(const std::string& text) {
+  static std::mutex mutex;
+  static std::set<std::string> said;
+  const std::lock_guard lock(mutex);
+  if (said.insert(text).second) log_warning(text);
+}
+
+}  // namespace
+
+bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in) {
+  if (backend == Backend::kTorch) return false;
+  const std::string reason = fused_refuses(settings, in);
+  if (reason.empty()) return true;
+  const std::string what = cat("linearized layers on ", in.q.device().str(), ": ", reason);
+  LIGER_CHECK_USAGE(backend == Backend::kAuto, "backend fused: ", what, "; with backend auto LibTorch's operators run them");
+  warn_once(what + "; LibTorch's operators run them, which is slower");
+  return false;
+}
+
+}  // namespace liger

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "liger/core/backend.h"
+#include "nn/fused_mix.h"
+
+namespace liger {
+
+/// Whether compiled code or kernels run these inputs where they are. Where they cannot: an Error with the reason if the
+/// backend was named, else a warning with it, once.
+bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in);
+
+}  // namespace liger
