@@ -7,29 +7,13 @@
 
 #include <map>
 
-#include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/step_decoder.h"
 #include "machine.h"
+#include "models.h"
 
 namespace liger {
 namespace {
-
-ModelConfig shape_of(bool large, bool liger) {
-  ModelConfig c;
-  c.family = find_family("llama");
-  c.vocab_size = 32000;
-  c.hidden_size = large ? 768 : 288;
-  c.intermediate_size = large ? 2048 : 768;
-  c.num_hidden_layers = large ? 12 : 6;
-  c.num_attention_heads = c.num_key_value_heads = large ? 12 : 6;
-  c.head_dim = c.hidden_size / c.num_attention_heads;
-  c.max_position_embeddings = 65536;
-  c.hidden_act = "silu";
-  c.tie_word_embeddings = true;
-  if (liger) c.liger = LigerConfig{};
-  return c;
-}
 
 int64_t weight_bytes(const CausalLM& model) {
   int64_t bytes = 0;
@@ -41,7 +25,7 @@ int64_t weight_bytes(const CausalLM& model) {
 void decode(benchmark::State& state, bool large, bool liger) {
   at::NoGradGuard no_grad;
   at::manual_seed(0);
-  CausalLM model(shape_of(large, liger), at::kBFloat16);
+  CausalLM model(benchmarks::shape_of(large, liger), at::kBFloat16);
   model.eval();
   DecodingState memory;
   for (int64_t left = state.range(0); left > 0; left -= 1024)

@@ -18,7 +18,7 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"io", {}},
     {"core", {"io"}},
     {"models", {"core", "io"}},
-    {"ops", {"core", "io"}},
+    {"ops", {"cpu", "core", "io"}},
     {"cpu", {"core"}},
     {"recurrence", {"cpu", "core", "io"}},
     {"nn", {"ops", "recurrence", "cpu", "models", "core", "io"}},

@@ -113,6 +113,29 @@ struct StepKernels {
   void (*cache)(const CacheHead&, void* scratch);
 };
 
+/// Root mean square norm over rows of `columns`: x / sqrt(mean(x^2) + eps), then * weight (rounded in between, as Llama
+/// does) or * (1 + weight) (Gemma).
+struct NormView {
+  Element element;  ///< of rows and weight
+  int64_t columns;
+  const void* weight;
+  double eps;
+  bool adds_one;
+};
+
+/// What training does to rows, beside products. Outputs may be the inputs.
+struct RowKernels {
+  void (*norm)(const NormView&, const void* x, int64_t rows, void* y);
+  /// d of y; `d_weight` [columns] of the compute type is added to, nullptr = not wanted.
+  void (*norm_backward)(const NormView&, const void* x, const void* d, int64_t rows, void* dx, void* d_weight);
+  /// out = activation(gates) * ups, n elements.
+  void (*gate)(Element, GateActivation, const void* gates, const void* ups, int64_t n, void* out);
+  void (*gate_backward)(Element, GateActivation, const void* gates, const void* ups, const void* d, int64_t n,
+                        void* d_gates, void* d_ups);
+  /// Returns log(sum(exp(logits))) - logits[target]; with `gradient` the logits, kFloat or kDouble, become theirs.
+  double (*cross_entropy)(Element, void* logits, int64_t n, int64_t target, bool gradient);
+};
+
 /// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for. A
 /// pass takes heads of one sequence together, since they lie side by side in memory.
 struct CpuKernels {
@@ -129,6 +152,7 @@ struct CpuKernels {
   int64_t (*scan_backward_scratch)(const ScanHead&, int64_t heads);
   void (*scan_backward)(const ScanHead*, const ScanBackward*, int64_t heads, void* scratch);
   StepKernels step;
+  RowKernels rows;
 };
 
 /// The best this processor runs. The environment variable LIGER_CPU ("baseline", "avx2", "avx512") asks for another;

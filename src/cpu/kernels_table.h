@@ -7,6 +7,7 @@
 #include "cpu/cache_step.h"
 #include "cpu/linear.h"
 #include "cpu/mix_run.h"
+#include "cpu/rows.h"
 #include "cpu/scan_run.h"
 #include "cpu/step.h"
 
@@ -167,7 +168,8 @@ constexpr CpuKernels kernels_named(const char* name) {
           scratch<ScanHead, true>,
           run_pass<ScanHead, ScanBackward, true>,
           {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
-           step_cache_scratch, step_cache}};
+           step_cache_scratch, step_cache},
+          {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row}};
 }
 
 }  // namespace

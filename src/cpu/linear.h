@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <utility>
 
+#include "cpu/activation.h"
 #include "cpu/kernels.h"
 #include "cpu/vec.h"
 
@@ -156,14 +157,6 @@ void dot_rows(const Weight<T>& w, int64_t begin, int64_t end, int64_t sequences,
   if (sequences == 2) dot_rows<2>(w, begin, end, x, y);
   if (sequences == 3) dot_rows<3>(w, begin, end, x, y);
   if (sequences == 4) dot_rows<4>(w, begin, end, x, y);
-}
-
-inline Vec<float> activate(GateActivation activation, Vec<float> x) {
-  if (activation == GateActivation::kSilu) return x * sigmoid<float>(x);
-  if (activation == GateActivation::kGeluTanh)  // (1 + tanh(u)) / 2 is the sigmoid of 2 u
-    return x * sigmoid<float>(x * 1.5957691216057308f * (x * x * 0.044715f + 1.0f));
-  for (int64_t i = 0; i < kWidth<float>; ++i) x[i] *= 0.5f + 0.5f * std::erf(x[i] * 0.70710678118654752f);
-  return x;
 }
 
 /// gates = activation(gates) * ups.

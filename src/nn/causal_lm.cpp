@@ -1,7 +1,6 @@
 #include "liger/nn/causal_lm.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 
 #include <cmath>
 
@@ -9,6 +8,7 @@
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
 #include "liger/nn/lora.h"
+#include "liger/ops/linear.h"
 #include "nn/decoder.h"
 
 namespace liger {
@@ -84,7 +84,7 @@ at::Tensor CausalLM::hidden_states(const Sequences& tokens, DecodingState* state
   return model_->forward(tokens, state);
 }
 
-at::Tensor CausalLM::logits(const at::Tensor& hidden) { return at::linear(hidden, head_weight()); }
+at::Tensor CausalLM::logits(const at::Tensor& hidden) { return liger::linear(hidden, head_weight()); }
 
 at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : model_->embedding(); }
 

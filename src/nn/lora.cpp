@@ -2,7 +2,6 @@
 
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include "liger/core/dtype.h"
 #include "liger/error.h"
 #include "liger/nn/causal_lm.h"
+#include "liger/ops/linear.h"
 
 namespace liger {
 namespace {
@@ -50,11 +50,12 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias, const 
 }
 
 at::Tensor Linear::forward(const at::Tensor& x) {
-  const at::Tensor y = at::linear(x, weight, bias);
-  if (!has_lora()) return y;
-  const at::Tensor dropped = dropout_ > 0 ? at::dropout(x, dropout_, is_training()) : x;
+  if (!has_lora()) return liger::linear(x, weight, bias);
+  if (dropout_ == 0 || !is_training()) return lora_linear(x, weight, bias, lora_a_, lora_b_, scale_);
   const auto type = x.scalar_type();
-  return y + at::linear(at::linear(dropped, lora_a_.to(type)), lora_b_.to(type)) * scale_;
+  const at::Tensor dropped = at::dropout(x, dropout_, /*train=*/true);
+  return liger::linear(x, weight, bias) +
+         liger::linear(liger::linear(dropped, lora_a_.to(type)), lora_b_.to(type)) * scale_;
 }
 
 void Linear::add_lora(const LoraConfig& config) {

@@ -36,7 +36,7 @@ Mlp::Mlp(const ModelConfig& config, const at::TensorOptions& options) : act_(con
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x) {
-  return down_proj_->forward(activation(act_, gate_proj_->forward(x)) * up_proj_->forward(x));
+  return down_proj_->forward(gated_activation(act_, gate_proj_->forward(x), up_proj_->forward(x)));
 }
 
 }  // namespace liger

@@ -3,7 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_log_softmax.h>
-#include <ATen/ops/mm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
@@ -14,6 +14,8 @@
 
 #include "liger/core/dtype.h"
 #include "liger/error.h"
+#include "liger/ops/linear.h"
+#include "ops/rows.h"
 
 namespace liger {
 namespace {
@@ -22,13 +24,38 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // Logits held at a time: large enough that re-reading the weight is paid off, small enough to stay in cache.
-constexpr int64_t kBlockElements = int64_t{1} << 22;
+constexpr int64_t kBlockElements = int64_t{1} << 23;
 constexpr int64_t kMinBlockRows = 128;
 
 struct Result {
   at::Tensor loss;
   at::Tensor hidden_grad, weight_grad;  // of the loss; undefined unless asked for
 };
+
+// The sum of the rows' losses, float64; with `gradient`, logits become softmax - one-hot, their gradient.
+at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
+  if (!takes_rows(logits)) {
+    const at::Tensor target = targets.unsqueeze(1);
+    logits = at::_log_softmax(logits, 1, /*half_to_float=*/false);
+    const at::Tensor loss = -logits.gather(1, target).sum(at::kDouble);
+    if (gradient) logits.exp_().scatter_add_(1, target, at::scalar_tensor(-1.0, logits.options()).expand_as(target));
+    return loss;
+  }
+  logits = logits.contiguous();
+  const at::Tensor losses = at::empty({logits.size(0)}, at::kDouble);
+  const int64_t V = logits.size(1);
+  const int64_t* target = targets.const_data_ptr<int64_t>();
+  for_row_blocks(logits.size(0), [&](int64_t, int64_t first, int64_t count) {
+    for (int64_t row = first; row < first + count; ++row) {
+      LIGER_CHECK(target[row] >= 0 && target[row] < V, "linear_cross_entropy: target ", target[row], " is not one of the ",
+                  V, " rows of the weight");
+      losses.mutable_data_ptr<double>()[row] = cpu_kernels().rows.cross_entropy(
+          element_of_rows(logits), static_cast<char*>(logits.data_ptr()) + row * V * logits.element_size(), V,
+          target[row], gradient);
+    }
+  });
+  return losses.sum();
+}
 
 Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
                bool weight_needs_grad) {
@@ -45,13 +72,11 @@ Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Ten
   for (int64_t begin = 0; begin < count; begin += block) {
     const at::Tensor index = rows.narrow(0, begin, std::min(block, count - begin));
     const at::Tensor x = hidden.index_select(0, index);
-    const at::Tensor target = targets.index_select(0, index).unsqueeze(1);
-    at::Tensor p = at::_log_softmax(at::mm(x, weight.t()).to(type), 1, /*half_to_float=*/false);
-    loss -= p.gather(1, target).sum(at::kDouble);
-    if (!hidden_needs_grad && !weight_needs_grad) continue;
-    // d loss / d logits = softmax - one-hot.
-    p.exp_().scatter_add_(1, target, at::scalar_tensor(-1.0, p.options()).expand_as(target));
-    if (hidden_needs_grad) result.hidden_grad.index_copy_(0, index, at::mm(p.to(weight.scalar_type()), weight));
+    at::Tensor p = product(x, weight, /*transposed=*/true, type);
+    const bool gradient = hidden_needs_grad || weight_needs_grad;
+    loss += cross_entropy(p, targets.index_select(0, index), gradient);
+    if (!gradient) continue;
+    if (hidden_needs_grad) result.hidden_grad.index_copy_(0, index, product(p, weight, /*transposed=*/false, hidden.scalar_type()));
     if (weight_needs_grad) result.weight_grad.addmm_(p.t(), x.to(type));
   }
   result.loss = loss.to(type);

@@ -13,8 +13,10 @@ namespace liger {
 /// `adds_one`: Gemma's form, multiplied by (1 + w) before the cast; otherwise cast first, then times w, as Llama does.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, bool adds_one);
 
-/// "silu", "gelu" (exact) or "gelu_pytorch_tanh". Throws Error on another name.
-at::Tensor activation(const std::string& name, const at::Tensor& x);
+/// activation(gates) * ups, [N, I] each, of one dtype; "silu", "gelu" (exact) or "gelu_pytorch_tanh", computed in float32
+/// (float64 for float64). Throws Error on another name. Differentiable once on the CPU, as rms_norm is; both keep their
+/// inputs for that and nothing else.
+at::Tensor gated_activation(const std::string& name, const at::Tensor& gates, const at::Tensor& ups);
 
 /// Cosines and sines of every position's angles, [N, head_dim / 2] each, float32.
 struct Rotation {
