@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """liger's CPU kernels beside the Python stack on the same work, in turns on one machine; prints the ratios.
 
-    python benchmarks/run.py [--bench build/benchmarks/cpu_bench] [--threads N] [--rounds R] [--only scan window decode]
+    python benchmarks/run.py [--bench build/benchmarks/cpu_bench] [--threads N] [--rounds R] [--only scan window decode train]
                              [--python PYTHON] [--llama-python PYTHON] [--json FILE]
 
 --python has torch and transformers, --llama-python llama-cpp-python and gguf (default: the same); a peer that is missing
@@ -141,12 +141,40 @@ def decode(run):
     yield "decode 110M: weights streamed, share of what both cores read", 1, share, 0.7
 
 
+def train(run):
+    """Updates of LoRA fine-tuning: tokens a second of Liger-GLA against both forms of the peer, and peak memory."""
+    wanted = {("15M", "bf16", 100): 2, ("110M", "bf16", 100): 1.5, ("15M", "fp32", 100): 1.6, ("110M", "fp32", 100): 1.2,
+              ("15M", "bf16", 50): 2.2, ("110M", "bf16", 50): 1.8}
+    for (model, dtype, learned), target in wanted.items():
+        for rows, length in ((4, 256), (1, 1024)):
+            def ours():
+                item = run.bench(f"train_{model}_{dtype}/{rows}/{length}/{learned}/")
+                return {"peft": item["ms"], "liger": item["ms"], "mb": item["MB"]}
+
+            def theirs():
+                found = {}
+                for form in ("peft", "liger"):
+                    for item in run.peer("train_torch.py", "--form", form, "--model", model, "--rows", rows, "--length",
+                                         length, "--learned", learned, "--dtype",
+                                         {"fp32": "float32", "bf16": "bfloat16"}[dtype], "--updates", run.args.updates):
+                        found |= {form: item["ms"], "mb": min(item["mb"], found.get("mb", item["mb"]))}
+                return found
+            mine, peer = run.rounds(ours, theirs)
+            what = f"{model} {dtype}, {rows} x {length}, {learned} % learned"
+            for form, name in (("peft", "PEFT's softmax"), ("liger", "Liger-GLA in PyTorch")):
+                yield (f"train {what}, against {name}, tokens/s", mine[form] / (rows * length * 1e3),
+                       peer.get(form) and peer[form] / (rows * length * 1e3), target)
+            yield f"train {what}, peak MB", mine["mb"], peer.get("mb"), 2
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--bench", default="build/benchmarks/cpu_bench")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--only", nargs="+", choices=["scan", "window", "decode"], default=["scan", "window", "decode"])
+    p.add_argument("--only", nargs="+", choices=["scan", "window", "decode", "train"],
+                   default=["scan", "window", "decode", "train"])
+    p.add_argument("--updates", type=int, default=5, help="of a peer's training, the first not counted")
     p.add_argument("--python", default=sys.executable)
     p.add_argument("--llama-python", default=sys.executable)
     p.add_argument("--json", type=pathlib.Path)
