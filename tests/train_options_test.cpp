@@ -82,7 +82,7 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
 }
 
 TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {
-  for (const char* key : {"log.tensorboard=true", "sample.every=5", "train.distributed=true", "lora.dora=true"}) {
+  for (const char* key : {"sample.every=5", "train.distributed=true", "lora.dora=true"}) {
     EXPECT_NE(error_of(kShortest, {key}).find("unknown"), std::string::npos) << key;
   }
 }

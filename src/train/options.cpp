@@ -129,6 +129,7 @@ void visit(Options& o, Visitor& v) {
   v("every", o.every, "updates between rows of the metrics", kCount);
   v("jsonl", o.jsonl, "write metrics.jsonl");
   v("csv", o.csv, "write metrics.csv");
+  v("tensorboard", o.tensorboard, "write events.out.tfevents.*, for TensorBoard");
   v("svg", o.svg, "draw loss.svg at each save");
 }
 

@@ -86,6 +86,7 @@ struct LogOptions {
   int64_t every = 1;
   bool jsonl = true;
   bool csv = true;
+  bool tensorboard = true;
   bool svg = true;
 };
 
