@@ -69,7 +69,9 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"train.lr=fast"}), {"lr"});
   expect(error_of(kShortest, {"lora.r=0"}), {"lora.r", "at least 1"});
   expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
-  expect(error_of(kShortest, {"data.format=chat"}), {"format", "alpaca, completion, text"});
+  expect(error_of(kShortest, {"data.format=dialogue"}), {"format", "alpaca, completion, text, chat, sharegpt"});
+  expect(error_of(kShortest, {"data.template=llama2"}), {"data.template", "chat and sharegpt"});
+  expect(error_of(kShortest, {"data.format=chat", "data.template=llama4"}), {"template", "null, llama2, llama3, gemma"});
   expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
   expect(error_of(kShortest, {"data.val_size=0"}), {"scheduler", "plateau"});
   expect(error_of(kShortest, {"model.attention=softmax", "model.window=8"}), {"window", "softmax"});

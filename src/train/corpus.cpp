@@ -1,79 +1,35 @@
 #include <ATen/Parallel.h>
 
-#include <limits>
-
 #include "liger/error.h"
 #include "liger/io/interrupt.h"
 #include "liger/io/jsonl.h"
 #include "liger/train/dataset.h"
+#include "train/row_format.h"
 
 namespace liger {
 namespace {
 
 constexpr int64_t kRowsAtATime = 512;
 
-struct Text {
-  std::string prompt, output;
-  bool has_prompt = false;
-  int64_t line = 0;
+struct Row {
+  std::vector<Segment> segments;
+  int64_t line;
 };
 
-struct Encoded {
-  std::vector<int64_t> prompt, output;
-};
-
-// The template of Stanford Alpaca, which the public instruction data sets are written for.
-std::string alpaca_prompt(const std::string& instruction, const std::string& input) {
-  if (input.empty()) {
-    return cat(
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\n", instruction, "\n\n### Response:\n");
-  }
-  return cat(
-      "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-      "response that appropriately completes the request.\n\n### Instruction:\n", instruction, "\n\n### Input:\n",
-      input, "\n\n### Response:\n");
-}
-
-Text row_text(const Json& row, DataFormat format, const JsonlReader& reader) {
-  const auto field = [&](const char* key) { return string_field(row, key, reader.where()); };
-  Text text;
-  text.line = reader.line();
-  switch (format) {
-    case DataFormat::kAlpaca:
-      text.prompt = alpaca_prompt(field("instruction"), row.contains("input") ? field("input") : "");
-      text.output = field("output");
-      text.has_prompt = true;
-      break;
-    case DataFormat::kCompletion:
-      text.prompt = field("prompt");
-      text.output = field("completion");
-      text.has_prompt = true;
-      break;
-    case DataFormat::kText:
-      text.output = field("text");
-      break;
-  }
-  return text;
-}
-
-std::vector<Encoded> encode(const std::vector<Text>& texts, const Tokenizer& tokenizer) {
-  std::vector<Encoded> encoded(texts.size());
-  at::parallel_for(0, static_cast<int64_t>(texts.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      if (texts[i].has_prompt) encoded[i].prompt = tokenizer.encode(texts[i].prompt);
-      encoded[i].output = tokenizer.encode(texts[i].output);
-    }
+std::vector<EncodedRow> encode_all(const std::vector<Row>& rows, const Tokenizer& tokenizer) {
+  std::vector<EncodedRow> encoded(rows.size());
+  at::parallel_for(0, static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) encoded[i] = encode(rows[i].segments, tokenizer);
   });
   return encoded;
 }
 
 }  // namespace
 
-Corpus::Corpus(const std::filesystem::path& file, DataFormat format, const Tokenizer& tokenizer, int64_t vocab_size)
+Corpus::Corpus(const std::filesystem::path& file, const DataOptions& options, const Tokenizer& tokenizer,
+               int64_t vocab_size)
     : file_(file) {
-  LIGER_CHECK(tokenizer.eos(), "the tokenizer names no EOS token: a model trained without one never ends its text; "
-              "name it in tokenizer_config.json (eos_token)");
+  const RowFormat format(options, tokenizer);
   JsonlReader reader(file);
   const auto add = [&](int64_t token, bool learned, int64_t line) {
     LIGER_CHECK(token < vocab_size, file.string(), ":", line, ": the tokenizer gives token ", token,
@@ -81,28 +37,24 @@ Corpus::Corpus(const std::filesystem::path& file, DataFormat format, const Token
     tokens_.push_back(static_cast<int32_t>(token));
     learned_.push_back(learned);
   };
-  std::vector<Text> texts;
+  std::vector<Row> rows;
   bool more = true;
   while (more) {
     throw_if_interrupted();
-    texts.clear();
-    while (static_cast<int64_t>(texts.size()) < kRowsAtATime) {
+    rows.clear();
+    while (static_cast<int64_t>(rows.size()) < kRowsAtATime) {
       const std::optional<Json> row = reader.next();
       if (!(more = row.has_value())) break;
-      texts.push_back(row_text(*row, format, reader));
+      rows.push_back({format.segments(*row, reader.where()), reader.line()});
     }
-    const std::vector<Encoded> encoded = encode(texts, tokenizer);
-    for (size_t i = 0; i < texts.size(); ++i) {
-      const int64_t line = texts[i].line;
-      if (tokenizer.bos()) add(*tokenizer.bos(), false, line);
-      for (const int64_t token : encoded[i].prompt) add(token, false, line);
-      for (const int64_t token : encoded[i].output) add(token, true, line);
-      add(*tokenizer.eos(), true, line);
+    const std::vector<EncodedRow> encoded = encode_all(rows, tokenizer);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      for (size_t t = 0; t < encoded[i].tokens.size(); ++t) add(encoded[i].tokens[t], encoded[i].learned[t], rows[i].line);
       ends_.push_back(static_cast<int64_t>(tokens_.size()));
-      lines_.push_back(line);
+      lines_.push_back(rows[i].line);
     }
   }
-  LIGER_CHECK(rows() > 0, file.string(), ": expected one JSON object a line, got no row at all");
+  LIGER_CHECK(!ends_.empty(), file.string(), ": expected one JSON object a line, got no row at all");
 }
 
 std::string Corpus::where(int64_t row) const { return cat(file_.string(), ":", lines_[row]); }

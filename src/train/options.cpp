@@ -74,8 +74,14 @@ void visit(Options& o, Visitor& v) {
   v("val_size", o.val_size, "rows taken from train if val is null; 0 = no validation", kNotNegative);
   v.choice("format", o.format,
            std::array{Choice{DataFormat::kAlpaca, "alpaca"}, Choice{DataFormat::kCompletion, "completion"},
-                      Choice{DataFormat::kText, "text"}},
-           "alpaca {instruction, input, output} | completion {prompt, completion} | text {text}");
+                      Choice{DataFormat::kText, "text"}, Choice{DataFormat::kChat, "chat"},
+                      Choice{DataFormat::kSharegpt, "sharegpt"}},
+           "alpaca {instruction, input, output} | completion {prompt, completion} | text {text} | chat {messages: "
+           "[{role, content}]} | sharegpt {conversations: [{from, value}]}");
+  v.choice("template", o.chat_template,
+           std::array{Choice{ChatTemplate::kFromTokenizer, nullptr}, Choice{ChatTemplate::kLlama2, "llama2"},
+                      Choice{ChatTemplate::kLlama3, "llama3"}, Choice{ChatTemplate::kGemma, "gemma"}},
+           "of chat and sharegpt: llama2 | llama3 | gemma; null = the one whose special tokens the tokenizer has");
   v("max_length", o.max_length, "tokens of a row, or of a chunk of packed rows", Range{2});
   v.choice("pack", o.pack, std::array{Choice{Packing::kConcat, "concat"}, Choice{Packing::kNone, "none"}},
            "concat: rows one after the other, cut into chunks of max_length, never seeing each other | none");
@@ -293,6 +299,10 @@ void check_model(const Settings& settings, const FinetuneOptions& o) {
 void check_run(const Settings& settings, const FinetuneOptions& o) {
   const Settings data = settings.section("data"), train = settings.section("train"), save = settings.section("save");
   if (o.data.train.empty()) data.fail_at("train", "expected a .jsonl or .json file, got nothing");
+  const bool chat = o.data.format == DataFormat::kChat || o.data.format == DataFormat::kSharegpt;
+  if (!chat && o.data.chat_template != ChatTemplate::kFromTokenizer) {
+    data.fail_at("template", "belongs to the formats chat and sharegpt");
+  }
   if (o.save.dir.empty()) save.fail_at("dir", "expected a folder for the run, got nothing");
   if (o.train.batch_size % o.train.micro_batch_size != 0) {
     train.fail_at("batch_size", cat("expected a multiple of micro_batch_size ", o.train.micro_batch_size, ", got ",

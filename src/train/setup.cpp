@@ -61,7 +61,7 @@ void check_same(const LoraConfig& adapter, const LoraConfig& wanted, const std::
 void load_rows(TrainingSetup& setup) {
   const DataOptions& data = setup.options.data;
   const auto corpus = [&](const std::string& file) {
-    return std::make_shared<const Corpus>(file, data.format, *setup.tokenizer, setup.base_config.vocab_size);
+    return std::make_shared<const Corpus>(file, data, *setup.tokenizer, setup.base_config.vocab_size);
   };
   const auto training = corpus(data.train);
   const int64_t held_out = data.val ? 0 : data.val_size;

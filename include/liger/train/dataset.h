@@ -16,14 +16,17 @@
 namespace liger {
 
 /// The rows of a data file as tokens, each with the word whether it is to be learned:
-///   alpaca, completion   [BOS] prompt, not learned; output EOS, learned
+///   alpaca, completion   [BOS] prompt, not learned; output EOS, learned. Prompt and output are encoded apart
 ///   text                 [BOS], not learned; text EOS, learned
-/// Prompt and output are encoded apart. Text that spells a special token is just text.
+///   chat, sharegpt       what the assistant says and the token that ends its turn are learned, the rest of the
+///                        template is not
+/// Text that spells a special token is just text.
 class Corpus {
  public:
   /// Throws Error(kBadInput) "FILE:LINE: ..." on a row that lacks a field, on a file without rows, on a tokenizer
-  /// without EOS, and on a token that is not below `vocab_size`.
-  Corpus(const std::filesystem::path& file, DataFormat format, const Tokenizer& tokenizer, int64_t vocab_size);
+  /// without EOS, and on a token that is not below `vocab_size`; Error(kUsage) if the tokenizer does not have the
+  /// special tokens of options.chat_template.
+  Corpus(const std::filesystem::path& file, const DataOptions& options, const Tokenizer& tokenizer, int64_t vocab_size);
 
   int64_t rows() const { return static_cast<int64_t>(ends_.size()); }
   int64_t begin(int64_t row) const { return row == 0 ? 0 : ends_[row - 1]; }  ///< index of its first token

@@ -40,7 +40,8 @@ struct LoraOptions {
   bool rslora = false;
 };
 
-enum class DataFormat { kAlpaca, kCompletion, kText };
+enum class DataFormat { kAlpaca, kCompletion, kText, kChat, kSharegpt };
+enum class ChatTemplate { kFromTokenizer, kLlama2, kLlama3, kGemma };
 enum class Packing { kConcat, kNone };
 enum class OverLength { kError, kTruncate, kDrop, kSplit };
 struct DataOptions {
@@ -48,6 +49,7 @@ struct DataOptions {
   std::optional<std::string> val;
   int64_t val_size = 200;
   DataFormat format = DataFormat::kAlpaca;
+  ChatTemplate chat_template = ChatTemplate::kFromTokenizer;
   int64_t max_length = 1024;
   Packing pack = Packing::kConcat;
   OverLength over_length = OverLength::kError;
