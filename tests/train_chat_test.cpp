@@ -36,7 +36,8 @@ class Chat : public testing::Test {
  protected:
   std::vector<Tokens> tokens(const std::string& rows, const DataOptions& options, const Tokenizer& tokenizer) {
     write_text_atomic(folder_ / "rows.jsonl", rows);
-    const Corpus corpus(folder_ / "rows.jsonl", options, tokenizer, tokenizer.vocab_size());
+    const auto made = test::make_corpus(folder_ / "rows.jsonl", options, tokenizer, tokenizer.vocab_size());
+    const Corpus& corpus = *made;
     std::vector<Tokens> out(static_cast<size_t>(corpus.rows()));
     for (int64_t row = 0; row < corpus.rows(); ++row) {
       for (int64_t i = corpus.begin(row); i < corpus.end(row); ++i) {

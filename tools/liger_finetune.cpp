@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run", options.dry_run, "Load and check everything, make one update on random tokens, write nothing");
+  app.add_flag("--dry-run", options.dry_run, "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
   tool::add_common_options(app, common);
   return tool::run(app, common, argc, argv, [&] { finetune(options, common.json); });

@@ -69,7 +69,7 @@ void visit(Options& o, Visitor& v) {
 template <typename Options, typename Visitor>
   requires std::is_same_v<std::remove_const_t<Options>, DataOptions>
 void visit(Options& o, Visitor& v) {
-  v("train", o.train, "rows to learn, .jsonl or .json");
+  v("train", o.train, "rows to learn: .jsonl, .json (an array), either also .gz or .zst");
   v("val", o.val, "rows to validate with; null = the first val_size rows of train, which then does not learn them");
   v("val_size", o.val_size, "rows taken from train if val is null; 0 = no validation", kNotNegative);
   v.choice("format", o.format,
@@ -89,6 +89,7 @@ void visit(Options& o, Visitor& v) {
            std::array{Choice{OverLength::kError, "error"}, Choice{OverLength::kTruncate, "truncate"},
                       Choice{OverLength::kDrop, "drop"}, Choice{OverLength::kSplit, "split"}},
            "rows of more than max_length tokens: error | truncate | drop | split");
+  v("cache", o.cache, "folder for tokens that runs share; null = save.dir/tokens, for this run");
 }
 
 template <typename Options, typename Visitor>
@@ -303,6 +304,7 @@ void check_run(const Settings& settings, const FinetuneOptions& o) {
   if (!chat && o.data.chat_template != ChatTemplate::kFromTokenizer) {
     data.fail_at("template", "belongs to the formats chat and sharegpt");
   }
+  if (o.data.cache && o.data.cache->empty()) data.fail_at("cache", "expected a folder or null, got nothing");
   if (o.save.dir.empty()) save.fail_at("dir", "expected a folder for the run, got nothing");
   if (o.train.batch_size % o.train.micro_batch_size != 0) {
     train.fail_at("batch_size", cat("expected a multiple of micro_batch_size ", o.train.micro_batch_size, ", got ",

@@ -5,8 +5,9 @@
 #include <string>
 
 #include "liger/error.h"
+#include "liger/io/jsonl.h"
 #include "liger/io/settings.h"
-#include "liger/train/dataset.h"
+#include "train/row_format.h"
 
 int main(int argc, char** argv) try {
   if (argc != 4 && argc != 5) {
@@ -19,14 +20,12 @@ int main(int argc, char** argv) try {
   settings.override_with(cat("data.format=", argv[3]));
   if (argc == 5) settings.override_with(cat("data.template=", argv[4]));
   const auto tokenizer = Tokenizer::load(argv[1]);
-  const Corpus corpus(argv[2], read_finetune_options(settings).data, *tokenizer, tokenizer->vocab_size());
-  for (int64_t row = 0; row < corpus.rows(); ++row) {
-    Json ids = Json::array(), learned = Json::array();
-    for (int64_t i = corpus.begin(row); i < corpus.end(row); ++i) {
-      ids.push_back(corpus.token(i));
-      learned.push_back(corpus.learned(i) ? 1 : 0);
-    }
-    std::cout << Json{{"ids", ids}, {"learned", learned}}.dump() << "\n";
+  const RowFormat format(read_finetune_options(settings).data, *tokenizer);
+  JsonlReader reader(argv[2]);
+  while (const auto row = reader.next()) {
+    const EncodedRow encoded = encode(format.segments(*row, reader.where()), *tokenizer);
+    const std::vector<int> learned(encoded.learned.begin(), encoded.learned.end());
+    std::cout << Json{{"ids", encoded.tokens}, {"learned", learned}}.dump() << "\n";
   }
 } catch (const liger::Error& e) {
   std::cerr << "error: " << e.what() << "\n";

@@ -9,7 +9,7 @@
 
 namespace liger {
 
-/// What a run would do, without writing a file: everything is loaded and checked, and one update is made on random
+/// What a run would do, without a file that stays but the tokens in data.cache: everything is loaded and checked, and one update is made on random
 /// tokens of the largest shape.
 struct DryRun {
   TrainingSetup setup;

@@ -53,6 +53,7 @@ struct DataOptions {
   int64_t max_length = 1024;
   Packing pack = Packing::kConcat;
   OverLength over_length = OverLength::kError;
+  std::optional<std::string> cache;
 };
 
 enum class SchedulerKind { kConstant, kCosine, kLinear, kPlateau };
