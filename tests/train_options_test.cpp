@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 
 #include "liger/error.h"
@@ -81,6 +82,19 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of("data: {train: d.jsonl}\nsave: {dir: out}\n"), {"path"});
   expect(error_of("model: {path: m}\nsave: {dir: out}\n"), {"train"});
   expect(error_of("model: {path: m}\ndata: {train: d}\n"), {"dir"});
+}
+
+TEST(FinetuneOptions, TheTableOfKeysIsTheOneInTheRepository) {
+  std::ifstream in(LIGER_SOURCE "/configs/README.md");
+  const std::string kept{std::istreambuf_iterator<char>(in), {}};
+  EXPECT_EQ(options_table(), kept) << "after a change: build/bin/liger-finetune --help-config > configs/README.md";
+  const FinetuneOptions defaults;
+  const OrderedJson all = to_json(defaults);
+  for (const auto& section : all.items()) {
+    for (const auto& key : section.value().items()) {
+      EXPECT_NE(kept.find(cat("\n| `", key.key(), "` | ")), std::string::npos) << section.key() << "." << key.key();
+    }
+  }
 }
 
 TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {

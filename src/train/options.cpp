@@ -276,6 +276,66 @@ class Writer {
   OrderedJson json_ = OrderedJson::object(), fields_;
 };
 
+/// Writes what each key is as tables in Markdown.
+class Documenter {
+ public:
+  template <typename Section>
+  void section(const char* name, const Section& section) {
+    out_ << "\n## " << name << "\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
+    visit(section, *this);
+  }
+  template <typename Section>
+  void section(const char* name, const std::optional<Section>& section) {
+    this->section(name, *section);
+    out_ << "\n`" << name << ": null` trains every parameter.\n";
+  }
+
+  template <typename T>
+  void operator()(const char* key, const T& field, const char* meaning, Range range = {}) {
+    std::string value = kind(typename Unwrapped<T>::type());
+    if (range.min != -kUnbounded || range.max != kUnbounded) value += ", " + range.text();
+    if (!std::is_same_v<typename Unwrapped<T>::type, T>) value += ", or null";
+    row(key, value, default_of(field), meaning);
+  }
+  template <typename Enum, size_t N>
+  void choice(const char* key, Enum field, const std::array<Choice<Enum>, N>& choices, const char* meaning) {
+    std::string known, chosen;
+    for (const auto& [value, name] : choices) {
+      const std::string shown = cat("`", name == nullptr ? "null" : name, "`");
+      known += (known.empty() ? "" : ", ") + shown;
+      if (value == field) chosen = shown;
+    }
+    row(key, known, chosen, meaning);
+  }
+
+  std::string text() const { return out_.str(); }
+
+ private:
+  static std::string kind(bool) { return "true or false"; }
+  static std::string kind(int64_t) { return "whole number"; }
+  static std::string kind(double) { return "number"; }
+  static std::string kind(const std::string&) { return "text"; }
+  static std::string kind(const std::vector<std::string>&) { return "list of texts"; }
+
+  template <typename T>
+  static std::string default_of(const T& field) {
+    return cat("`", OrderedJson(field).dump(), "`");
+  }
+  static std::string default_of(const std::string& field) { return field.empty() ? "has to be set" : cat("`", field, "`"); }
+  template <typename T>
+  static std::string default_of(const std::optional<T>& field) {
+    return field ? default_of(*field) : "`null`";
+  }
+
+  void row(const char* key, const std::string& value, const std::string& chosen, const std::string& meaning) {
+    std::string cell;
+    for (const char c : meaning) cell += c == '|' ? std::string("\\|") : std::string(1, c);  // '|' ends a cell
+    out_ << "| `" << key << "` | " << value << " | " << chosen << " | " << cell << " |\n";
+  }
+
+  std::ostringstream out_;
+};
+
 void check_model(const Settings& settings, const FinetuneOptions& o) {
   const Settings model = settings.section("model");
   const ModelOptions& m = o.model;
@@ -330,6 +390,13 @@ FinetuneOptions read_finetune_options(const Settings& settings) {
   check_model(settings, options);
   check_run(settings, options);
   return options;
+}
+
+std::string options_table() {
+  Documenter tables;
+  const FinetuneOptions defaults;
+  visit_sections(defaults, tables);
+  return "# Keys of a configuration for liger-finetune\n\nWritten by `liger-finetune --help-config`.\n" + tables.text();
 }
 
 std::string to_yaml(const FinetuneOptions& options) {

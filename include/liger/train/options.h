@@ -106,6 +106,9 @@ struct FinetuneOptions {
 /// the wrong type, out of range or in contradiction to another.
 FinetuneOptions read_finetune_options(const Settings& settings);
 
+/// Every key with what it accepts, its default and its meaning: a table in Markdown for each section.
+std::string options_table();
+
 /// The configuration with every key, as YAML with what each key means beside it; reading it gives the same options.
 std::string to_yaml(const FinetuneOptions& options);
 OrderedJson to_json(const FinetuneOptions& options);
