@@ -100,9 +100,9 @@ inline std::vector<TfEvent> read_tfevents(std::string_view file) {
   detail::Bytes bytes(file);
   while (!bytes.empty()) {
     const std::string_view length = bytes.take(8);
-    if (bytes.fixed<uint32_t>() != detail::masked_crc(length)) throw std::runtime_error("event file: length's checksum");
+    if (bytes.fixed<uint32_t>() != detail::masked_crc(length)) throw std::runtime_error("event file: bad length");
     const std::string_view event = bytes.take(detail::Bytes(length).fixed<uint64_t>());
-    if (bytes.fixed<uint32_t>() != detail::masked_crc(event)) throw std::runtime_error("event file: event's checksum");
+    if (bytes.fixed<uint32_t>() != detail::masked_crc(event)) throw std::runtime_error("event file: bad event");
     events.push_back(detail::read_event(detail::Bytes(event)));
   }
   return events;

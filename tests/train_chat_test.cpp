@@ -144,7 +144,8 @@ TEST_F(Chat, BadRowsAreNamed) {
   expect(R"({"messages": [{"content": "a"}]})", "message 1: the field 'role' is missing");
   expect(R"({"messages": [{"role": "user", "content": null}]})", "message 1: 'content': expected text, got null");
   expect(R"({"messages": [{"role": "tool", "content": "a"}]})", "expected system, user or assistant, got 'tool'");
-  expect(R"({"messages": [{"role": "assistant", "content": "a"}]})", "message 1: expected one of the user, got assistant");
+  expect(R"({"messages": [{"role": "assistant", "content": "a"}]})",
+         "message 1: expected one of the user, got assistant");
   expect(R"({"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]})", "message 2: ");
   expect(R"({"messages": [{"role": "system", "content": "a"}]})", "nothing after it");
   expect(R"({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]})",
@@ -171,7 +172,8 @@ TEST_F(Chat, ATokenizerOfAnotherTemplateIsRefused) {
     tokens(row, chat(), listed);
     ADD_FAILURE() << "no error";
   } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("<start_of_turn>, which the tokenizer has only as text"), std::string::npos) << e.what();
+    const std::string text = e.what();
+    EXPECT_NE(text.find("<start_of_turn>, which the tokenizer has only as text"), std::string::npos) << text;
   }
 }
 

@@ -114,7 +114,7 @@ TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
     const std::string run = cat("resumed-", checkpoint);
     fs::create_directories(folder_ / run);
     const std::string events = event_file("straight").filename();
-    for (const std::string& name : {std::string(checkpoint), std::string("metrics.jsonl"), std::string("metrics.csv"), events}) {
+    for (const std::string& name : std::vector<std::string>{checkpoint, "metrics.jsonl", "metrics.csv", events}) {
       fs::copy(folder_ / "straight" / name, folder_ / run / name, fs::copy_options::recursive);
     }
     train(run, settings);

@@ -91,7 +91,8 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   const auto expect = [&](const std::string& name, const std::string& bytes, const std::vector<std::string>& parts,
                           std::vector<std::string> more = {}) {
     write_text_atomic(folder_ / name, bytes);
-    std::vector<std::string> arguments = {"--set", cat("data.train=", (folder_ / name).string()), "--set", "data.val_size=0"};
+    std::vector<std::string> arguments = {"--set", cat("data.train=", (folder_ / name).string())};
+    more.push_back("data.val_size=0");
     for (const std::string& assignment : more) arguments.insert(arguments.end(), {"--set", assignment});
     std::vector<std::string> all = {(folder_ / name).string()};
     all.insert(all.end(), parts.begin(), parts.end());
@@ -114,7 +115,8 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   expect("over.jsonl", good + text, {"over.jsonl:2: the row has 102 tokens", "data.over_length"}, {"data.over_length=error"});
   expect("all_over.jsonl", text + text, {"all_over.jsonl:1: ", "2 were dropped"}, {"data.over_length=drop"});
   fs::resize_file(folder_ / "long.jsonl", uint64_t{1} << 32);  // sparse
-  expect_failure({"--set", cat("data.val=", (folder_ / "long.jsonl").string())}, 3, {"long.jsonl:2: a line of more than 64 MiB"});
+  expect_failure({"--set", cat("data.val=", (folder_ / "long.jsonl").string())}, 3,
+                 {"long.jsonl:2: a line of more than 64 MiB"});
   // The tokenizer is not one for conversations, and the configuration says how to go on.
   write_text_atomic(folder_ / "chat.jsonl", R"({"messages": [{"role": "user", "content": "a"}]})");
   expect_failure({"--set", cat("data.train=", (folder_ / "chat.jsonl").string()), "--set", "data.format=chat"}, 2,
@@ -129,8 +131,8 @@ TEST_F(FinetuneTool, CrLfAndCompressedDataTrainTheSame) {
   write_text_atomic(folder_ / "crlf.jsonl", crlf);
   ASSERT_EQ(test::run_command({"/bin/sh", "-c", cat("gzip -k ", (folder_ / "rows.jsonl").string())}).exit_code, 0);
   for (const char* name : {"crlf.jsonl", "rows.jsonl.gz"}) {
-    const CommandResult result = run({"--set", cat("data.train=", (folder_ / name).string()), "--set", "save.overwrite=true",
-                                      "--set", "save.resume=never"});
+    const CommandResult result = run({"--set", cat("data.train=", (folder_ / name).string()), "--set",
+                                      "save.overwrite=true", "--set", "save.resume=never"});
     ASSERT_EQ(result.exit_code, 0) << result.err;
     EXPECT_EQ(slurp(folder_ / "run" / "final" / "adapter_model.safetensors"), straight) << name;
   }

@@ -95,7 +95,8 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run", options.dry_run, "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
+  app.add_flag("--dry-run", options.dry_run,
+               "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
   app.add_flag_callback(
       "--help-config",

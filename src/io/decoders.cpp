@@ -15,7 +15,8 @@ constexpr int kLargestWindow = 15, kGzipHeader = 16;
 class GzipDecoder : public Decoder {
  public:
   GzipDecoder() {
-    if (inflateInit2(&stream_, kLargestWindow + kGzipHeader) != Z_OK) fail(ErrorCode::kOutOfMemory, "gzip: out of memory");
+    const int status = inflateInit2(&stream_, kLargestWindow + kGzipHeader);
+    if (status != Z_OK) fail(ErrorCode::kOutOfMemory, "gzip: out of memory");
   }
   ~GzipDecoder() override { inflateEnd(&stream_); }
 

@@ -76,8 +76,8 @@ std::string read_all(const std::filesystem::path& file) {
     const size_t got = bytes.read(text.data() + kept, text.size() - kept, line);
     text.resize(kept + got);
     if (got == 0) return text;
-    LIGER_CHECK(text.size() <= kMaxArray, file.string(), ": an array of more than 1 GiB; a larger file has one object a "
-                "line and is named .jsonl");
+    LIGER_CHECK(text.size() <= kMaxArray, file.string(),
+                ": an array of more than 1 GiB; a larger file has one object a line and is named .jsonl");
     line += std::count(text.begin() + static_cast<long>(kept), text.end(), '\n');
   }
 }

@@ -39,7 +39,9 @@ std::string varint(uint64_t value) {
 
 // Fields of a protobuf message: number and wire type, then the value.
 std::string key(uint32_t field, uint32_t wire_type) { return varint(field << 3 | wire_type); }
-std::string integer_field(uint32_t field, int64_t value) { return key(field, 0) + varint(static_cast<uint64_t>(value)); }
+std::string integer_field(uint32_t field, int64_t value) {
+  return key(field, 0) + varint(static_cast<uint64_t>(value));
+}
 std::string double_field(uint32_t field, double value) {
   return key(field, 1) + little_endian(std::bit_cast<uint64_t>(value));
 }

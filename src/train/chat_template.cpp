@@ -45,7 +45,8 @@ void check_taking_turns(std::span<const Message> messages, const char* which) {
   for (size_t i = first; i < messages.size(); ++i) {
     const Role expected = (i - first) % 2 == 0 ? Role::kUser : Role::kAssistant;
     LIGER_CHECK(messages[i].role == expected, "message ", i + 1, ": expected one of the ", name_of(expected), ", got ",
-                name_of(messages[i].role), "; in the template ", which, " user and assistant take turns, the user first");
+                name_of(messages[i].role), "; in the template ", which,
+                " user and assistant take turns, the user first");
   }
 }
 
@@ -54,7 +55,7 @@ void check_taking_turns(std::span<const Message> messages, const char* which) {
 ChatFormat::ChatFormat(ChatTemplate which, const Tokenizer& tokenizer)
     : which_(which == ChatTemplate::kFromTokenizer ? choose(tokenizer) : which) {
   const auto need = [&](std::optional<int64_t> id, const char* token) {
-    LIGER_CHECK_USAGE(id && tokenizer.is_special(*id), "data.template: ", name_of(which_), " needs the special token ", token,
+    LIGER_CHECK_USAGE(id && tokenizer.is_special(*id), "data.template: ", name(), " needs the special token ", token,
                       id ? ", which the tokenizer has only as text" : ", which the tokenizer does not have",
                       "; set data.template to the one of this model");
     return *id;
@@ -62,8 +63,15 @@ ChatFormat::ChatFormat(ChatTemplate which, const Tokenizer& tokenizer)
   const auto find = [&](const char* token) { return need(tokenizer.id_of(token), token); };
   bos_ = need(tokenizer.bos(), "BOS");
   if (which_ == ChatTemplate::kLlama2) eos_ = need(tokenizer.eos(), "EOS");
-  if (which_ == ChatTemplate::kLlama3) begin_ = find(kLlama3Begin), end_of_role_ = find(kLlama3EndOfRole), end_ = find(kLlama3End);
-  if (which_ == ChatTemplate::kGemma) begin_ = find(kGemmaBegin), end_ = find(kGemmaEnd);
+  if (which_ == ChatTemplate::kLlama3) {
+    begin_ = find(kLlama3Begin);
+    end_of_role_ = find(kLlama3EndOfRole);
+    end_ = find(kLlama3End);
+  }
+  if (which_ == ChatTemplate::kGemma) {
+    begin_ = find(kGemmaBegin);
+    end_ = find(kGemmaEnd);
+  }
 }
 
 const char* ChatFormat::name() const { return name_of(which_); }
@@ -72,7 +80,8 @@ std::vector<Segment> ChatFormat::segments(std::span<const Message> messages) con
   LIGER_CHECK(!messages.empty(), "a conversation without a message");
   check_system_first(messages);
   if (which_ != ChatTemplate::kLlama3) check_taking_turns(messages, name());
-  return which_ == ChatTemplate::kLlama2 ? llama2(messages) : which_ == ChatTemplate::kLlama3 ? llama3(messages) : gemma(messages);
+  if (which_ == ChatTemplate::kLlama2) return llama2(messages);
+  return which_ == ChatTemplate::kLlama3 ? llama3(messages) : gemma(messages);
 }
 
 std::vector<Segment> ChatFormat::llama2(std::span<const Message> messages) const {

@@ -41,7 +41,8 @@ Role role_of(const std::string& name, const Conversation& names, const std::stri
 std::vector<Message> read_messages(const Json& row, const Conversation& names, const std::string& where) {
   const auto list = row.find(names.messages);
   LIGER_CHECK(list != row.end(), where, ": the field '", names.messages, "' is missing");
-  LIGER_CHECK(list->is_array(), where, ": '", names.messages, "': expected a list of messages, got ", list->type_name());
+  LIGER_CHECK(list->is_array(), where, ": '", names.messages, "': expected a list of messages, got ",
+              list->type_name());
   std::vector<Message> messages;
   for (const Json& message : *list) {
     const std::string place = cat(where, ": message ", messages.size() + 1);

@@ -31,7 +31,8 @@ std::shared_ptr<const Corpus> open_cached(const fs::path& folder, const OrderedJ
   if (!fs::exists(folder)) return nullptr;
   try {
     verify_manifest(folder);
-    LIGER_CHECK(read_ordered_json(folder / kKeyFile) == key, (folder / kKeyFile).string(), ": the tokens of other data");
+    const fs::path key_file = folder / kKeyFile;
+    LIGER_CHECK(read_ordered_json(key_file) == key, key_file.string(), ": the tokens of other data");
     return std::make_shared<const Corpus>(folder, file);
   } catch (const Error& e) {
     why = e.what();

@@ -40,8 +40,9 @@ GEMMA = ("{{ bos_token }}" + WITHOUT_SYSTEM + TURN +
          "{% endif %}{% endfor %}")
 LLAMA2 = (WITHOUT_SYSTEM + TURN +
           "{% if learned %}{% generation %}{{ ' ' + text + ' ' + eos_token }}{% endgeneration %}{% else %}"
-          "{% set said = ('<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m.content) if loop.first and system is not none "
-          "else m.content %}{{ bos_token + '[INST] ' + said.strip() + ' [/INST]' }}{% endif %}{% endfor %}")
+          "{% set first = loop.first and system is not none %}"
+          "{% set said = ('<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' + m.content) if first else m.content %}"
+          "{{ bos_token + '[INST] ' + said.strip() + ' [/INST]' }}{% endif %}{% endfor %}")
 TEMPLATES = {"llama2": LLAMA2, "llama3": LLAMA3, "gemma": GEMMA}
 
 WORDS = ("the tiger met a heron near the old mill on day 12 ; it wasn't afraid . Ada Bruno zebra café 虎 [INST] [/INST] "

@@ -54,7 +54,8 @@ def main():
         sys.exit(__doc__)
     run = pathlib.Path(sys.argv[1])
     expected, got = logged(run), drawn(run)
-    wrong = [tag for tag in sorted(expected.keys() | got.keys()) if not close(tag, expected.get(tag, []), got.get(tag, []))]
+    wrong = [tag for tag in sorted(expected.keys() | got.keys())
+             if not close(tag, expected.get(tag, []), got.get(tag, []))]
     for tag in sorted(got):
         print(f"{tag:24} {len(got[tag])} points, updates {got[tag][0][0]} to {got[tag][-1][0]}")
     for tag in wrong:
