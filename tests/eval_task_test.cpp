@@ -1,6 +1,7 @@
 #include "liger/eval/task.h"
 
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <fstream>
 
@@ -74,6 +75,15 @@ TEST_F(Tasks, MultipleChoiceReadsAnArrayToo) {
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[0].context, "1 + 1 =");
   EXPECT_EQ(all[1].context, "");
+}
+
+TEST_F(Tasks, PackedRowsAreReadWhereThePlainFileIsMissing) {
+  const gzFile packed = gzopen(path("multiple_choice.test.jsonl.gz").c_str(), "wb");
+  gzputs(packed, R"({"query": "packed", "choices": ["1"], "gold": 0})");
+  ASSERT_EQ(gzclose(packed), Z_OK);
+  EXPECT_EQ(prompts("multiple_choice").at(0).context, "packed");
+  write("multiple_choice.test.jsonl", {R"({"query": "plain", "choices": ["1"], "gold": 0})"});
+  EXPECT_EQ(prompts("multiple_choice").at(0).context, "plain");
 }
 
 TEST_F(Tasks, LimitTakesTheFirstRows) {

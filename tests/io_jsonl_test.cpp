@@ -109,7 +109,7 @@ TEST(Jsonl, AVeryLongLineIsRefusedInBoundedMemory) {
 
 TEST(Jsonl, FilesThatCannotBeRead) {
   TempDir dir;
-  EXPECT_LIGER_ERROR(JsonlReader(dir / "no.jsonl"), ErrorCode::kIo, "no.jsonl: cannot open: No such file");
+  EXPECT_LIGER_ERROR(JsonlReader(dir / "no.jsonl"), ErrorCode::kBadInput, "no.jsonl: no such file");
   EXPECT_LIGER_ERROR(JsonlReader(dir.path()), ErrorCode::kBadInput, "got a directory");
 }
 

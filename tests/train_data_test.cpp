@@ -15,10 +15,16 @@ namespace {
 using test::ListTokenizer;
 using test::TemporaryFolder;
 
+DataOptions format_options(DataFormat format) {
+  DataOptions options;
+  options.format = format;
+  return options;
+}
+
 std::shared_ptr<const Corpus> make_corpus(const TemporaryFolder& folder, const std::string& rows, DataFormat format,
                                           int64_t vocab_size = 1000) {
   write_text_atomic(folder / "rows.jsonl", rows);
-  return std::make_shared<const Corpus>(folder / "rows.jsonl", format, ListTokenizer::letters(), vocab_size);
+  return test::make_corpus(folder / "rows.jsonl", format_options(format), ListTokenizer::letters(), vocab_size);
 }
 
 constexpr int64_t kSpace = 2;  // id of ' ', and the letters after it
@@ -122,7 +128,7 @@ TEST(Corpus, NeedsAnEndOfText) {
     Endless() : ListTokenizer({"a"}) {}
     std::optional<int64_t> eos() const override { return {}; }
   };
-  error_of([&] { Corpus(folder / "rows.jsonl", DataFormat::kText, Endless(), 10); });
+  error_of([&] { test::make_corpus(folder / "rows.jsonl", format_options(DataFormat::kText), Endless(), 10); });
 }
 
 TEST(Dataset, ConcatFillsChunksAndKeepsRowsApart) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <functional>
 
 #include "liger/error.h"
@@ -69,7 +70,9 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"train.lr=fast"}), {"lr"});
   expect(error_of(kShortest, {"lora.r=0"}), {"lora.r", "at least 1"});
   expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
-  expect(error_of(kShortest, {"data.format=chat"}), {"format", "alpaca, completion, text"});
+  expect(error_of(kShortest, {"data.format=dialogue"}), {"format", "alpaca, completion, text, chat, sharegpt"});
+  expect(error_of(kShortest, {"data.template=llama2"}), {"data.template", "chat and sharegpt"});
+  expect(error_of(kShortest, {"data.format=chat", "data.template=llama4"}), {"template", "null, llama2, llama3, gemma"});
   expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
   expect(error_of(kShortest, {"data.val_size=0"}), {"scheduler", "plateau"});
   expect(error_of(kShortest, {"model.attention=softmax", "model.window=8"}), {"window", "softmax"});
@@ -81,8 +84,21 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of("model: {path: m}\ndata: {train: d}\n"), {"dir"});
 }
 
+TEST(FinetuneOptions, TheTableOfKeysIsTheOneInTheRepository) {
+  std::ifstream in(LIGER_SOURCE "/configs/README.md");
+  const std::string kept{std::istreambuf_iterator<char>(in), {}};
+  EXPECT_EQ(options_table(), kept) << "after a change: build/bin/liger-finetune --help-config > configs/README.md";
+  const FinetuneOptions defaults;
+  const OrderedJson all = to_json(defaults);
+  for (const auto& section : all.items()) {
+    for (const auto& key : section.value().items()) {
+      EXPECT_NE(kept.find(cat("\n| `", key.key(), "` | ")), std::string::npos) << section.key() << "." << key.key();
+    }
+  }
+}
+
 TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {
-  for (const char* key : {"log.tensorboard=true", "sample.every=5", "train.distributed=true", "lora.dora=true"}) {
+  for (const char* key : {"sample.every=5", "train.distributed=true", "lora.dora=true"}) {
     EXPECT_NE(error_of(kShortest, {key}).find("unknown"), std::string::npos) << key;
   }
 }

@@ -10,6 +10,7 @@
 #include "liger/error.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/trainer.h"
+#include "tfevents_testing.h"
 #include "train_test_util.h"
 
 namespace liger {
@@ -44,6 +45,23 @@ class TrainerTest : public testing::Test {
       rows.push_back(row);
     }
     return rows;
+  }
+  fs::path event_file(const std::string& run) const {
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::directory_iterator(folder_ / run)) {
+      if (entry.path().filename().string().starts_with("events.out.tfevents.")) found.push_back(entry.path());
+    }
+    EXPECT_EQ(found.size(), 1u) << "two files are two curves";
+    return found.at(0);
+  }
+  // What TensorBoard draws, by tag, without what depends on the clock.
+  std::map<std::string, std::vector<std::pair<int64_t, float>>> curves(const std::string& run) const {
+    std::map<std::string, std::vector<std::pair<int64_t, float>>> points;
+    for (const test::TfEvent& event : test::read_tfevents(slurp(event_file(run)))) {
+      for (const auto& [tag, value] : event.scalars) points[tag].push_back({event.step, value});
+    }
+    EXPECT_EQ(points.erase("perf/tokens_per_second"), 1u);
+    return points;
   }
   static at::Tensor logits(const fs::path& model, const fs::path& adapter) {
     const at::NoGradGuard no_grad;
@@ -95,16 +113,66 @@ TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
     // As if the process had been killed later on: what was logged after the checkpoint is written again.
     const std::string run = cat("resumed-", checkpoint);
     fs::create_directories(folder_ / run);
-    for (const char* name : {checkpoint, "metrics.jsonl", "metrics.csv"}) {
+    const std::string events = event_file("straight").filename();
+    for (const std::string& name : std::vector<std::string>{checkpoint, "metrics.jsonl", "metrics.csv", events}) {
       fs::copy(folder_ / "straight" / name, folder_ / run / name, fs::copy_options::recursive);
     }
     train(run, settings);
     EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights(run)));
     EXPECT_EQ(metrics("straight"), metrics(run));
+    EXPECT_EQ(curves("straight"), curves(run));
     for (const char* file : {"optimizer.safetensors", "adapter_model.safetensors"}) {
       EXPECT_EQ(slurp(folder_ / "straight" / "ckpt-8" / file), slurp(folder_ / run / "ckpt-8" / file)) << file;
     }
   }
+}
+
+TEST_F(TrainerTest, TensorBoardDrawsWhatTheMetricsSay) {
+  train("run");
+  std::map<std::string, std::vector<std::pair<int64_t, float>>> expected;
+  for (const Json& row : metrics("run")) {
+    const auto add = [&](const char* tag, const char* key) {
+      if (row[key].is_number()) expected[tag].push_back({row["current_steps"], row[key].get<float>()});
+    };
+    add("train/loss", "loss");
+    add("eval/loss", "eval_loss");
+    add("train/grad_norm", "grad_norm");
+    if (!row["loss"].is_null()) add("train/lr", "lr");
+  }
+  EXPECT_EQ(curves("run"), expected);
+  EXPECT_EQ(expected["train/loss"].size(), 8u);
+  EXPECT_EQ(test::read_tfevents(slurp(event_file("run"))).at(0).version, "brain.Event:2");
+
+  // A run that goes on in another folder, and one that is overwritten, have one file of their own.
+  train("other", {"save.resume=" + (folder_ / "run" / "ckpt-3").string()});
+  EXPECT_EQ(curves("other")["train/loss"].front().first, 4);
+  train("run", {"save.overwrite=true", "save.resume=never"});
+  EXPECT_EQ(curves("run"), expected);
+  train("none", {"log.tensorboard=false"});
+  for (const auto& entry : fs::directory_iterator(folder_ / "none")) {
+    EXPECT_EQ(entry.path().filename().string().find("tfevents"), std::string::npos);
+  }
+}
+
+TEST_F(TrainerTest, ACheckpointCannotNameAnEventFileElsewhere) {
+  train("run", {"save.keep=9"});
+  const fs::path victim = folder_ / "run" / "events.out.tfevents.x" / "victim";
+  fs::create_directories(victim.parent_path());
+  write_text_atomic(victim, "do not cut");
+  const fs::path checkpoint = folder_ / "run" / "ckpt-3";
+  Json state = read_json(checkpoint / "trainer.json");
+  state["metrics"] = {{"events.out.tfevents.x/victim", 3}};
+  fs::copy(checkpoint, folder_ / "copy", fs::copy_options::recursive);
+  write_text_atomic(folder_ / "copy" / "trainer.json", state.dump());
+  fs::remove_all(checkpoint);
+  AtomicDirectory again(checkpoint);
+  for (const auto& entry : fs::directory_iterator(folder_ / "copy")) {
+    if (entry.path().filename() != "MANIFEST.json") fs::copy(entry.path(), again.path() / entry.path().filename());
+  }
+  again.commit();
+  for (const char* name : {"ckpt-6", "ckpt-8", "final"}) fs::remove_all(folder_ / "run" / name);
+  train("run", {"save.keep=9"});
+  EXPECT_EQ(slurp(victim), "do not cut");
 }
 
 TEST_F(TrainerTest, FullTrainingResumesToo) {

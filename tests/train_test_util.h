@@ -12,7 +12,9 @@
 #include "liger/io/settings.h"
 #include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
+#include "liger/train/dataset.h"
 #include "liger/train/options.h"
+#include "train/corpus_writer.h"
 
 namespace liger::test {
 
@@ -102,6 +104,15 @@ inline void write_text_rows(const std::filesystem::path& file, int count) {
     rows += OrderedJson{{"text", text}}.dump() + "\n";
   }
   write_text_atomic(file, rows);
+}
+
+/// The rows of `file` as tokens, which are written beside it.
+inline std::shared_ptr<const Corpus> make_corpus(const std::filesystem::path& file, const DataOptions& options,
+                                                 const Tokenizer& tokenizer, int64_t vocab_size) {
+  const std::filesystem::path folder = file.string() + ".tokens";
+  std::filesystem::create_directories(folder);
+  write_corpus(folder, file, RowFormat(options, tokenizer), tokenizer, vocab_size);
+  return std::make_shared<const Corpus>(folder, file);
 }
 
 /// A run over DIR/model and DIR/rows.jsonl that takes a second.

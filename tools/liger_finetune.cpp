@@ -82,7 +82,7 @@ int main(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
   mallopt(M_TOP_PAD, 64 << 20);
   CLI::App app("Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
-               "means: --print-config.",
+               "means: --help-config.",
                "liger-finetune");
   tool::CommonOptions common;
   Options options;
@@ -95,8 +95,16 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run", options.dry_run, "Load and check everything, make one update on random tokens, write nothing");
+  app.add_flag("--dry-run", options.dry_run,
+               "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
+  app.add_flag_callback(
+      "--help-config",
+      [] {
+        std::cout << options_table();
+        throw CLI::Success();
+      },
+      "Print what every key of a configuration means and accepts, and end");
   tool::add_common_options(app, common);
   return tool::run(app, common, argc, argv, [&] { finetune(options, common.json); });
 }

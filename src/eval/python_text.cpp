@@ -5,13 +5,10 @@
 #include <charconv>
 #include <cmath>
 
+#include "io/white_space.h"
+
 namespace liger::eval {
 namespace {
-
-bool is_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
 
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xc0) == 0x80; }
 
@@ -104,7 +101,7 @@ size_t trailing_space_bytes(std::string_view text) {
   while (end > 0) {
     size_t start = end - 1;
     while (start > 0 && is_continuation(text[start])) --start;
-    if (!is_space(code_point_at(text, start, end - start))) break;
+    if (!detail::is_white_space(code_point_at(text, start, end - start))) break;
     end = start;
   }
   return text.size() - end;
@@ -114,7 +111,7 @@ std::string_view left_stripped(std::string_view text) {
   while (!text.empty()) {
     size_t bytes = 1;
     while (bytes < text.size() && is_continuation(text[bytes])) ++bytes;
-    if (!is_space(code_point_at(text, 0, bytes))) break;
+    if (!detail::is_white_space(code_point_at(text, 0, bytes))) break;
     text.remove_prefix(bytes);
   }
   return text;

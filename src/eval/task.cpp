@@ -145,8 +145,11 @@ TaskData read_task_data(const Task& task, const char* split, const std::filesyst
   TaskData result{data, {}, {}};
   if (std::filesystem::is_directory(data)) {
     result.file = data / cat(task.name, ".", split, ".jsonl");
-    const std::filesystem::path array = data / cat(task.name, ".", split, ".json");
-    if (!std::filesystem::exists(result.file) && std::filesystem::exists(array)) result.file = array;
+    for (const char* ending : {".json", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst"}) {
+      if (std::filesystem::exists(result.file)) break;
+      const std::filesystem::path other = data / cat(task.name, ".", split, ending);
+      if (std::filesystem::exists(other)) result.file = other;
+    }
   } else {
     LIGER_CHECK_USAGE(task.kind == Task::Kind::kPerplexity, "--data ", data.string(), " is not a folder; ", task.name,
                       " needs one with ", task.name, ".", split, ".jsonl, one JSON row a line: ", task.columns);

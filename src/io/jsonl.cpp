@@ -4,21 +4,27 @@
 #include <optional>
 #include <vector>
 
+#include "io/byte_source.h"
 #include "io/json_dom.h"
-#include "io/posix.h"
 #include "io/text.h"
-#include "liger/io/files.h"
+#include "liger/error.h"
 
 namespace liger {
 namespace {
 
-constexpr size_t kMaxLine = size_t{64} << 20;
+constexpr size_t kMaxLine = size_t{64} << 20, kMaxArray = size_t{1} << 30;
 constexpr size_t kPiece = size_t{1} << 18;
+
+std::filesystem::path existing(const std::filesystem::path& file) {
+  std::error_code ignored;
+  LIGER_CHECK(std::filesystem::exists(file, ignored) || ignored, file.string(), ": no such file");
+  return file;
+}
 
 /// Lines of a file in bounded memory.
 class LineSource {
  public:
-  explicit LineSource(const std::filesystem::path& file) : file_(file), fd_(detail::open_regular(file)) {}
+  explicit LineSource(const std::filesystem::path& file) : bytes_(file) {}
 
   /// The next line without its end, valid until the next call; nothing at the end of the file.
   std::optional<std::string_view> next() {
@@ -39,6 +45,7 @@ class LineSource {
   std::string_view take(size_t end, size_t next) {
     const std::string_view line = std::string_view(buffer_).substr(begin_, end - begin_);
     begin_ = next;
+    ++line_;
     return line;
   }
   bool fill() {
@@ -47,18 +54,33 @@ class LineSource {
     const size_t kept = buffer_.size();
     const size_t piece = std::max(kPiece, kept);  // grows with the line, so that a long one is not moved again and again
     buffer_.resize(kept + piece);
-    const size_t got = detail::read_at(fd_, buffer_.data() + kept, piece, offset_, file_);
+    const size_t got = bytes_.read(buffer_.data() + kept, piece, line_ + 1);
     buffer_.resize(kept + got);
-    offset_ += got;
     return got > 0;
   }
 
-  std::filesystem::path file_;
-  detail::Fd fd_;
+  detail::ByteSource bytes_;
   std::string buffer_;
   size_t begin_ = 0;
-  uint64_t offset_ = 0;
+  int64_t line_ = 0;  // last taken, from 1
 };
+
+/// A whole file, unpacked.
+std::string read_all(const std::filesystem::path& file) {
+  detail::ByteSource bytes(file);
+  std::string text;
+  int64_t line = 1;
+  while (true) {
+    const size_t kept = text.size();
+    text.resize(kept + std::max(kPiece, kept / 2));
+    const size_t got = bytes.read(text.data() + kept, text.size() - kept, line);
+    text.resize(kept + got);
+    if (got == 0) return text;
+    LIGER_CHECK(text.size() <= kMaxArray, file.string(),
+                ": an array of more than 1 GiB; a larger file has one object a line and is named .jsonl");
+    line += std::count(text.begin() + static_cast<long>(kept), text.end(), '\n');
+  }
+}
 
 struct Row {
   OrderedJson value;
@@ -84,7 +106,7 @@ struct JsonlReader::Impl {
 };
 
 void JsonlReader::Impl::read_array() {
-  const std::string text = read_text(file);
+  const std::string text = read_all(file);
   detail::JsonText json(text, file.string());
   detail::DomBuilder<OrderedJson> builder(json);
   detail::run_strict_sax(json, builder);
@@ -133,8 +155,8 @@ std::optional<J> JsonlReader::Impl::next() {
 }
 
 JsonlReader::JsonlReader(const std::filesystem::path& file) : impl_(std::make_unique<Impl>()) {
-  impl_->file = file;
-  if (file.extension() == ".json") {
+  impl_->file = existing(file);
+  if (detail::without_compression(file).extension() == ".json") {
     impl_->read_array();
   } else {
     impl_->lines.emplace(file);

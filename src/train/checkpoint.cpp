@@ -59,7 +59,8 @@ OrderedJson fixed_settings(const TrainingSetup& setup) {
     for (const auto& item : all["lora"].items()) out["lora." + item.key()] = item.value();
   }
   for (const auto& item : all["data"].items()) {
-    const bool is_path = item.key() == "train" || item.key() == "val";  // a file may move; its hash counts
+    const std::string& key = item.key();
+    const bool is_path = key == "train" || key == "val" || key == "cache";  // a file may move; its hash counts
     if (!is_path) out["data." + item.key()] = item.value();
   }
   out["data.train sha256"] = setup.data_sha256;

@@ -12,6 +12,7 @@
 #include "liger/ops/linear_cross_entropy.h"
 #include "train/describe.h"
 #include "train/metrics.h"
+#include "train/token_cache.h"
 
 namespace liger {
 namespace {
@@ -90,6 +91,7 @@ DryRun dry_run(const FinetuneOptions& options) {
   const int64_t micro_batches = options.train.batch_size / options.train.micro_batch_size;
   run.step_seconds = random_step(run.setup) * static_cast<double>(micro_batches);
   run.peak_memory_bytes = peak_memory_bytes();
+  run.setup.tokens.reset();  // their files go; the samples to be shown are mapped
   return run;
 }
 

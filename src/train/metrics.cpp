@@ -12,6 +12,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "io/tfevents.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/json.h"
@@ -23,12 +24,13 @@ namespace {
 constexpr const char* kJsonl = "metrics.jsonl";
 constexpr const char* kCsv = "metrics.csv";
 
+double unix_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+
 OrderedJson to_json(const MetricsRow& row) {
   const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
   // Few digits for what is measured or only read by people.
   const auto rounded = [](double x, double places) { return std::round(x * places) / places; };
   const double share = row.total_steps > 0 ? static_cast<double>(row.current_steps) / static_cast<double>(row.total_steps) : 0;
-  const auto now = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   OrderedJson out;
   out["current_steps"] = row.current_steps;
   out["total_steps"] = row.total_steps;
@@ -43,7 +45,7 @@ OrderedJson to_json(const MetricsRow& row) {
   out["tokens"] = row.tokens;
   out["tokens_per_second"] = row.tokens_per_second ? OrderedJson(rounded(*row.tokens_per_second, 10)) : OrderedJson();
   out["peak_memory_gb"] = rounded(static_cast<double>(peak_memory_bytes()) / 1e9, 1000);
-  out["time"] = rounded(now, 1000);
+  out["time"] = rounded(unix_time(), 1000);
   return out;
 }
 
@@ -64,6 +66,29 @@ std::string csv_line(const OrderedJson& row) {
   return line + "\n";
 }
 
+std::string tfevents_record(const MetricsRow& row) {
+  std::vector<detail::TaggedScalar> scalars;
+  const auto add = [&](const char* tag, const std::optional<double>& value) {
+    if (value) scalars.push_back({tag, *value});
+  };
+  add("train/loss", row.loss);
+  add("train/grad_norm", row.grad_norm);
+  if (row.loss) add("train/lr", row.lr);  // a validation's row would be a second point at its step
+  add("eval/loss", row.eval_loss);
+  add("perf/tokens_per_second", row.tokens_per_second);
+  return detail::tfevents_scalars_record(unix_time(), row.current_steps, scalars);
+}
+
+/// The event file that a run goes on with: the one of its checkpoint if that is still there. A second file beside it
+/// would be drawn as a second curve from the checkpoint on.
+std::string event_file(const std::filesystem::path& dir, const Metrics::Sizes& sizes) {
+  for (const auto& [name, size] : sizes) {
+    const bool is_name = std::filesystem::path(name).filename() == name;  // it comes from a file
+    if (is_name && name.starts_with(detail::kTfeventsPrefix) && std::filesystem::exists(dir / name)) return name;
+  }
+  return detail::tfevents_name(unix_time());
+}
+
 }  // namespace
 
 std::string format_duration(double seconds) {
@@ -74,7 +99,7 @@ std::string format_duration(double seconds) {
   return text;
 }
 
-/// A file that is appended to line by line and knows how long it is.
+/// A file that is appended to and knows how long it is.
 class Metrics::File {
  public:
   File(std::filesystem::path path, int64_t size) : path_(std::move(path)), size_(size) {
@@ -89,13 +114,13 @@ class Metrics::File {
   File(const File&) = delete;
   File& operator=(const File&) = delete;
 
-  void append(std::string_view line) {
-    while (!line.empty()) {
-      const ssize_t n = pwrite(descriptor_, line.data(), line.size(), size_);
+  void append(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = pwrite(descriptor_, bytes.data(), bytes.size(), size_);
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) fail_with_errno("cannot be written");
       size_ += n;
-      line.remove_prefix(static_cast<size_t>(n));
+      bytes.remove_prefix(static_cast<size_t>(n));
     }
   }
   void sync() {
@@ -115,13 +140,15 @@ class Metrics::File {
 
 Metrics::Metrics(std::filesystem::path dir, const LogOptions& options, const Sizes& sizes)
     : dir_(std::move(dir)), options_(options) {
-  const auto size = [&](const char* name) {
+  const auto open = [&](const std::string& name) {
     const auto found = sizes.find(name);
-    return found == sizes.end() ? 0 : found->second;
+    return std::make_unique<File>(dir_ / name, found == sizes.end() ? 0 : found->second);
   };
-  if (options_.jsonl) jsonl_ = std::make_unique<File>(dir_ / kJsonl, size(kJsonl));
-  if (options_.csv) csv_ = std::make_unique<File>(dir_ / kCsv, size(kCsv));
+  if (options_.jsonl) jsonl_ = open(kJsonl);
+  if (options_.csv) csv_ = open(kCsv);
   if (csv_ && csv_->size() == 0) csv_->append(csv_header());
+  if (options_.tensorboard) events_ = open(event_file(dir_, sizes));
+  if (events_ && events_->size() == 0) events_->append(detail::tfevents_version_record(unix_time()));
   if (jsonl_ && options_.svg) read_curves();
 }
 
@@ -141,6 +168,7 @@ void Metrics::add(const MetricsRow& row) {
   const OrderedJson json = to_json(row);
   if (jsonl_) jsonl_->append(json.dump() + "\n");
   if (csv_) csv_->append(csv_line(json));
+  if (events_) events_->append(tfevents_record(row));
   const auto step = static_cast<double>(row.current_steps);
   if (row.loss) loss_.push_back({step, *row.loss});
   if (row.eval_loss) eval_loss_.push_back({step, *row.eval_loss});
@@ -149,13 +177,15 @@ void Metrics::add(const MetricsRow& row) {
 void Metrics::sync() {
   if (jsonl_) jsonl_->sync();
   if (csv_) csv_->sync();
+  if (events_) events_->sync();
   if (options_.svg) write_text_atomic(dir_ / "loss.svg", loss_svg(loss_, eval_loss_));
 }
 
 Metrics::Sizes Metrics::sizes() const {
   Sizes sizes;
-  if (jsonl_) sizes[kJsonl] = jsonl_->size();
-  if (csv_) sizes[kCsv] = csv_->size();
+  for (const File* file : {jsonl_.get(), csv_.get(), events_.get()}) {
+    if (file != nullptr) sizes[file->path().filename().string()] = file->size();
+  }
   return sizes;
 }
 

@@ -28,7 +28,7 @@ struct MetricsRow {
 
 std::string format_duration(double seconds);  ///< "1:07:09"
 
-/// The run's metrics files, which only ever grow, and the picture of the loss.
+/// The run's metrics files, which only ever grow: lines, a table, TensorBoard's events; and the picture of the loss.
 class Metrics {
  public:
   /// Sizes in bytes of the files a checkpoint belongs to, by name.
@@ -48,7 +48,7 @@ class Metrics {
   void read_curves();
   std::filesystem::path dir_;
   LogOptions options_;
-  std::unique_ptr<File> jsonl_, csv_;
+  std::unique_ptr<File> jsonl_, csv_, events_;
   Curve loss_, eval_loss_;
 };
 

@@ -69,13 +69,19 @@ void visit(Options& o, Visitor& v) {
 template <typename Options, typename Visitor>
   requires std::is_same_v<std::remove_const_t<Options>, DataOptions>
 void visit(Options& o, Visitor& v) {
-  v("train", o.train, "rows to learn, .jsonl or .json");
+  v("train", o.train, "rows to learn: .jsonl, .json (an array), either also .gz or .zst");
   v("val", o.val, "rows to validate with; null = the first val_size rows of train, which then does not learn them");
   v("val_size", o.val_size, "rows taken from train if val is null; 0 = no validation", kNotNegative);
   v.choice("format", o.format,
            std::array{Choice{DataFormat::kAlpaca, "alpaca"}, Choice{DataFormat::kCompletion, "completion"},
-                      Choice{DataFormat::kText, "text"}},
-           "alpaca {instruction, input, output} | completion {prompt, completion} | text {text}");
+                      Choice{DataFormat::kText, "text"}, Choice{DataFormat::kChat, "chat"},
+                      Choice{DataFormat::kSharegpt, "sharegpt"}},
+           "alpaca {instruction, input, output} | completion {prompt, completion} | text {text} | chat {messages: "
+           "[{role, content}]} | sharegpt {conversations: [{from, value}]}");
+  v.choice("template", o.chat_template,
+           std::array{Choice{ChatTemplate::kFromTokenizer, nullptr}, Choice{ChatTemplate::kLlama2, "llama2"},
+                      Choice{ChatTemplate::kLlama3, "llama3"}, Choice{ChatTemplate::kGemma, "gemma"}},
+           "of chat and sharegpt: llama2 | llama3 | gemma; null = the one whose special tokens the tokenizer has");
   v("max_length", o.max_length, "tokens of a row, or of a chunk of packed rows", Range{2});
   v.choice("pack", o.pack, std::array{Choice{Packing::kConcat, "concat"}, Choice{Packing::kNone, "none"}},
            "concat: rows one after the other, cut into chunks of max_length, never seeing each other | none");
@@ -83,6 +89,7 @@ void visit(Options& o, Visitor& v) {
            std::array{Choice{OverLength::kError, "error"}, Choice{OverLength::kTruncate, "truncate"},
                       Choice{OverLength::kDrop, "drop"}, Choice{OverLength::kSplit, "split"}},
            "rows of more than max_length tokens: error | truncate | drop | split");
+  v("cache", o.cache, "folder for tokens that runs share; null = save.dir/tokens, for this run");
 }
 
 template <typename Options, typename Visitor>
@@ -129,6 +136,7 @@ void visit(Options& o, Visitor& v) {
   v("every", o.every, "updates between rows of the metrics", kCount);
   v("jsonl", o.jsonl, "write metrics.jsonl");
   v("csv", o.csv, "write metrics.csv");
+  v("tensorboard", o.tensorboard, "write events.out.tfevents.*, for TensorBoard");
   v("svg", o.svg, "draw loss.svg at each save");
 }
 
@@ -268,6 +276,66 @@ class Writer {
   OrderedJson json_ = OrderedJson::object(), fields_;
 };
 
+/// Writes what each key is as tables in Markdown.
+class Documenter {
+ public:
+  template <typename Section>
+  void section(const char* name, const Section& section) {
+    out_ << "\n## " << name << "\n\n| key | value | default | meaning |\n| --- | --- | --- | --- |\n";
+    visit(section, *this);
+  }
+  template <typename Section>
+  void section(const char* name, const std::optional<Section>& section) {
+    this->section(name, *section);
+    out_ << "\n`" << name << ": null` trains every parameter.\n";
+  }
+
+  template <typename T>
+  void operator()(const char* key, const T& field, const char* meaning, Range range = {}) {
+    std::string value = kind(typename Unwrapped<T>::type());
+    if (range.min != -kUnbounded || range.max != kUnbounded) value += ", " + range.text();
+    if (!std::is_same_v<typename Unwrapped<T>::type, T>) value += ", or null";
+    row(key, value, default_of(field), meaning);
+  }
+  template <typename Enum, size_t N>
+  void choice(const char* key, Enum field, const std::array<Choice<Enum>, N>& choices, const char* meaning) {
+    std::string known, chosen;
+    for (const auto& [value, name] : choices) {
+      const std::string shown = cat("`", name == nullptr ? "null" : name, "`");
+      known += (known.empty() ? "" : ", ") + shown;
+      if (value == field) chosen = shown;
+    }
+    row(key, known, chosen, meaning);
+  }
+
+  std::string text() const { return out_.str(); }
+
+ private:
+  static std::string kind(bool) { return "true or false"; }
+  static std::string kind(int64_t) { return "whole number"; }
+  static std::string kind(double) { return "number"; }
+  static std::string kind(const std::string&) { return "text"; }
+  static std::string kind(const std::vector<std::string>&) { return "list of texts"; }
+
+  template <typename T>
+  static std::string default_of(const T& field) {
+    return cat("`", OrderedJson(field).dump(), "`");
+  }
+  static std::string default_of(const std::string& field) { return field.empty() ? "has to be set" : cat("`", field, "`"); }
+  template <typename T>
+  static std::string default_of(const std::optional<T>& field) {
+    return field ? default_of(*field) : "`null`";
+  }
+
+  void row(const char* key, const std::string& value, const std::string& chosen, const std::string& meaning) {
+    std::string cell;
+    for (const char c : meaning) cell += c == '|' ? std::string("\\|") : std::string(1, c);  // '|' ends a cell
+    out_ << "| `" << key << "` | " << value << " | " << chosen << " | " << cell << " |\n";
+  }
+
+  std::ostringstream out_;
+};
+
 void check_model(const Settings& settings, const FinetuneOptions& o) {
   const Settings model = settings.section("model");
   const ModelOptions& m = o.model;
@@ -292,6 +360,11 @@ void check_model(const Settings& settings, const FinetuneOptions& o) {
 void check_run(const Settings& settings, const FinetuneOptions& o) {
   const Settings data = settings.section("data"), train = settings.section("train"), save = settings.section("save");
   if (o.data.train.empty()) data.fail_at("train", "expected a .jsonl or .json file, got nothing");
+  const bool chat = o.data.format == DataFormat::kChat || o.data.format == DataFormat::kSharegpt;
+  if (!chat && o.data.chat_template != ChatTemplate::kFromTokenizer) {
+    data.fail_at("template", "belongs to the formats chat and sharegpt");
+  }
+  if (o.data.cache && o.data.cache->empty()) data.fail_at("cache", "expected a folder or null, got nothing");
   if (o.save.dir.empty()) save.fail_at("dir", "expected a folder for the run, got nothing");
   if (o.train.batch_size % o.train.micro_batch_size != 0) {
     train.fail_at("batch_size", cat("expected a multiple of micro_batch_size ", o.train.micro_batch_size, ", got ",
@@ -317,6 +390,13 @@ FinetuneOptions read_finetune_options(const Settings& settings) {
   check_model(settings, options);
   check_run(settings, options);
   return options;
+}
+
+std::string options_table() {
+  Documenter tables;
+  const FinetuneOptions defaults;
+  visit_sections(defaults, tables);
+  return "# Keys of a configuration for liger-finetune\n\nWritten by `liger-finetune --help-config`.\n" + tables.text();
 }
 
 std::string to_yaml(const FinetuneOptions& options) {

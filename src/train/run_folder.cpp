@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "io/tfevents.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/log.h"
@@ -125,6 +126,10 @@ std::vector<fs::path> RunFolder::in_the_way() const {
   if (from) return paths;
   for (const char* name : {"final", "metrics.jsonl", "metrics.csv", "loss.svg"}) {
     if (fs::exists(dir_ / name)) paths.push_back(dir_ / name);
+  }
+  if (!fs::exists(dir_)) return paths;
+  for (const auto& entry : fs::directory_iterator(dir_)) {
+    if (entry.path().filename().string().starts_with(detail::kTfeventsPrefix)) paths.push_back(entry.path());
   }
   return paths;
 }

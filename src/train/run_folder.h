@@ -10,7 +10,7 @@
 
 namespace liger {
 
-/// The folder of a run: ckpt-N, final, metrics and loss.svg. Nobody else may write it while this object lives.
+/// The folder of a run: ckpt-N, final, tokens, metrics and loss.svg. Nobody else may write it while this object lives.
 class RunFolder {
  public:
   /// Decides what to go on from. Nothing in the folder changes before open().

@@ -6,9 +6,9 @@
 #include "liger/core/dtype.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
-#include "liger/io/files.h"
 #include "liger/io/log.h"
 #include "liger/train/trainer.h"
+#include "train/token_cache.h"
 
 namespace liger {
 namespace {
@@ -60,21 +60,19 @@ void check_same(const LoraConfig& adapter, const LoraConfig& wanted, const std::
 
 void load_rows(TrainingSetup& setup) {
   const DataOptions& data = setup.options.data;
-  const auto corpus = [&](const std::string& file) {
-    return std::make_shared<const Corpus>(file, data.format, *setup.tokenizer, setup.base_config.vocab_size);
-  };
-  const auto training = corpus(data.train);
+  setup.tokens = std::make_shared<TokenCache>(setup.options, setup.base, setup.tokenizer, setup.base_config.vocab_size);
+  const auto [training, sha256] = setup.tokens->open(data.train);
+  setup.data_sha256 = sha256;
   const int64_t held_out = data.val ? 0 : data.val_size;
   LIGER_CHECK(held_out < training->rows(), data.train, ": its ", training->rows(), " rows leave nothing to train on, "
               "as data.val_size ", held_out, " of them are for validation; set it lower, or 0 for none");
   setup.train = std::make_shared<const Dataset>(training, held_out, training->rows(), data);
   if (data.val) {
-    const auto validation = corpus(*data.val);
+    const auto validation = setup.tokens->open(*data.val).corpus;
     setup.validation = std::make_shared<const Dataset>(validation, 0, validation->rows(), data);
   } else if (held_out > 0) {
     setup.validation = std::make_shared<const Dataset>(training, 0, held_out, data);
   }
-  setup.data_sha256 = sha256_file(data.train);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "train/metrics.h"
 #include "train/model_card.h"
 #include "train/run_folder.h"
+#include "train/token_cache.h"
 
 namespace liger {
 namespace {
@@ -72,6 +73,7 @@ Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunF
   if (folder_->goes_on_here()) saved_at_ = state_.step;
   order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(train.seed), state_.epoch);
   folder_->open();
+  setup_->tokens->keep();
   metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
   for (const std::string& line : describe(*setup_)) log_info(line);
 }

@@ -47,7 +47,7 @@ struct TaskData {
   std::string where(size_t row) const { return file.string() + ":" + std::to_string(lines[row]); }
 };
 
-/// DIR/{task}.{split}.jsonl (or .json); for a perplexity task `data` may be the file itself.
+/// DIR/{task}.{split}.jsonl (or .json, either also .gz or .zst); for a perplexity task `data` may be the file.
 /// Throws Error(kBadInput) if the file is missing (saying its name and columns) or empty, or on a row that is no object.
 TaskData read_task_data(const Task& task, const char* split, const std::filesystem::path& data);
 

@@ -10,33 +10,39 @@
 #include <vector>
 
 #include "liger/core/sequences.h"
-#include "liger/io/tokenizer.h"
+#include "liger/io/files.h"
 #include "liger/train/options.h"
 
 namespace liger {
 
+/// Where a row ends, counted in tokens from the first row's begin, and its line in the data file.
+struct CorpusRow {
+  int64_t end, line;
+};
+
 /// The rows of a data file as tokens, each with the word whether it is to be learned:
-///   alpaca, completion   [BOS] prompt, not learned; output EOS, learned
+///   alpaca, completion   [BOS] prompt, not learned; output EOS, learned. Prompt and output are encoded apart
 ///   text                 [BOS], not learned; text EOS, learned
-/// Prompt and output are encoded apart. Text that spells a special token is just text.
+///   chat, sharegpt       what the assistant says and the token that ends its turn are learned, the rest of the
+///                        template is not
+/// Text that spells a special token is just text. The tokens lie in a mapped file, which may be larger than memory.
 class Corpus {
  public:
-  /// Throws Error(kBadInput) "FILE:LINE: ..." on a row that lacks a field, on a file without rows, on a tokenizer
-  /// without EOS, and on a token that is not below `vocab_size`.
-  Corpus(const std::filesystem::path& file, DataFormat format, const Tokenizer& tokenizer, int64_t vocab_size);
+  /// `folder`: where the tokens of the rows of `file` were written to. Throws Error(kBadInput) if they were not.
+  Corpus(const std::filesystem::path& folder, std::filesystem::path file);
 
-  int64_t rows() const { return static_cast<int64_t>(ends_.size()); }
-  int64_t begin(int64_t row) const { return row == 0 ? 0 : ends_[row - 1]; }  ///< index of its first token
-  int64_t end(int64_t row) const { return ends_[row]; }
-  int64_t token(int64_t index) const { return tokens_[index]; }
-  bool learned(int64_t index) const { return learned_[index] != 0; }
+  int64_t rows() const { return std::ssize(rows_); }
+  int64_t begin(int64_t row) const { return row == 0 ? 0 : rows_[row - 1].end; }  ///< index of its first token
+  int64_t end(int64_t row) const { return rows_[row].end; }
+  int64_t token(int64_t index) const;
+  bool learned(int64_t index) const;
   std::string where(int64_t row) const;  ///< "FILE:LINE"
 
  private:
   std::filesystem::path file_;
-  std::vector<int32_t> tokens_;
-  std::vector<uint8_t> learned_;
-  std::vector<int64_t> ends_, lines_;
+  MappedFile tokens_file_, rows_file_;
+  std::span<const uint32_t> tokens_;
+  std::span<const CorpusRow> rows_;
 };
 
 /// Some tokens of one row of a corpus, which the model reads as a sequence of its own.

@@ -9,8 +9,8 @@
 
 namespace liger {
 
-/// What a run would do, without writing a file: everything is loaded and checked, and one update is made on random
-/// tokens of the largest shape.
+/// What a run would do, without a file that stays but the tokens in data.cache: everything is loaded and checked, and
+/// one update is made on random tokens of the largest shape.
 struct DryRun {
   TrainingSetup setup;
   int64_t checkpoint_bytes = 0;  ///< of one; save.keep + 2 of them exist at a time

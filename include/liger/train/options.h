@@ -40,7 +40,8 @@ struct LoraOptions {
   bool rslora = false;
 };
 
-enum class DataFormat { kAlpaca, kCompletion, kText };
+enum class DataFormat { kAlpaca, kCompletion, kText, kChat, kSharegpt };
+enum class ChatTemplate { kFromTokenizer, kLlama2, kLlama3, kGemma };
 enum class Packing { kConcat, kNone };
 enum class OverLength { kError, kTruncate, kDrop, kSplit };
 struct DataOptions {
@@ -48,9 +49,11 @@ struct DataOptions {
   std::optional<std::string> val;
   int64_t val_size = 200;
   DataFormat format = DataFormat::kAlpaca;
+  ChatTemplate chat_template = ChatTemplate::kFromTokenizer;
   int64_t max_length = 1024;
   Packing pack = Packing::kConcat;
   OverLength over_length = OverLength::kError;
+  std::optional<std::string> cache;
 };
 
 enum class SchedulerKind { kConstant, kCosine, kLinear, kPlateau };
@@ -86,6 +89,7 @@ struct LogOptions {
   int64_t every = 1;
   bool jsonl = true;
   bool csv = true;
+  bool tensorboard = true;
   bool svg = true;
 };
 
@@ -101,6 +105,9 @@ struct FinetuneOptions {
 /// Reads a whole configuration. Throws Error(kUsage) with the place of the first key that is unknown, missing, of
 /// the wrong type, out of range or in contradiction to another.
 FinetuneOptions read_finetune_options(const Settings& settings);
+
+/// Every key with what it accepts, its default and its meaning: a table in Markdown for each section.
+std::string options_table();
 
 /// The configuration with every key, as YAML with what each key means beside it; reading it gives the same options.
 std::string to_yaml(const FinetuneOptions& options);

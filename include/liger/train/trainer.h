@@ -23,13 +23,15 @@ class Metrics;
 struct MetricsRow;
 class Progress;
 class RunFolder;
+class TokenCache;
 
-/// What a run works on, loaded and checked; nothing is written yet.
+/// What a run works on, loaded and checked; nothing is written yet but the tokens in data.cache.
 struct TrainingSetup {
   FinetuneOptions options;
   std::filesystem::path base;  ///< folder of the model
   ModelConfig base_config;     ///< as that folder has it
   std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<TokenCache> tokens;                ///< what the datasets are read from
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
   std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
