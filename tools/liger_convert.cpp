@@ -24,8 +24,8 @@ struct Options {
   tool::CommonOptions common;
   ConvertOptions convert;
   std::string model, dtype, softmax_layers;
-  std::string probe = "The river runs past the old mill, and in 1897 its keeper counted 12 boats a day, most of them loaded "
-                      "with grain; today there are none.";
+  std::string probe = "The river runs past the old mill, and in 1897 its keeper counted 12 boats a day, most of them "
+                      "loaded with grain; today there are none.";
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
@@ -143,11 +143,14 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, \"org/name\", or llama3-8b, gemma-2b, tinyllama ...")
       ->required()
       ->option_text("NAME|DIR");
-  CLI::Option* arch = app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back");
+  CLI::Option* arch =
+      app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back");
   arch->check(architecture())->option_text("ARCH");
   CLI::Option* merge = app.add_option("--merge", o.convert.merge, "Or: a PEFT LoRA folder to add to the weights");
   merge->option_text("DIR")->excludes(arch);
-  app.add_option("--probe", o.probe, "Text to compare logits on after a merge; '' = none")->option_text("TEXT")->needs(merge);
+  app.add_option("--probe", o.probe, "Text to compare logits on after a merge; '' = none")
+      ->option_text("TEXT")
+      ->needs(merge);
   app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-<arch>")->option_text("DIR");
   app.add_flag("--overwrite", o.convert.overwrite, "Replace an output that liger wrote earlier");
   app.add_flag("--dry-run", o.dry_run, "Check everything, print what would be done, write nothing");
@@ -184,7 +187,8 @@ std::vector<int64_t> parse_layers(const std::string& text) {
 void check_liger_options(const CLI::App& app, const Options& o) {
   const bool merges = app.count("--merge") > 0;
   const auto refuse = [&](const char* name, const std::string& why) {
-    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with ", merges ? "--merge" : cat("--arch ", o.convert.arch), why);
+    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with ",
+                      merges ? "--merge" : cat("--arch ", o.convert.arch), why);
   };
   if (merges || o.convert.arch == "softmax") {
     for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers"}) {
@@ -237,7 +241,9 @@ void print_result(const ConvertPlan& plan, const std::filesystem::path& out, dou
 }
 
 OrderedJson to_json(const MergeProbe& probe) {
-  return {{"tokens", probe.tokens}, {"largest_change", probe.largest_change}, {"largest_logit", probe.largest_logit},
+  return {{"tokens", probe.tokens},
+          {"largest_change", probe.largest_change},
+          {"largest_logit", probe.largest_logit},
           {"same_choice", probe.same_choice}};
 }
 

@@ -25,8 +25,9 @@ std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& mod
   const std::string suffix = ".weight";
   std::map<std::string, std::vector<int64_t>> shapes;
   for (const ExpectedTensor& tensor : expected_tensors(model)) {
-    const bool is_linear = tensor.shape.size() == 2 && tensor.name.ends_with(suffix) && tensor.name != "model.embed_tokens.weight";
-    if (is_linear) shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
+    const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
+    if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
+    shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
   }
   return shapes;
 }
@@ -56,7 +57,8 @@ std::map<std::string, RowEdit> merge_edits(const fs::path& adapter, const ModelC
   return edits;
 }
 
-MergeProbe probe_merge(const fs::path& model, const fs::path& adapter, const fs::path& merged, const std::string& text) {
+MergeProbe probe_merge(const fs::path& model, const fs::path& adapter, const fs::path& merged,
+                       const std::string& text) {
   constexpr size_t kMostTokens = 512;
   std::vector<int64_t> ids = encode_whole(*Tokenizer::load(model), text);
   LIGER_CHECK_USAGE(!ids.empty(), "--probe: the text has no token");

@@ -72,8 +72,9 @@ void write_changes(std::ostream& out, const CardFacts& facts) {
   out << "## What was changed\n\n";
   for (const std::string& change : facts.changes) out << "- config.json: `" << change << "`\n";
   if (facts.merged_tensors > 0) {
-    out << "- " << facts.merged_tensors << " weights are the base model's with the adapter's product added, summed in float32 and "
-        << "rounded once; the others are as they were" << (facts.dtype.empty() ? "" : cat(", all in ", facts.dtype)) << ".\n\n";
+    out << "- " << facts.merged_tensors << " weights are the base model's with the adapter's product added, summed in "
+        << "float32 and rounded once; the others are as they were"
+        << (facts.dtype.empty() ? "" : cat(", all in ", facts.dtype)) << ".\n\n";
   } else if (facts.dtype.empty()) {
     out << "- The weights are the base model's, byte for byte.\n\n";
   } else {

@@ -105,7 +105,8 @@ void check_apart(const fs::path& out, const fs::path& source, const char* what) 
   LIGER_CHECK_USAGE(!fs::equivalent(out, source, error), "--out ", out.string(), " is the ", what,
                     " itself; choose another folder");
   LIGER_CHECK_USAGE(!lies_inside(source, out) && !lies_inside(out, source), "--out ", out.string(),
-                    ": neither it nor the ", what, " ", source.string(), " may lie inside the other; choose another folder");
+                    ": neither it nor the ", what, " ", source.string(),
+                    " may lie inside the other; choose another folder");
 }
 
 void check_output(const ConvertOptions& options) {

@@ -134,9 +134,10 @@ class Reader {
     convert(from, to, Dtype::kF32, rows, out);
   }
 
-  static void convert(const WeightFiles::Entry& from, const TensorInfo& to, Dtype in_type, std::span<const std::byte> in,
-                      std::span<std::byte> out) {
-    const int64_t lost = cast(in_type, in.data(), to.dtype, out.data(), static_cast<int64_t>(in.size() / item_size(in_type)));
+  static void convert(const WeightFiles::Entry& from, const TensorInfo& to, Dtype in_type,
+                      std::span<const std::byte> in, std::span<std::byte> out) {
+    const auto count = static_cast<int64_t>(in.size() / item_size(in_type));
+    const int64_t lost = cast(in_type, in.data(), to.dtype, out.data(), count);
     LIGER_CHECK(lost == 0, from.file->path().string(), ": tensor '", to.name, "': ", lost,
                 " or more values are too large for ", to_string(to.dtype), "; choose another dtype");
   }

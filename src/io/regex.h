@@ -8,7 +8,7 @@
 namespace liger::detail {
 
 /// A regular expression from a file that a stranger may have written, in the syntax of Python's `re`, for ASCII text
-/// such as the paths of modules. It is run as an automaton (Thompson 1968) that is in all its states at once, so a match
+/// such as the paths of modules. It is run as an automaton (Thompson 1968) that is in all its states at once: a match
 /// takes at most states x characters steps: no expression is catastrophic.
 /// Read are literals, ., classes, \d \w \s and their negations, groups, |, * + ? {m,n} and their lazy forms (which
 /// accept the same texts), ^ $ \A \Z \b \B. What needs more than an automaton is refused: back references, look-around,

@@ -84,7 +84,8 @@ void read_tensors(const SafetensorsFile& file, std::map<std::string, Slot> slots
     }
     const at::Tensor stored = map_tensor(file, info);
     if (info.shape != slot->second.shape) {
-      problems.add(cat(info.name, ": expected ", shape_to_string(slot->second.shape), ", got ", shape_to_string(info.shape)));
+      problems.add(cat(info.name, ": expected ", shape_to_string(slot->second.shape), ", got ",
+                       shape_to_string(info.shape)));
     } else if (!stored.is_floating_point() || !stored.isfinite().all().item<bool>()) {
       problems.add(info.name + ": holds values that are not finite numbers");
     }
@@ -129,7 +130,7 @@ Adapter read_adapter(const fs::path& dir, const std::map<std::string, std::vecto
   adapter.config = LoraConfig::from_peft_json(read_ordered_json(config_file), config_file.string());
   const std::vector<std::string> linears = paths_of(shapes);
   const auto modules = in_file(config_file, [&] { return lora_modules(adapter.config, linears); });
-  for (const LoraModule& module : modules) adapter.modules.push_back({.module = module, .a = {}, .b = {}, .magnitude = {}});
+  for (const LoraModule& module : modules) adapter.modules.push_back({module, {}, {}, {}});
   warn_of_large_ranks(adapter, shapes, config_file);
   const SafetensorsFile file(weights_file);
   read_tensors(file, slots_of(adapter, shapes));
@@ -154,7 +155,8 @@ void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::pat
     if (!linear->has_lora()) continue;
     tensors[kPeftPrefix + path + ".lora_A.weight"] = linear->lora_a().to(at::kFloat);
     tensors[kPeftPrefix + path + ".lora_B.weight"] = linear->lora_b().to(at::kFloat);
-    if (linear->has_dora()) tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude().to(at::kFloat);
+    if (!linear->has_dora()) continue;
+    tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude().to(at::kFloat);
   }
   save_tensors(dir / "adapter_model.safetensors", tensors);
   write_text_atomic(dir / "adapter_config.json", config.to_peft_json().dump(2) + "\n");

@@ -49,7 +49,8 @@ std::optional<int64_t> layer_of(const std::string& path) {
   const size_t first = path.find('.');
   for (size_t dot = first == std::string::npos ? first : path.find('.', first + 1); dot != std::string::npos;) {
     const size_t end = path.find_first_not_of(kDigits, dot + 1);
-    if (end != std::string::npos && end > dot + 1 && path[end] == '.') return std::stoll(path.substr(dot + 1, end - dot - 1));
+    const bool is_number = end != std::string::npos && end > dot + 1 && path[end] == '.';
+    if (is_number) return std::stoll(path.substr(dot + 1, end - dot - 1));
     dot = path.find('.', dot + 1);
   }
   return {};
@@ -99,8 +100,8 @@ void check_numbers(const LoraConfig& config) {
   check_alpha("alpha", config.alpha);
   for (const auto& [regex, r] : config.rank_pattern) check_rank("rank_pattern." + regex, r);
   for (const auto& [regex, alpha] : config.alpha_pattern) check_alpha("alpha_pattern." + regex, alpha);
-  LIGER_CHECK_USAGE(config.dropout >= 0 && config.dropout < 1, "lora: dropout: expected a share from 0 to below 1, got ",
-                    config.dropout);
+  LIGER_CHECK_USAGE(config.dropout >= 0 && config.dropout < 1, "lora: dropout: expected a share from 0 to below 1",
+                    ", got ", config.dropout);
 }
 
 void check_targets(const LoraConfig& config, const std::vector<std::string>& linears) {
@@ -144,8 +145,9 @@ std::vector<LoraModule> lora_modules(const LoraConfig& config, const std::vector
                       " from alpha is too large for float32");
     modules.push_back({path, r, scale});
   }
+  const std::string& regex = config.targets.regex;
   LIGER_CHECK_USAGE(!modules.empty(), "lora: the targets ",
-                    config.targets.regex.empty() ? "are all excluded" : cat("'", config.targets.regex, "' match nothing"),
+                    regex.empty() ? "are all excluded" : cat("'", regex, "' match nothing"),
                     "; expected the path of a linear module, for example '", linears.front(), "'");
   return modules;
 }

@@ -21,7 +21,7 @@ const std::set<std::string_view> kOfNoEffect = {
     "task_type",   "inference_mode", "peft_version",   "revision",            "auto_mapping",   "megatron_core",
     "eva_config",  "corda_config",   "lora_ga_config", "ensure_weight_tying", "runtime_config", "qalora_group_size",
     "loftq_config"};
-// Ways to begin that leave the base model's weights alone. The others (pissa, olora, corda, loftq ...) fit an adapter to
+// Ways to begin that leave the base model's weights alone. Others (pissa, olora, corda, loftq ...) fit an adapter to
 // changed weights, which the base model's folder does not hold.
 const std::set<std::string_view> kInitializations = {"gaussian", "eva", "orthogonal"};
 
@@ -147,8 +147,9 @@ LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string
   keys.expect(keys.get("peft_type") == "LORA", "peft_type", "\"LORA\"");
   keys.check_the_rest();
   const OrderedJson init = keys.get("init_lora_weights");
-  keys.expect(init.is_null() || init.is_boolean() || (init.is_string() && kInitializations.contains(init.get<std::string>())),
-              "init_lora_weights", "true, false, \"gaussian\", \"eva\" or \"orthogonal\" (others change the base model)");
+  const bool keeps_base = init.is_string() && kInitializations.contains(init.get<std::string>());
+  keys.expect(init.is_null() || init.is_boolean() || keeps_base, "init_lora_weights",
+              "true, false, \"gaussian\", \"eva\" or \"orthogonal\" (others change the base model)");
   LoraConfig config;
   keys.expect(!json.contains("r") || Keys::is_rank(keys.get("r")), "r", "a whole number from 1 to 65536");
   config.r = static_cast<int64_t>(keys.number("r", 8));

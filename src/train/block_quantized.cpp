@@ -58,8 +58,8 @@ at::Tensor BlockQuantized::read(int64_t begin, int64_t count) const {
 void BlockQuantized::write(int64_t begin, const at::Tensor& values) {
   const at::Tensor rows = in_blocks(values.to(at::kFloat)), largest = rows.abs().amax(1);
   const at::Tensor relative = rows / largest.clamp_min(std::numeric_limits<float>::min()).unsqueeze(1);
-  const at::Tensor codes = at::bucketize(relative, midpoints_, /*out_int32=*/true).view(-1).narrow(0, 0, values.numel());
-  codes_.view(-1).narrow(0, begin, values.numel()).copy_(codes);
+  const at::Tensor codes = at::bucketize(relative, midpoints_, /*out_int32=*/true).view(-1);
+  codes_.view(-1).narrow(0, begin, values.numel()).copy_(codes.narrow(0, 0, values.numel()));
   largest_.narrow(0, begin / kBlock, largest.numel()).copy_(largest);
 }
 

@@ -6,9 +6,9 @@
 
 namespace liger {
 
-/// The 256 values a byte of a BlockQuantized stands for, ascending, float32: dynamic tree quantization (arXiv 2110.02861,
-/// section 2.2). Seven decades down from 1; the numbers of decade i (0.1 to 1 times 10^(i - 6)) are the middles of 2^i
-/// equal parts of it, of 2^(i + 1) without signs; and 0 and 1.
+/// The 256 values a byte of a BlockQuantized stands for, ascending, float32: dynamic tree quantization (arXiv
+/// 2110.02861, section 2.2). Seven decades down from 1; the numbers of decade i (0.1 to 1 times 10^(i - 6)) are the
+/// middles of 2^i equal parts of it, of 2^(i + 1) without signs; and 0 and 1.
 at::Tensor dynamic_quantization_map(bool is_signed);
 
 /// Numbers in one byte each, relative to the largest magnitude of their block of 256 (block-wise quantization, section

@@ -42,7 +42,7 @@ int64_t sample_tokens(const Dataset& data, int64_t sample) {
   return count;
 }
 
-/// One micro-batch of the largest shape and an update of it; returns the seconds it took, and the size of the moments.
+/// One micro-batch of the largest shape and an update of it; returns the seconds it took, and adds the moments' size.
 double random_step(const TrainingSetup& setup, int64_t& optimizer_bytes) {
   const auto begin = std::chrono::steady_clock::now();
   const FinetuneOptions& options = setup.options;

@@ -16,7 +16,7 @@ namespace liger {
 struct ConvertOptions {
   std::filesystem::path model = {};  ///< an existing folder, see resolve_model()
   std::string arch = "gla";          ///< the structure to linearize with, or "softmax": back to the base model
-  /// Instead of `arch`, which is empty then: a PEFT LoRA folder to add to the weights, each summed in float32 and rounded
+  /// Instead of `arch`, which is empty then: a PEFT LoRA folder to add to the weights, each summed in float32, rounded
   /// once to the type it is stored in. The model stays what it is, softmax or linearized.
   std::filesystem::path merge = {};
   std::filesystem::path out = {};    ///< empty = default_output_name(), or NAME-merged, in the current directory

@@ -68,7 +68,7 @@ struct Adapter {
 };
 
 /// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model whose linear modules have weights of
-/// `shapes` [out, in], by path. Strict: what the configuration says against the model, and every tensor that is missing,
+/// `shapes` [out, in], by path. Strict: what the configuration says against the model, and each tensor that is missing,
 /// not expected, misshapen or not finite, all of them at once, is Error(kBadInput) that names the file.
 /// A rank above min(in, out) is warned of and run, as in PEFT.
 Adapter read_adapter(const std::filesystem::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes);

@@ -29,7 +29,7 @@ struct LoraConfig {
   ModuleSelector targets = {.names = {"q_proj", "k_proj", "v_proj"}};  ///< [target_modules]
   ModuleSelector exclude = {};                                         ///< [exclude_modules] of the targets
   std::vector<int64_t> layers = {};  ///< [layers_to_transform]: only these; empty = all
-  /// Another rank or alpha for the modules whose path, or its end after a dot, the regular expression matches; the first
+  /// Another rank or alpha for modules whose path, or its end after a dot, the regular expression matches; the first
   /// that matches counts.
   std::vector<std::pair<std::string, int64_t>> rank_pattern = {};
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
@@ -52,9 +52,9 @@ struct LoraModule {
 };
 
 /// The modules of `linears` (paths) that `config` gives a pair, in their order.
-/// Throws Error(kUsage) if there is none, a target, layer or pattern matches nothing, a number is out of range, a regular
-/// expression is none or is not supported (io/regex.h), or lm_head is among them: its weight is used outside of its
-/// module.
+/// Throws Error(kUsage) if there is none, a target, layer or pattern matches nothing, a number is out of range, a
+/// regular expression is none or not supported (io/regex.h), or lm_head is among them: its weight is used outside of
+/// its module.
 std::vector<LoraModule> lora_modules(const LoraConfig& config, const std::vector<std::string>& linears);
 
 /// The configuration with "all-linear" written out as names, which is how PEFT stores it.
