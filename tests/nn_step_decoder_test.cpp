@@ -64,7 +64,7 @@ struct Case {
   std::string name;
   std::optional<LigerConfig> liger;
   const char* family = "llama";
-  bool lora = false, bias = false;
+  bool lora = false, bias = false, dora = false;
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
@@ -97,7 +97,9 @@ std::shared_ptr<CausalLM> make(const Case& c, at::ScalarType type) {
     LoraConfig lora;
     lora.r = 3;
     lora.alpha = 6;
-    lora.targets = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"};
+    lora.targets.names = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"};
+    lora.rank_pattern = {{"k_proj", 5}};
+    lora.dora = c.dora;
     add_lora(*model, lora);
     for (auto& item : model->named_parameters())
       if (item.key().ends_with("lora_B")) item.value().normal_(0, 0.2);
@@ -120,6 +122,7 @@ std::vector<Case> cases() {
   std::vector<Case> out = {{"softmax", {}},
                            {"softmax_bias", {}, "llama", false, true},
                            {"lora", LigerConfig{.window = 7}, "llama", true},
+                           {"dora", LigerConfig{.window = 7}, "llama", true, true, true},
                            {"bias", LigerConfig{.window = 7}, "llama", false, true},
                            {"gemma", LigerConfig{.window = 7, .sinks = 2}, "gemma"},
                            {"gemma_softmax", {}, "gemma", true},

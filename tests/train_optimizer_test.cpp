@@ -24,7 +24,7 @@ std::vector<NamedParameter> make_parameters() {
 
 void set_grads(const std::vector<NamedParameter>& parameters, int64_t step) {
   at::manual_seed(100 + static_cast<uint64_t>(step));
-  for (const auto& [name, value] : parameters) value.mutable_grad() = at::randn(value.sizes(), at::kDouble);
+  for (const auto& [name, value, ratio] : parameters) value.mutable_grad() = at::randn(value.sizes(), at::kDouble);
 }
 
 // The formula of the header, element by element.
@@ -58,7 +58,7 @@ TEST(AdamW, FollowsTheDefinition) {
   const auto parameters = make_parameters();
   AdamW optimizer(parameters, kOptions);
   std::vector<std::vector<double>> expected;
-  for (const auto& [name, value] : parameters) expected.push_back(values(value));
+  for (const auto& [name, value, ratio] : parameters) expected.push_back(values(value));
   std::vector<PlainAdamW> plain(parameters.size());
   for (int64_t step = 0; step < 5; ++step) {
     const double lr = 0.01 * static_cast<double>(step + 1);
@@ -73,6 +73,24 @@ TEST(AdamW, FollowsTheDefinition) {
       for (size_t j = 0; j < actual.size(); ++j) EXPECT_NEAR(actual[j], expected[i][j], 1e-12);
     }
   }
+}
+
+// LoRA+: some parameters learn faster, and decay faster with it.
+TEST(AdamW, LearningRatesByParameter) {
+  const auto slow = make_parameters();
+  auto mixed = make_parameters();
+  mixed[2].lr_ratio = 16;
+  const auto fast = make_parameters();
+  AdamW a(slow, kOptions), b(mixed, kOptions), c(fast, kOptions);
+  for (int64_t step = 0; step < 3; ++step) {
+    for (const auto& parameters : {slow, mixed, fast}) set_grads(parameters, step);
+    a.step(0.01);
+    b.step(0.01);
+    c.step(0.16);
+  }
+  for (const size_t i : {0, 1}) EXPECT_TRUE(mixed[i].value.equal(slow[i].value)) << i;
+  EXPECT_TRUE(mixed[2].value.equal(fast[2].value));
+  EXPECT_FALSE(mixed[2].value.equal(slow[2].value));
 }
 
 TEST(AdamW, GoesOnFromASavedState) {
@@ -104,7 +122,7 @@ TEST(AdamW, NormScaleAndBadGradients) {
   AdamW optimizer(parameters, kOptions);
   set_grads(parameters, 0);
   double squares = 0;
-  for (const auto& [name, value] : parameters) squares += value.grad().pow(2).sum().item<double>();
+  for (const auto& [name, value, ratio] : parameters) squares += value.grad().pow(2).sum().item<double>();
   EXPECT_NEAR(optimizer.grad_norm(), std::sqrt(squares), 1e-12);
   optimizer.scale_grads(0.5);
   EXPECT_NEAR(optimizer.grad_norm(), std::sqrt(squares) / 2, 1e-12);
@@ -125,20 +143,23 @@ TrainOptions schedule_options(SchedulerKind kind) {
   return options;
 }
 
-TEST(Schedule, WarmsUpAndFalls) {
-  const Schedule constant(schedule_options(SchedulerKind::kConstant), 14);
-  const Schedule cosine(schedule_options(SchedulerKind::kCosine), 14), linear(schedule_options(SchedulerKind::kLinear), 14);
-  for (const Schedule* schedule : {&constant, &cosine, &linear}) {
-    EXPECT_DOUBLE_EQ(schedule->lr(0), 0.25);
-    EXPECT_DOUBLE_EQ(schedule->lr(3), 1.0);
-    EXPECT_DOUBLE_EQ(schedule->lr(4), 1.0);
+// The numbers of torch.optim.lr_scheduler (torch 2.13): SequentialLR of LinearLR(start_factor=1/4, total_iters=3) and,
+// from update 4 on, ConstantLR(factor=1), CosineAnnealingLR(T_max=10, eta_min=0.1) or LinearLR(1, 0.1, total_iters=10).
+TEST(Schedule, WarmsUpAndFallsAsTorchs) {
+  const std::vector<std::pair<SchedulerKind, std::vector<double>>> cases = {
+      {SchedulerKind::kConstant, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+      {SchedulerKind::kCosine, {1.0, 0.977975432333, 0.914057647469, 0.814503363532, 0.689057647469, 0.55, 0.410942352531,
+                                0.285496636468, 0.185942352531, 0.122024567667, 0.1}},
+      {SchedulerKind::kLinear, {1.0, 0.91, 0.82, 0.73, 0.64, 0.55, 0.46, 0.37, 0.28, 0.19, 0.1}},
+  };
+  for (const auto& [kind, rates] : cases) {
+    const Schedule schedule(schedule_options(kind), 14);
+    for (int64_t step = 0; step < 4; ++step) EXPECT_DOUBLE_EQ(schedule.lr(step), 0.25 * static_cast<double>(step + 1));
+    for (size_t i = 0; i < rates.size(); ++i) EXPECT_NEAR(schedule.lr(static_cast<int64_t>(i) + 4), rates[i], 1e-12) << i;
   }
-  EXPECT_DOUBLE_EQ(constant.lr(13), 1.0);
-  EXPECT_DOUBLE_EQ(linear.lr(9), 0.55);
-  EXPECT_DOUBLE_EQ(linear.lr(14), 0.1);
-  EXPECT_DOUBLE_EQ(cosine.lr(9), 0.55);
-  EXPECT_NEAR(cosine.lr(6), 0.1 + 0.45 * (1 + std::cos(0.2 * std::acos(-1.0))), 1e-15);
-  EXPECT_DOUBLE_EQ(cosine.lr(14), 0.1);
+  TrainOptions options = schedule_options(SchedulerKind::kCosine);
+  options.warmup_steps = 0;
+  EXPECT_DOUBLE_EQ(Schedule(options, 14).lr(0), 1.0);
 }
 
 // The numbers torch.optim.lr_scheduler.ReduceLROnPlateau(factor=0.1, patience=2, min_lr=0.005) gives.

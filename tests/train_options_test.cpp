@@ -33,7 +33,7 @@ TEST(FinetuneOptions, DefaultsAreTheReferences) {
   ASSERT_TRUE(o.lora);
   EXPECT_EQ(o.lora->r, 8);
   EXPECT_EQ(o.lora->alpha, 8);
-  EXPECT_EQ(o.lora->targets, (std::vector<std::string>{"q_proj", "k_proj", "v_proj"}));
+  EXPECT_EQ(o.lora->targets.names, (std::vector<std::string>{"q_proj", "k_proj", "v_proj"}));
   EXPECT_EQ(o.train.lr, 1e-3);
   EXPECT_EQ(o.train.scheduler, SchedulerKind::kPlateau);
   EXPECT_EQ(o.data.max_length, 1024);
@@ -60,6 +60,25 @@ TEST(FinetuneOptions, WhatIsPrintedReadsTheSame) {
   EXPECT_EQ(to_yaml(read(to_yaml(read(kShortest)))), to_yaml(read(kShortest)));
 }
 
+TEST(FinetuneOptions, LoraOfEveryKind) {
+  const FinetuneOptions o = read(std::string(kShortest) +
+                                 "lora: {targets: '.*\\.(q|o)_proj', exclude: [o_proj], dora: true, plus_ratio: 16,\n"
+                                 "  rank_pattern: {o_proj: 4, '.*q': 2, 'a\\.b': 3}, alpha_pattern: {q_proj: 1.5}}\n"
+                                 "train: {optimizer: adamw8bit}\n");
+  EXPECT_EQ(o.lora->targets, ModuleSelector{.regex = ".*\\.(q|o)_proj"});
+  EXPECT_EQ(o.lora->exclude, ModuleSelector{.names = {"o_proj"}});
+  EXPECT_TRUE(o.lora->dora);
+  EXPECT_EQ(o.lora->plus_ratio, 16);
+  using Ranks = std::vector<std::pair<std::string, int64_t>>;
+  EXPECT_EQ(o.lora->rank_pattern, (Ranks{{"o_proj", 4}, {".*q", 2}, {"a\\.b", 3}}));  // as written: the first counts
+  EXPECT_EQ(o.lora->alpha_pattern.front().second, 1.5);
+  EXPECT_EQ(o.train.optimizer, OptimizerKind::kAdamW8bit);
+  EXPECT_EQ(to_yaml(read(to_yaml(o))), to_yaml(o));
+  EXPECT_EQ(to_json(read(to_yaml(o))), to_json(o));
+  EXPECT_EQ(read(kShortest, {"lora.targets=all-linear"}).lora->targets.regex, "all-linear");
+  EXPECT_EQ(read(kShortest, {"lora.targets=[o_proj]", "lora.layers=[1, 3]"}).lora->layers, (std::vector<int64_t>{1, 3}));
+}
+
 TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   const auto expect = [](const std::string& error, const std::vector<std::string>& parts) {
     for (const std::string& part : parts) EXPECT_NE(error.find(part), std::string::npos) << error;
@@ -69,6 +88,12 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"train.lr=0"}), {"lr", "more than 0"});
   expect(error_of(kShortest, {"train.lr=fast"}), {"lr"});
   expect(error_of(kShortest, {"lora.r=0"}), {"lora.r", "at least 1"});
+  expect(error_of(kShortest, {"lora.plus_ratio=0.5"}), {"plus_ratio", "at least 1"});
+  expect(error_of(kShortest, {"lora.rank_pattern={q_proj: big}"}), {"q_proj", "big"});
+  expect(error_of(kShortest, {"lora.rank_pattern=q_proj"}), {"rank_pattern", "mapping"});
+  expect(error_of(kShortest, {"lora.targets={q_proj: 1}"}), {"targets", "list"});
+  expect(error_of(kShortest, {"lora.targets=all-linear", "lora.layers=[0]"}), {"layers", "regular expression"});
+  expect(error_of(kShortest, {"train.optimizer=sgd"}), {"optimizer", "adamw, adamw8bit"});
   expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
   expect(error_of(kShortest, {"data.format=dialogue"}), {"format", "alpaca, completion, text, chat, sharegpt"});
   expect(error_of(kShortest, {"data.template=llama2"}), {"data.template", "chat and sharegpt"});
@@ -98,7 +123,7 @@ TEST(FinetuneOptions, TheTableOfKeysIsTheOneInTheRepository) {
 }
 
 TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {
-  for (const char* key : {"sample.every=5", "train.distributed=true", "lora.dora=true"}) {
+  for (const char* key : {"sample.every=5", "train.distributed=true", "lora.pissa=true"}) {
     EXPECT_NE(error_of(kShortest, {key}).find("unknown"), std::string::npos) << key;
   }
 }

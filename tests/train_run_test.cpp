@@ -106,7 +106,8 @@ TEST_F(TrainerTest, AccumulationIsNormalisedByTokens) {
 
 TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
   // Dropout draws random numbers, an epoch ends within, and step 3 and 6 are saved.
-  const std::vector<std::string> settings = {"lora.dropout=0.1", "save.keep=9", "train.scheduler=plateau",
+  const std::vector<std::string> settings = {"lora.dropout=0.1", "lora.dora=true", "lora.targets=all-linear",
+                                             "lora.rank_pattern={o_proj: 3}", "lora.plus_ratio=4", "save.keep=9", "train.scheduler=plateau",
                                              "train.plateau_patience=0", "log.every=2"};
   train("straight", settings);
   for (const char* checkpoint : {"ckpt-3", "ckpt-6"}) {
@@ -176,8 +177,11 @@ TEST_F(TrainerTest, ACheckpointCannotNameAnEventFileElsewhere) {
 }
 
 TEST_F(TrainerTest, FullTrainingResumesToo) {
-  const std::vector<std::string> settings = {"lora=null", "save.keep=9", "model.init=random", "train.lr=1e-3"};
+  const std::vector<std::string> settings = {"lora=null", "save.keep=9", "model.init=random", "train.lr=1e-3",
+                                             "train.optimizer=adamw8bit"};
   train("straight", settings);
+  const auto state = load_tensors(folder_ / "straight" / "ckpt-3" / "optimizer.safetensors");
+  EXPECT_EQ(state.at("exp_avg.model.embed_tokens.weight").scalar_type(), at::kByte);
   auto resumed = settings;
   resumed.push_back("save.resume=" + (folder_ / "straight" / "ckpt-3").string());
   train("resumed", resumed);

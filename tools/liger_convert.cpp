@@ -1,4 +1,4 @@
-// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back.
+// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back; merges adapters.
 
 #include <algorithm>
 #include <charconv>
@@ -6,11 +6,13 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "liger/convert/convert.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
+#include "liger/io/tokenizer.h"
 #include "liger/models/structure.h"
 #include "tool.h"
 
@@ -22,6 +24,8 @@ struct Options {
   tool::CommonOptions common;
   ConvertOptions convert;
   std::string model, dtype, softmax_layers;
+  std::string probe = "The river runs past the old mill, and in 1897 its keeper counted 12 boats a day, most of them "
+                      "loaded with grain; today there are none.";
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
@@ -139,10 +143,14 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, \"org/name\", or llama3-8b, gemma-2b, tinyllama ...")
       ->required()
       ->option_text("NAME|DIR");
-  app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns a model back")
-      ->required()
-      ->check(architecture())
-      ->option_text("ARCH");
+  CLI::Option* arch =
+      app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back");
+  arch->check(architecture())->option_text("ARCH");
+  CLI::Option* merge = app.add_option("--merge", o.convert.merge, "Or: a PEFT LoRA folder to add to the weights");
+  merge->option_text("DIR")->excludes(arch);
+  app.add_option("--probe", o.probe, "Text to compare logits on after a merge; '' = none")
+      ->option_text("TEXT")
+      ->needs(merge);
   app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-<arch>")->option_text("DIR");
   app.add_flag("--overwrite", o.convert.overwrite, "Replace an output that liger wrote earlier");
   app.add_flag("--dry-run", o.dry_run, "Check everything, print what would be done, write nothing");
@@ -158,7 +166,7 @@ void add_options(CLI::App& app, Options& o) {
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(
       architecture_names() +
-      "\nThe default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
+      "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
       "query); the paper's Eq. 10 says 64. Its hybrid \"-H\" is --keep-softmax 7.\n"
       "Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
@@ -177,10 +185,12 @@ std::vector<int64_t> parse_layers(const std::string& text) {
 
 // What was said and would have no effect.
 void check_liger_options(const CLI::App& app, const Options& o) {
+  const bool merges = app.count("--merge") > 0;
   const auto refuse = [&](const char* name, const std::string& why) {
-    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with --arch ", o.convert.arch, why);
+    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with ",
+                      merges ? "--merge" : cat("--arch ", o.convert.arch), why);
   };
-  if (o.convert.arch == "softmax") {
+  if (merges || o.convert.arch == "softmax") {
     for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers"}) {
       refuse(name, "");
     }
@@ -194,6 +204,8 @@ void check_liger_options(const CLI::App& app, const Options& o) {
 }
 
 void check_options(const CLI::App& app, Options& o) {
+  LIGER_CHECK_USAGE(app.count("--arch") + app.count("--merge") == 1, "--arch or --merge is required");
+  if (app.count("--merge") > 0) o.convert.arch.clear();
   check_liger_options(app, o);
   if (app.count("--softmax-layers") > 0) o.convert.liger.softmax_layers = parse_layers(o.softmax_layers);
   if (app.count("--keep-softmax") > 0) o.convert.keep_softmax = o.keep_softmax;
@@ -210,7 +222,7 @@ void print_plan(const ConvertPlan& plan) {
     std::snprintf(line, sizeof line, "  %-8s %9s  ", to_string(file.action), human_bytes(file.bytes).c_str());
     std::cout << line << file.name << "\n";
   }
-  std::cout << "config.json:\n";
+  if (!plan.config_changes.empty()) std::cout << "config.json:\n";
   for (const std::string& change : plan.config_changes) std::cout << "  " << change << "\n";
   std::cout << "disk: " << human_bytes(plan.bytes_written) << " to write; memory: about "
             << human_bytes(plan.peak_memory_bytes) << "\n";
@@ -223,20 +235,38 @@ void print_result(const ConvertPlan& plan, const std::filesystem::path& out, dou
   std::snprintf(time, sizeof time, "%.1f", seconds);
   std::cout << out.string() << ": " << human_bytes(linked) << " linked, " << human_bytes(written) << " written in "
             << time << " s\n";
-  if (plan.options.arch != "softmax") {
+  if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     std::cout << "next: liger-finetune configs/lora.yaml --set model.path=" << plan.options.out.string() << "\n";
   }
+}
+
+OrderedJson to_json(const MergeProbe& probe) {
+  return {{"tokens", probe.tokens},
+          {"largest_change", probe.largest_change},
+          {"largest_logit", probe.largest_logit},
+          {"same_choice", probe.same_choice}};
+}
+
+void print_probe(const MergeProbe& probe) {
+  std::cout << "probe of " << probe.tokens << " tokens: merging changed a logit by " << probe.largest_change
+            << " at most (the largest is " << probe.largest_logit << "), and the likeliest token after "
+            << probe.tokens - probe.same_choice << " of them\n";
 }
 
 void convert(Options& o) {
   o.convert.model = resolve_model(o.model);
   const ConvertPlan plan = plan_conversion(o.convert);
+  const bool probes = !plan.options.merge.empty() && !o.probe.empty() && !o.dry_run;
+  if (probes) with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
   for (const std::string& warning : plan.warnings) log_warning(warning);
   const auto start = std::chrono::steady_clock::now();
   const std::filesystem::path out = o.dry_run ? plan.options.out : run_conversion(plan);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::optional<MergeProbe> probe;
+  if (probes) probe = probe_merge(plan.options.model, plan.options.merge, out, o.probe);
   if (o.common.json) {
-    OrderedJson document = to_json(plan);
+    OrderedJson document = liger::to_json(plan);
+    if (probe) document["probe"] = to_json(*probe);
     document["out"] = out.string();
     document["dry_run"] = o.dry_run;
     if (!o.dry_run) document["seconds"] = seconds;
@@ -245,13 +275,14 @@ void convert(Options& o) {
     print_plan(plan);
   } else {
     print_result(plan, out, seconds);
+    if (probe) print_probe(*probe);
   }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Turns a pretrained Transformer's attention into gated linear recurrence (Liger), and back.",
+  CLI::App app("Turns a pretrained Transformer's attention into gated linear recurrence (Liger), and back; merges adapters.",
                "liger-convert");
   Options options;
   add_options(app, options);

@@ -52,13 +52,14 @@ const char* to_string(FileAction action) {
 
 fs::path run_conversion(const ConvertPlan& plan) {
   const WeightFiles weights(plan.options.model);
+  const auto edits = merge_edits(plan.options.merge, ModelConfig::read(plan.options.model));
   AtomicDirectory folder(plan.options.out, plan.options.overwrite);
   const auto is_rewritten = [](const PlannedFile& file) { return file.action == FileAction::kRewrite; };
   uint64_t total = 0, done = 0;
   for (const PlannedFile& file : plan.files) total += is_rewritten(file) ? file.bytes : 0;
   std::optional<Progress> progress;
   constexpr uint64_t kMegabyte = 1'000'000;
-  if (total >= kMegabyte) progress.emplace("converting, MB", static_cast<int64_t>(total / kMegabyte));
+  if (total >= kMegabyte) progress.emplace(edits.empty() ? "converting, MB" : "merging, MB", static_cast<int64_t>(total / kMegabyte));
 
   for (const PlannedFile& file : plan.files) {
     throw_if_interrupted();
@@ -74,7 +75,7 @@ fs::path run_conversion(const ConvertPlan& plan) {
         write_text_atomic(to, file.content);
         break;
       case FileAction::kRewrite:
-        rewrite_file(weights, to, file.tensors, [&](uint64_t bytes) {
+        rewrite_file(weights, to, file.tensors, edits, [&](uint64_t bytes) {
           done += bytes;
           if (progress) progress->update(static_cast<int64_t>(done / kMegabyte), file.name);
         });
@@ -92,7 +93,9 @@ OrderedJson to_json(const ConvertPlan& plan) {
   for (const PlannedFile& file : plan.files) {
     files.push_back({{"name", file.name}, {"action", to_string(file.action)}, {"bytes", file.bytes}});
   }
-  return {{"model", plan.options.model.string()},  {"arch", plan.options.arch},
+  const auto text = [](const std::string& value) { return value.empty() ? OrderedJson() : OrderedJson(value); };
+  return {{"model", plan.options.model.string()},  {"arch", text(plan.options.arch)},
+          {"merge", text(plan.options.merge.string())},
           {"out", plan.options.out.string()},      {"files", std::move(files)},
           {"config_changes", plan.config_changes}, {"warnings", plan.warnings},
           {"bytes_written", plan.bytes_written},   {"peak_memory_bytes", plan.peak_memory_bytes}};

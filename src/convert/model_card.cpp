@@ -60,13 +60,22 @@ void write_source(std::ostream& out, const CardFacts& facts) {
     if (fs::exists(facts.source / name)) row(name, sha256_file(facts.source / name));
   }
   for (const std::string& name : facts.source_files) row(name, known_sha256(facts.source / name));
+  if (!facts.adapter.empty()) {
+    const fs::path weights = facts.adapter / "adapter_model.safetensors";
+    out << "| adapter `" << model_display_name(facts.adapter) << "` | " << fs::file_size(weights) << " | "
+        << sha256_file(weights) << " |\n";
+  }
   out << "\n";
 }
 
 void write_changes(std::ostream& out, const CardFacts& facts) {
   out << "## What was changed\n\n";
   for (const std::string& change : facts.changes) out << "- config.json: `" << change << "`\n";
-  if (facts.dtype.empty()) {
+  if (facts.merged_tensors > 0) {
+    out << "- " << facts.merged_tensors << " weights are the base model's with the adapter's product added, summed in "
+        << "float32 and rounded once; the others are as they were"
+        << (facts.dtype.empty() ? "" : cat(", all in ", facts.dtype)) << ".\n\n";
+  } else if (facts.dtype.empty()) {
     out << "- The weights are the base model's, byte for byte.\n\n";
   } else {
     out << "- The weights were converted to " << facts.dtype << ", rounded to nearest.\n\n";
@@ -122,7 +131,10 @@ std::string model_card(const CardFacts& facts) {
   const std::string base = model_display_name(facts.source);
   write_front_matter(out, facts);
   out << "# " << facts.name << "\n\n";
-  if (facts.model.liger) {
+  if (!facts.adapter.empty()) {
+    out << base << " with the LoRA adapter `" << model_display_name(facts.adapter) << "` merged into its weights"
+        << (facts.model.liger ? ", which run in Liger layers (arXiv 2503.01496)" : "") << ".\n\n";
+  } else if (facts.model.liger) {
     write_summary(out, base, facts.model);
   } else {
     out << base << ", turned back into a " << facts.model.family->model_type << " model with softmax attention.\n\n";
@@ -130,7 +142,7 @@ std::string model_card(const CardFacts& facts) {
   for (const std::string& warning : facts.warnings) out << "> Note: " << warning << ".\n\n";
   if (facts.model.liger) {
     write_settings(out, *facts.model.liger);
-    write_next_steps(out, facts.name);
+    if (facts.adapter.empty()) write_next_steps(out, facts.name);
   }
   write_changes(out, facts);
   write_source(out, facts);

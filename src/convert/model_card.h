@@ -16,6 +16,8 @@ struct CardFacts {
   std::vector<std::string> source_files;  ///< names of the source's weight files
   std::vector<std::string> changes;       ///< of config.json
   std::vector<std::string> warnings;
+  std::filesystem::path adapter = {};  ///< merged into the weights; empty = none
+  size_t merged_tensors = 0;           ///< weights it changed
   std::string dtype;  ///< the weights were converted to; empty = unchanged
 };
 

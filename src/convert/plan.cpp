@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "convert/config_edit.h"
+#include "convert/merge.h"
 #include "convert/model_card.h"
 #include "convert/rewrite.h"
 #include "convert/shards.h"
@@ -63,7 +64,11 @@ LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& mod
 
 void check_model(const ModelConfig& config, const OrderedJson& json, ConvertOptions& options) {
   const std::string where = (options.model / "config.json").string();
-  if (options.arch == "softmax") {
+  LIGER_CHECK_USAGE(options.arch.empty() == !options.merge.empty(),
+                    "expected a structure to convert to or an adapter to merge, one of the two");
+  if (options.arch.empty()) {
+    // stays what it is
+  } else if (options.arch == "softmax") {
     LIGER_CHECK(config.liger.has_value(), where, ": model_type '", json["model_type"].get<std::string>(),
                 "' has softmax attention already; expected a linearized model");
   } else {
@@ -95,13 +100,19 @@ bool lies_inside(const fs::path& path, const fs::path& folder) {
   return !inner.empty() && *inner.begin() != "..";
 }
 
-void check_output(const ConvertOptions& options) {
+void check_apart(const fs::path& out, const fs::path& source, const char* what) {
   std::error_code error;
-  LIGER_CHECK_USAGE(!fs::equivalent(options.out, options.model, error), "--out ", options.out.string(),
-                    " is the model itself; choose another folder");
-  LIGER_CHECK_USAGE(!lies_inside(options.model, options.out) && !lies_inside(options.out, options.model), "--out ",
-                    options.out.string(), ": neither it nor the model ", options.model.string(),
+  LIGER_CHECK_USAGE(!fs::equivalent(out, source, error), "--out ", out.string(), " is the ", what,
+                    " itself; choose another folder");
+  LIGER_CHECK_USAGE(!lies_inside(source, out) && !lies_inside(out, source), "--out ", out.string(),
+                    ": neither it nor the ", what, " ", source.string(),
                     " may lie inside the other; choose another folder");
+}
+
+void check_output(const ConvertOptions& options) {
+  check_apart(options.out, options.model, "model");
+  if (!options.merge.empty()) check_apart(options.out, options.merge, "adapter");
+  std::error_code error;
   if (!fs::exists(options.out, error) || options.overwrite) return;
   const bool vacant = fs::is_directory(options.out, error) && fs::is_empty(options.out, error);
   if (!vacant) {
@@ -129,10 +140,10 @@ bool changes_dtype(const ConvertOptions& options, const WeightFiles& weights) {
 
 void add_weights(ConvertPlan& plan, const WeightFiles& weights) {
   const ConvertOptions& options = plan.options;
-  if (options.shard_size || changes_dtype(options, weights)) {
+  if (options.shard_size || !options.merge.empty() || changes_dtype(options, weights)) {
     constexpr uint64_t kDefaultShard = 5'000'000'000;
     plan_shards(weights, options.dtype, options.shard_size.value_or(kDefaultShard), plan.files);
-    plan.peak_memory_bytes += rewrite_buffer_bytes();
+    plan.peak_memory_bytes += rewrite_buffer_bytes(!options.merge.empty());
     return;
   }
   const bool can_link = same_file_system(options.model, existing_parent(options.out));
@@ -185,10 +196,27 @@ std::string config_dtype_name(Dtype dtype) {
 }
 
 OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options) {
-  OrderedJson config =
-      options.arch == "softmax" ? softmax_config(before, model) : linearized_config(before, model, options.liger);
+  OrderedJson config = options.arch.empty()       ? before
+                       : options.arch == "softmax" ? softmax_config(before, model)
+                                                   : linearized_config(before, model, options.liger);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
   return config;
+}
+
+// The adapter fits, and its sums can be written. Returns the number of tensors it changes.
+size_t check_merge(const ConvertOptions& options, const ModelConfig& model, const WeightFiles& weights) {
+  const auto edits = merge_edits(options.merge, model);
+  for (const auto& [name, edit] : edits) {
+    const TensorInfo& stored = *weights.find(name)->info;
+    LIGER_CHECK(converted_dtype(stored, options.dtype) != Dtype::kF64, options.model.string(), ": tensor '", name,
+                "' is F64, and sums are made in float32; choose a type with --dtype");
+  }
+  return edits.size();
+}
+
+fs::path default_output(const ConvertOptions& options) {
+  return options.merge.empty() ? default_output_name(options.model, options.arch)
+                               : model_display_name(options.model) + "-merged";
 }
 
 }  // namespace
@@ -197,17 +225,18 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   ModelConfig model = ModelConfig::read(options.model);
   const OrderedJson before = read_ordered_json(options.model / "config.json");
   check_model(model, before, options);
-  if (options.out.empty()) options.out = default_output_name(options.model, options.arch);
+  if (options.out.empty()) options.out = default_output(options);
   check_output(options);
   const WeightFiles weights(options.model);
   check_weights(weights, model, options.model.string());
+  const size_t merged_tensors = check_merge(options, model, weights);
 
   ConvertPlan plan{.options = std::move(options)};
   const OrderedJson after = edited_config(before, model, plan.options);
   plan.config_changes = config_changes(before, after);
   plan.peak_memory_bytes = resident_bytes();
-  model.liger.reset();
-  if (plan.options.arch != "softmax") {
+  if (plan.options.arch == "softmax") model.liger.reset();
+  if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     model.liger = plan.options.liger;
     plan.warnings = compatibility_warnings(model, *model.liger);
   }
@@ -223,6 +252,8 @@ ConvertPlan plan_conversion(ConvertOptions options) {
                        .source_files = std::move(source_files),
                        .changes = plan.config_changes,
                        .warnings = plan.warnings,
+                       .adapter = plan.options.merge,
+                       .merged_tensors = merged_tensors,
                        .dtype = changes_dtype(plan.options, weights) ? config_dtype_name(*plan.options.dtype) : ""}));
   for (const PlannedFile& file : plan.files) plan.bytes_written += file.action == FileAction::kLink ? 0 : file.bytes;
   check_space(plan);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -78,49 +79,88 @@ std::span<std::byte> take(std::vector<std::byte>& buffer, uint64_t bytes) {
   return std::span(buffer).first(bytes);
 }
 
-// Reads one tensor piece by piece. False if nobody takes the pieces any more.
-bool read_tensor(const WeightFiles::Entry& from, const TensorInfo& to, std::vector<std::byte>& scratch, Ring& ring) {
-  const uint64_t in_size = item_size(from.info->dtype), out_size = item_size(to.dtype);
-  const uint64_t elements = from.info->bytes / in_size;
-  for (uint64_t begin = 0; begin < elements; begin += kPieceElements) {
-    const uint64_t count = std::min(kPieceElements, elements - begin);
-    Ring::Slot* slot = ring.next_to_fill();
-    if (slot == nullptr) return false;
-    const std::span<std::byte> out = take(slot->buffer, count * out_size);
-    const bool as_stored = from.info->dtype == to.dtype;
-    const std::span<std::byte> in = as_stored ? out : take(scratch, count * in_size);
-    from.file->mapping()->read_at(from.info->offset + begin * in_size, in);
-    const int64_t lost =
-        as_stored ? 0 : cast(from.info->dtype, in.data(), to.dtype, out.data(), static_cast<int64_t>(count));
+/// Tensors on their way from a folder into the ring.
+class Reader {
+ public:
+  Reader(const WeightFiles& weights, const std::map<std::string, RowEdit>& edits, Ring& ring)
+      : weights_(weights), edits_(edits), ring_(ring) {}
+
+  void read(const std::vector<TensorInfo>& order) {
+    try {
+      for (const TensorInfo& tensor : order) {
+        if (!read_tensor(*weights_.find(tensor.name), tensor)) return;
+      }
+      ring_.end();
+    } catch (...) {
+      ring_.end(std::current_exception());
+    }
+  }
+
+ private:
+  // False if nobody takes the pieces any more.
+  bool read_tensor(const WeightFiles::Entry& from, const TensorInfo& to) {
+    const auto edit = edits_.find(to.name);
+    const uint64_t row = edit == edits_.end() ? 1 : static_cast<uint64_t>(to.shape.back());
+    const uint64_t in_size = item_size(from.info->dtype), elements = from.info->bytes / in_size;
+    const uint64_t piece = std::max(row, kPieceElements / row * row);
+    for (uint64_t begin = 0; begin < elements; begin += piece) {
+      const uint64_t count = std::min(piece, elements - begin);
+      Ring::Slot* slot = ring_.next_to_fill();
+      if (slot == nullptr) return false;
+      const std::span<std::byte> out = take(slot->buffer, count * item_size(to.dtype));
+      const bool as_stored = edit == edits_.end() && from.info->dtype == to.dtype;
+      const std::span<std::byte> in = as_stored ? out : take(scratch_, count * in_size);
+      from.file->mapping()->read_at(from.info->offset + begin * in_size, in);
+      if (edit != edits_.end()) {
+        edited(from, to, in, edit->second, static_cast<int64_t>(begin / row), out);
+      } else if (!as_stored) {
+        convert(from, to, from.info->dtype, in, out);
+      }
+      slot->used = out.size();
+      ring_.filled();
+    }
+    return true;
+  }
+
+  void edited(const WeightFiles::Entry& from, const TensorInfo& to, std::span<const std::byte> in, const RowEdit& edit,
+              int64_t first_row, std::span<std::byte> out) {
+    rows_.resize(in.size() / item_size(from.info->dtype));
+    const std::span<std::byte> rows = std::as_writable_bytes(std::span(rows_));
+    cast(from.info->dtype, in.data(), Dtype::kF32, rows.data(), std::ssize(rows_));
+    edit(first_row, rows_);
+    LIGER_CHECK(std::all_of(rows_.begin(), rows_.end(), [](float x) { return std::isfinite(x); }),
+                from.file->path().string(), ": tensor '", to.name, "': merged, it holds values that are not finite; ",
+                "the weights or the adapter are damaged");
+    convert(from, to, Dtype::kF32, rows, out);
+  }
+
+  static void convert(const WeightFiles::Entry& from, const TensorInfo& to, Dtype in_type,
+                      std::span<const std::byte> in, std::span<std::byte> out) {
+    const auto count = static_cast<int64_t>(in.size() / item_size(in_type));
+    const int64_t lost = cast(in_type, in.data(), to.dtype, out.data(), count);
     LIGER_CHECK(lost == 0, from.file->path().string(), ": tensor '", to.name, "': ", lost,
                 " or more values are too large for ", to_string(to.dtype), "; choose another dtype");
-    slot->used = out.size();
-    ring.filled();
   }
-  return true;
-}
 
-void read_all(const WeightFiles& weights, const std::vector<TensorInfo>& order, Ring& ring) {
-  try {
-    std::vector<std::byte> scratch;
-    for (const TensorInfo& tensor : order) {
-      if (!read_tensor(*weights.find(tensor.name), tensor, scratch, ring)) return;
-    }
-    ring.end();
-  } catch (...) {
-    ring.end(std::current_exception());
-  }
-}
+  const WeightFiles& weights_;
+  const std::map<std::string, RowEdit>& edits_;
+  Ring& ring_;
+  std::vector<std::byte> scratch_;
+  std::vector<float> rows_;
+};
 
 }  // namespace
 
-uint64_t rewrite_buffer_bytes() { return kPieceElements * (kSlots * kWidestOut + kWidestIn); }
+uint64_t rewrite_buffer_bytes(bool with_edits) {
+  constexpr uint64_t kRowCopies = 4;  // the rows in float32, and what an edit makes of them
+  return kPieceElements * (kSlots * kWidestOut + kWidestIn + (with_edits ? kRowCopies * sizeof(float) : 0));
+}
 
 void rewrite_file(const WeightFiles& weights, const std::filesystem::path& file, std::vector<TensorInfo> tensors,
-                  const std::function<void(uint64_t)>& on_progress) {
+                  const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress) {
   SafetensorsWriter writer(file, std::move(tensors));
   Ring ring;
-  std::jthread reader([&] { read_all(weights, writer.order(), ring); });
+  std::jthread reader([&] { Reader(weights, edits, ring).read(writer.order()); });
   try {
     while (const Ring::Slot* slot = ring.next_to_empty()) {
       throw_if_interrupted();

@@ -110,6 +110,12 @@ bool Settings::is_null(std::string_view key) const {
   return member == nullptr || member->value->is_null();
 }
 
+std::vector<std::string> Settings::keys() const {
+  std::vector<std::string> keys;
+  for (const Node::Member& member : node_->members) keys.push_back(member.key);
+  return keys;
+}
+
 Settings Settings::section(std::string_view key) const {
   mark(key);
   const Node::Member* member = node_->find(key);

@@ -1,77 +1,191 @@
 #include <algorithm>
 #include <cmath>
+#include <set>
+#include <string_view>
 
 #include "liger/error.h"
-#include "liger/nn/lora.h"
+#include "liger/nn/lora_config.h"
 
 namespace liger {
 namespace {
 
-// Options of PEFT that change what an adapter computes and that are not run here: anything but these values is refused.
-const Json kMustBe = {
-    {"bias", "none"},           {"fan_in_fan_out", false},      {"use_dora", false},
-    {"lora_bias", false},       {"rank_pattern", Json::object()}, {"alpha_pattern", Json::object()},
-    {"modules_to_save", nullptr}, {"layer_replication", nullptr}, {"layers_to_transform", nullptr},
-    {"layers_pattern", nullptr}, {"exclude_modules", nullptr},  {"trainable_token_indices", nullptr},
-    {"target_parameters", nullptr}, {"use_qalora", false},      {"use_bdlora", nullptr},
-    {"alora_invocation_tokens", nullptr}};
+constexpr int64_t kLargestRank = 65536;
 
-bool off(const Json& value, const Json& neutral) {
-  return value.is_null() || value == neutral || ((value.is_object() || value.is_array()) && value.empty()) ||
-         (value.is_boolean() && !value.get<bool>());
+// Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
+// is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
+const std::set<std::string_view> kRead = {
+    "peft_type",     "r",           "lora_alpha",    "lora_dropout",      "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
+    "init_lora_weights",   "base_model_name_or_path"};
+const std::set<std::string_view> kOfNoEffect = {
+    "task_type",   "inference_mode", "peft_version",   "revision",            "auto_mapping",   "megatron_core",
+    "eva_config",  "corda_config",   "lora_ga_config", "ensure_weight_tying", "runtime_config", "qalora_group_size",
+    "loftq_config"};
+// Ways to begin that leave the base model's weights alone. Others (pissa, olora, corda, loftq ...) fit an adapter to
+// changed weights, which the base model's folder does not hold.
+const std::set<std::string_view> kInitializations = {"gaussian", "eva", "orthogonal"};
+
+bool is_off(const std::string& key, const OrderedJson& value) {
+  if (key == "bias") return value == "none" || value.is_null();
+  return value.is_null() || value == false || (value.is_structured() && value.empty());
+}
+
+/// The keys of one adapter_config.json, with errors that name the file and the key.
+class Keys {
+ public:
+  Keys(const OrderedJson& json, const std::string& source) : json_(json), source_(source) {
+    LIGER_CHECK(json.is_object(), source, ": expected an object, got ", json.type_name());
+  }
+
+  /// null if it is not there.
+  OrderedJson get(const char* key) const { return json_.contains(key) ? json_[key] : OrderedJson(); }
+
+  void expect(bool good, const std::string& key, const char* what) const {
+    LIGER_CHECK(good, source_, ": '", key, "': expected ", what, ", got ",
+                json_.contains(key) ? json_[key].dump() : "nothing");
+  }
+
+  double number(const char* key, double fallback) const {
+    const OrderedJson value = get(key);
+    if (!json_.contains(key)) return fallback;
+    expect(is_finite(value), key, "a number");
+    return value.get<double>();
+  }
+
+  bool flag(const char* key) const {
+    const OrderedJson value = get(key);
+    expect(value.is_null() || value.is_boolean(), key, "true or false");
+    return value == true;
+  }
+
+  ModuleSelector modules(const char* key) const {
+    ModuleSelector selector;
+    const OrderedJson value = get(key);
+    if (value.is_string()) {
+      selector.regex = value.get<std::string>();
+      expect(!selector.regex.empty(), key, "a list of module names or a regular expression");
+      return selector;
+    }
+    expect(value.is_null() || value.is_array(), key, "a list of module names or a regular expression");
+    for (const OrderedJson& name : value) {
+      expect(name.is_string() && name != "", key, "a list of module names");
+      selector.names.push_back(name.get<std::string>());
+    }
+    return selector;
+  }
+
+  std::vector<int64_t> layers() const {
+    const char* const key = "layers_to_transform";
+    const OrderedJson value = get(key);
+    const auto is_layer = [](const OrderedJson& x) { return x.is_number_integer() && x >= 0 && x < 1'000'000; };
+    if (is_layer(value)) return {value.get<int64_t>()};
+    expect(value.is_null() || (value.is_array() && std::all_of(value.begin(), value.end(), is_layer)), key,
+           "a list of layers counted from 0");
+    return value.is_null() ? std::vector<int64_t>() : value.get<std::vector<int64_t>>();
+  }
+
+  template <typename Number, typename Holds>
+  std::vector<std::pair<std::string, Number>> pattern(const char* key, const char* what, const Holds& holds) const {
+    std::vector<std::pair<std::string, Number>> out;
+    const OrderedJson value = get(key);
+    expect(value.is_null() || value.is_object(), key, what);
+    for (const auto& item : value.items()) {
+      expect(holds(item.value()), key, what);
+      out.emplace_back(item.key(), item.value().template get<Number>());
+    }
+    return out;
+  }
+
+  void check_the_rest() const {
+    for (const auto& item : json_.items()) {
+      if (kRead.contains(item.key()) || kOfNoEffect.contains(item.key()) || is_off(item.key(), item.value())) continue;
+      fail(ErrorCode::kBadInput, source_, ": '", item.key(), "' = ", item.value().dump(),
+           " is not supported; train without it, or merge the adapter with PEFT");
+    }
+  }
+
+  static bool is_finite(const OrderedJson& value) { return value.is_number() && std::isfinite(value.get<double>()); }
+  static bool is_rank(const OrderedJson& value) {
+    if (!is_finite(value)) return false;
+    const double r = value.get<double>();
+    return r >= 1 && r <= static_cast<double>(kLargestRank) && r == std::floor(r);
+  }
+
+ private:
+  const OrderedJson& json_;
+  const std::string& source_;
+};
+
+void check_layer_keys(const Keys& keys, const LoraConfig& config) {
+  const OrderedJson pattern = keys.get("layers_pattern");
+  const bool known = pattern.is_null() || pattern == "" || pattern == OrderedJson::array() || pattern == "layers" ||
+                     pattern == OrderedJson::array({"layers"});
+  keys.expect(known, "layers_pattern", "\"layers\", as these models call theirs");
+  const bool says_where = !(pattern.is_null() || pattern.empty() || pattern == "");
+  keys.expect(!says_where || !config.layers.empty(), "layers_to_transform", "layers, as there is a layers_pattern");
+  keys.expect(config.layers.empty() || config.targets.regex.empty(), "layers_to_transform",
+              "nothing, as target_modules is a regular expression");
+}
+
+/// 8 rather than 8.0, as PEFT writes a whole number.
+OrderedJson shortest(double x) {
+  const bool whole = x == std::floor(x) && std::abs(x) < 1e15;
+  return whole ? OrderedJson(static_cast<int64_t>(x)) : OrderedJson(x);
+}
+
+OrderedJson to_json(const ModuleSelector& selector) {
+  if (!selector.regex.empty()) return selector.regex;
+  std::vector<std::string> sorted = selector.names;
+  std::sort(sorted.begin(), sorted.end());
+  return sorted;
 }
 
 }  // namespace
 
-LoraConfig LoraConfig::from_peft_json(const Json& json, const std::string& source) {
-  LIGER_CHECK(json.is_object(), source, ": expected an object, got ", json.type_name());
-  const auto expect = [&](bool good, const char* key, const char* what) {
-    LIGER_CHECK(good, source, ": '", key, "': expected ", what, ", got ",
-                json.contains(key) ? json[key].dump() : "nothing");
-  };
-  expect(json.value("peft_type", Json()) == "LORA", "peft_type", "\"LORA\"");
-  for (const auto& [key, neutral] : kMustBe.items())
-    LIGER_CHECK(!json.contains(key) || off(json[key], neutral), source, ": '", key, "' = ", json[key].dump(),
-                " is not supported");
+LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string& source) {
+  const Keys keys(json, source);
+  keys.expect(keys.get("peft_type") == "LORA", "peft_type", "\"LORA\"");
+  keys.check_the_rest();
+  const OrderedJson init = keys.get("init_lora_weights");
+  const bool keeps_base = init.is_string() && kInitializations.contains(init.get<std::string>());
+  keys.expect(init.is_null() || init.is_boolean() || keeps_base, "init_lora_weights",
+              "true, false, \"gaussian\", \"eva\" or \"orthogonal\" (others change the base model)");
   LoraConfig config;
-  const auto number = [&](const char* key, double fallback) {
-    if (!json.contains(key)) return fallback;
-    expect(json[key].is_number() && std::isfinite(json[key].get<double>()), key, "a number");
-    return json[key].get<double>();
-  };
-  const double r = number("r", 8);
-  expect(r >= 1 && r <= 65536 && r == std::floor(r), "r", "a whole number from 1 to 65536");
-  config.r = static_cast<int64_t>(r);
-  config.alpha = number("lora_alpha", 8);
-  config.dropout = number("lora_dropout", 0);
-  expect(config.dropout >= 0 && config.dropout < 1, "lora_dropout", "a share from 0 to below 1");
-  config.rslora = json.contains("use_rslora") && json["use_rslora"] == true;
-  const Json targets = json.value("target_modules", Json());
-  expect(targets.is_array() && !targets.empty(), "target_modules", "a list of module names");
-  config.targets.clear();
-  for (const Json& target : targets) {
-    expect(target.is_string(), "target_modules", "a list of module names");
-    config.targets.push_back(target.get<std::string>());
-  }
-  if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string())
-    config.base_model_name_or_path = json["base_model_name_or_path"].get<std::string>();
+  keys.expect(!json.contains("r") || Keys::is_rank(keys.get("r")), "r", "a whole number from 1 to 65536");
+  config.r = static_cast<int64_t>(keys.number("r", 8));
+  config.alpha = keys.number("lora_alpha", 8);
+  config.dropout = keys.number("lora_dropout", 0);
+  keys.expect(config.dropout >= 0 && config.dropout < 1, "lora_dropout", "a share from 0 to below 1");
+  config.targets = keys.modules("target_modules");
+  keys.expect(!config.targets.empty(), "target_modules", "a list of module names or a regular expression");
+  config.exclude = keys.modules("exclude_modules");
+  config.layers = keys.layers();
+  check_layer_keys(keys, config);
+  config.rank_pattern = keys.pattern<int64_t>("rank_pattern", "a rank from 1 to 65536 for each", Keys::is_rank);
+  config.alpha_pattern = keys.pattern<double>("alpha_pattern", "a number for each", Keys::is_finite);
+  config.rslora = keys.flag("use_rslora");
+  config.dora = keys.flag("use_dora");
+  if (const OrderedJson base = keys.get("base_model_name_or_path"); base.is_string())
+    config.base_model_name_or_path = base.get<std::string>();
   return config;
 }
 
 OrderedJson LoraConfig::to_peft_json() const {
-  std::vector<std::string> sorted = targets;
-  std::sort(sorted.begin(), sorted.end());
   OrderedJson out = {{"base_model_name_or_path", base_model_name_or_path},
                      {"bias", "none"},
                      {"inference_mode", true},
-                     {"lora_alpha", alpha},
+                     {"lora_alpha", shortest(alpha)},
                      {"lora_dropout", dropout},
                      {"peft_type", "LORA"},
                      {"r", r},
-                     {"target_modules", sorted},
+                     {"target_modules", to_json(targets)},
                      {"task_type", "CAUSAL_LM"}};
+  if (!exclude.empty()) out["exclude_modules"] = to_json(exclude);
+  if (!layers.empty()) out["layers_to_transform"] = layers;
+  for (const auto& [regex, rank] : rank_pattern) out["rank_pattern"][regex] = rank;
+  for (const auto& [regex, value] : alpha_pattern) out["alpha_pattern"][regex] = shortest(value);
   if (rslora) out["use_rslora"] = true;
-  if (alpha == std::floor(alpha)) out["lora_alpha"] = static_cast<int64_t>(alpha);
+  if (dora) out["use_dora"] = true;
   return out;
 }
 

@@ -20,11 +20,15 @@ WeightView view_of(const at::Tensor& weight, const at::Tensor& bias) {
 StepLinear::StepLinear(const at::Tensor& matrix) : weight(matrix.detach().contiguous()) { view = view_of(weight, {}); }
 
 StepLinear::StepLinear(const Linear& linear)
-    : weight(linear.weight.detach().contiguous()),
-      bias(as_float(linear.bias)),
-      lora_a(as_float(linear.lora_a())),
-      lora_b(as_float(linear.lora_b())),
-      lora_scale(static_cast<float>(linear.lora_scale())) {
+    : weight(linear.weight.detach().contiguous()), bias(as_float(linear.bias)) {
+  if (linear.has_dora()) {  // scales whole rows, which the kernels do not: one weight in float32 takes the place of all
+    weight = as_float(merged_rows(weight, 0, linear.lora_a(), linear.lora_b(), linear.lora_scale(),
+                                  linear.lora_magnitude()));
+  } else {
+    lora_a = as_float(linear.lora_a());
+    lora_b = as_float(linear.lora_b());
+    lora_scale = static_cast<float>(linear.lora_scale());
+  }
   view = view_of(weight, bias);
 }
 

@@ -64,7 +64,7 @@ OrderedJson fixed_settings(const TrainingSetup& setup) {
     if (!is_path) out["data." + item.key()] = item.value();
   }
   out["data.train sha256"] = setup.data_sha256;
-  for (const char* key : {"batch_size", "seed"}) out[cat("train.", key)] = all["train"][key];
+  for (const char* key : {"batch_size", "seed", "optimizer"}) out[cat("train.", key)] = all["train"][key];
   return out;
 }
 

@@ -43,13 +43,13 @@ int64_t sample_tokens(const Dataset& data, int64_t sample) {
   return count;
 }
 
-/// One micro-batch of the largest shape and an update of it; returns the seconds it took.
-double random_step(const TrainingSetup& setup) {
+/// One micro-batch of the largest shape and an update of it; returns the seconds it took, and adds the moments' size.
+double random_step(const TrainingSetup& setup, int64_t& optimizer_bytes) {
   const auto begin = std::chrono::steady_clock::now();
   const FinetuneOptions& options = setup.options;
   const int64_t length = options.data.max_length, rows = options.train.micro_batch_size;
   CausalLM& model = *setup.model;
-  AdamW optimizer(setup.trainable(), {});
+  AdamW optimizer(setup.trainable(), {.eight_bit = options.train.optimizer == OptimizerKind::kAdamW8bit});
   model.train();
   const at::Tensor ids = at::randint(model.config().vocab_size, {rows, length}, at::kLong).to(model.device());
   at::Tensor targets = ids.roll(-1, 1).clone();
@@ -58,6 +58,7 @@ double random_step(const TrainingSetup& setup) {
   const at::Tensor loss = linear_cross_entropy(hidden, model.head_weight(), targets.flatten());
   loss.div(static_cast<double>(rows * (length - 1))).backward();
   const double norm = optimizer.grad_norm();
+  for (const auto& [name, moment] : optimizer.state()) optimizer_bytes += static_cast<int64_t>(moment.nbytes());
   optimizer.step(options.train.lr);
   LIGER_CHECK(std::isfinite(loss.item<double>()) && std::isfinite(norm), "one update on random tokens: the loss is ",
               loss.item<double>(), " and the gradient norm ", norm, ": the weights cannot be trained");
@@ -87,9 +88,9 @@ DryRun dry_run(const FinetuneOptions& options) {
   DryRun run;
   run.setup = TrainingSetup::load_data(options);
   run.setup.load_model();
-  run.checkpoint_bytes = 3 * trained_bytes(run.setup);  // weights and two moments
   const int64_t micro_batches = options.train.batch_size / options.train.micro_batch_size;
-  run.step_seconds = random_step(run.setup) * static_cast<double>(micro_batches);
+  run.checkpoint_bytes = trained_bytes(run.setup);
+  run.step_seconds = random_step(run.setup, run.checkpoint_bytes) * static_cast<double>(micro_batches);
   run.peak_memory_bytes = peak_memory_bytes();
   run.setup.tokens.reset();  // their files go; the samples to be shown are mapped
   return run;

@@ -1,5 +1,6 @@
 #include "liger/train/optimizer.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -8,34 +9,60 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "liger/error.h"
+#include "train/block_quantized.h"
 
 namespace liger {
 
+namespace {
+
+constexpr int64_t kLeastEightBit = 4096;  // numbers: below, bytes save nothing worth their error
+
+}  // namespace
+
+struct AdamW::EightBit {
+  std::string name;
+  at::Tensor value;
+  double weight_decay, lr_ratio;
+  BlockQuantized exp_avg, exp_avg_sq;
+};
+
 AdamW::AdamW(std::vector<NamedParameter> parameters, const AdamWOptions& options)
     : parameters_(std::move(parameters)), options_(options) {
-  Group matrices, others;
-  matrices.weight_decay = options.weight_decay;
   const at::NoGradGuard no_grad;
-  for (const auto& [name, value] : parameters_) {
+  for (const auto& [name, value, lr_ratio] : parameters_) {
     LIGER_CHECK(value.scalar_type() == at::kFloat || value.scalar_type() == at::kDouble, "parameter '", name,
                 "': expected float32 or float64 to train, got ", value.scalar_type());
-    Group& group = value.dim() >= 2 ? matrices : others;
-    group.values.push_back(value);
-    group.exp_avgs.push_back(at::zeros_like(value));
-    group.exp_avg_sqs.push_back(at::zeros_like(value));
-  }
-  for (Group* group : {&matrices, &others}) {
-    if (!group->values.empty()) groups_.push_back(std::move(*group));
+    const double weight_decay = value.dim() >= 2 ? options.weight_decay : 0.0;
+    if (options.eight_bit && value.numel() >= kLeastEightBit) {
+      eight_bit_.push_back({name, value, weight_decay, lr_ratio, BlockQuantized(value, /*is_signed=*/true),
+                            BlockQuantized(value, /*is_signed=*/false)});
+      continue;
+    }
+    auto group = std::find_if(groups_.begin(), groups_.end(), [&, ratio = lr_ratio](const Group& g) {
+      return g.weight_decay == weight_decay && g.lr_ratio == ratio;
+    });
+    if (group == groups_.end()) {
+      group = groups_.emplace(groups_.end());
+      group->weight_decay = weight_decay;
+      group->lr_ratio = lr_ratio;
+    }
+    group->names.push_back(name);
+    group->values.push_back(value);
+    group->exp_avgs.push_back(at::zeros_like(value));
+    group->exp_avg_sqs.push_back(at::zeros_like(value));
   }
 }
 
+AdamW::~AdamW() = default;
+
 std::vector<at::Tensor> AdamW::grads() const {
   std::vector<at::Tensor> grads;
-  for (const auto& [name, value] : parameters_) {
+  for (const auto& [name, value, ratio] : parameters_) {
     LIGER_CHECK(value.grad().defined(), "parameter '", name, "' got no gradient: the loss does not depend on it");
     grads.push_back(value.grad());
   }
@@ -45,20 +72,40 @@ std::vector<at::Tensor> AdamW::grads() const {
 void AdamW::step(double lr) {
   const at::NoGradGuard no_grad;
   ++steps_;
-  for (Group& group : groups_) {
-    std::vector<at::Tensor> grads;
-    for (const at::Tensor& value : group.values) grads.push_back(value.grad());
-    const std::vector<at::Tensor> step(
-        group.values.size(),
-        at::scalar_tensor(static_cast<double>(steps_), at::device(group.values[0].device()).dtype(at::kFloat)));
-    at::_fused_adamw_(group.values, grads, group.exp_avgs, group.exp_avg_sqs, /*max_exp_avg_sqs=*/{}, step, lr,
-                      options_.beta1, options_.beta2, group.weight_decay, options_.eps, /*amsgrad=*/false,
-                      /*maximize=*/false);
+  for (Group& group : groups_) step(group, lr * group.lr_ratio);
+  for (EightBit& parameter : eight_bit_) step(parameter, lr * parameter.lr_ratio);
+}
+
+void AdamW::step(Group& group, double lr) const {
+  std::vector<at::Tensor> grads;
+  for (const at::Tensor& value : group.values) grads.push_back(value.grad());
+  const std::vector<at::Tensor> step(
+      group.values.size(),
+      at::scalar_tensor(static_cast<double>(steps_), at::device(group.values[0].device()).dtype(at::kFloat)));
+  at::_fused_adamw_(group.values, grads, group.exp_avgs, group.exp_avg_sqs, /*max_exp_avg_sqs=*/{}, step, lr,
+                    options_.beta1, options_.beta2, group.weight_decay, options_.eps, /*amsgrad=*/false,
+                    /*maximize=*/false);
+}
+
+void AdamW::step(EightBit& parameter, double lr) const {
+  constexpr int64_t kPiece = int64_t{1} << 22;  // numbers widened at a time
+  const double beta1 = options_.beta1, beta2 = options_.beta2, t = static_cast<double>(steps_);
+  const double correction1 = 1 - std::pow(beta1, t), correction2 = 1 - std::pow(beta2, t);
+  const at::Tensor values = parameter.value.view(-1), grads = parameter.value.grad().reshape(-1);
+  for (int64_t begin = 0; begin < values.numel(); begin += kPiece) {
+    const int64_t count = std::min(kPiece, values.numel() - begin);
+    const at::Tensor value = values.narrow(0, begin, count), grad = grads.narrow(0, begin, count);
+    const at::Tensor m = parameter.exp_avg.read(begin, count).mul_(beta1).add_(grad, 1 - beta1);
+    const at::Tensor v = parameter.exp_avg_sq.read(begin, count).mul_(beta2).addcmul_(grad, grad, 1 - beta2);
+    value.mul_(1 - lr * parameter.weight_decay);
+    value.addcdiv_(m, (v / correction2).sqrt_().add_(options_.eps), -lr / correction1);
+    parameter.exp_avg.write(begin, m);
+    parameter.exp_avg_sq.write(begin, v);
   }
 }
 
 void AdamW::zero_grad() {
-  for (const auto& [name, value] : parameters_) value.mutable_grad().reset();
+  for (const auto& [name, value, ratio] : parameters_) value.mutable_grad().reset();
 }
 
 double AdamW::grad_norm() const {
@@ -73,7 +120,7 @@ double AdamW::grad_norm() const {
 void AdamW::scale_grads(double factor) { at::_foreach_mul_(grads(), factor); }
 
 std::string AdamW::first_nonfinite_grad() const {
-  for (const auto& [name, value] : parameters_) {
+  for (const auto& [name, value, ratio] : parameters_) {
     if (value.grad().defined() && !at::isfinite(value.grad()).all().item<bool>()) return name;
   }
   return {};
@@ -81,14 +128,17 @@ std::string AdamW::first_nonfinite_grad() const {
 
 std::map<std::string, at::Tensor> AdamW::state() const {
   std::map<std::string, at::Tensor> state;
-  std::map<const void*, std::string> names;
-  for (const auto& [name, value] : parameters_) names[value.unsafeGetTensorImpl()] = name;
   for (const Group& group : groups_) {
     for (size_t i = 0; i < group.values.size(); ++i) {
-      const std::string& name = names.at(group.values[i].unsafeGetTensorImpl());
-      state["exp_avg." + name] = group.exp_avgs[i];
-      state["exp_avg_sq." + name] = group.exp_avg_sqs[i];
+      state["exp_avg." + group.names[i]] = group.exp_avgs[i];
+      state["exp_avg_sq." + group.names[i]] = group.exp_avg_sqs[i];
     }
+  }
+  for (const EightBit& parameter : eight_bit_) {
+    state["exp_avg." + parameter.name] = parameter.exp_avg.codes();
+    state["exp_avg.largest." + parameter.name] = parameter.exp_avg.largest();
+    state["exp_avg_sq." + parameter.name] = parameter.exp_avg_sq.codes();
+    state["exp_avg_sq.largest." + parameter.name] = parameter.exp_avg_sq.largest();
   }
   return state;
 }

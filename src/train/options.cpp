@@ -62,8 +62,14 @@ void visit(Options& o, Visitor& v) {
   v("r", o.r, "rank", kCount);
   v("alpha", o.alpha, "the product is scaled by alpha / r", kPositive);
   v("dropout", o.dropout, "share of the adapter's inputs set to zero in training", Range{0, 0.999});
-  v("targets", o.targets, "linear layers whose path ends so");
+  v("targets", o.targets, "linear modules whose path ends so; or all-linear, or a regular expression for the path");
+  v("exclude", o.exclude, "of these, the ones left out, given the same way");
+  v("layers", o.layers, "only these layers, counted from 0; [] = all");
+  v("rank_pattern", o.rank_pattern, "other ranks: {regular expression for a path or its end: r}; the first that fits");
+  v("alpha_pattern", o.alpha_pattern, "other alphas, the same way");
   v("rslora", o.rslora, "scale by alpha / sqrt(r) instead");
+  v("dora", o.dora, "also learn the norm of every row of the adapted weight (DoRA)");
+  v("plus_ratio", o.plus_ratio, "LoRA+: B and DoRA's norms learn at lr times this", Range{1});
 }
 
 template <typename Options, typename Visitor>
@@ -99,6 +105,9 @@ void visit(Options& o, Visitor& v) {
   v("max_steps", o.max_steps, "updates, in place of epochs; null = epochs", kCount);
   v("batch_size", o.batch_size, "chunks (rows if pack is none) of one update", kCount);
   v("micro_batch_size", o.micro_batch_size, "of these at a time in memory; divides batch_size", kCount);
+  v.choice("optimizer", o.optimizer,
+           std::array{Choice{OptimizerKind::kAdamW, "adamw"}, Choice{OptimizerKind::kAdamW8bit, "adamw8bit"}},
+           "adamw | adamw8bit: a quarter of its memory, moments in blocks of 256 bytes");
   v("lr", o.lr, "learning rate", kPositive);
   v("weight_decay", o.weight_decay, "decoupled, on matrices only", kNotNegative);
   v("beta1", o.beta1, "AdamW", Range{0, 0.999999});
@@ -175,6 +184,27 @@ class FieldReader {
     }
   }
 
+  void operator()(const char* key, ModuleSelector& field, const char*, Range = {}) {
+    if (!settings_.has(key)) return;
+    field = {};
+    if (settings_.to_json()[key].is_string()) {
+      settings_.get(key, field.regex);
+    } else {
+      settings_.get(key, field.names);
+    }
+  }
+
+  template <typename Number>
+  void operator()(const char* key, std::vector<std::pair<std::string, Number>>& field, const char*, Range = {}) {
+    const Settings entries = settings_.section(key);
+    if (!settings_.has(key)) return;
+    field.clear();
+    for (const std::string& name : entries.keys()) {
+      field.emplace_back(name, Number{});
+      entries.get(name, field.back().second);
+    }
+  }
+
   template <typename Enum, size_t N>
   void choice(const char* key, Enum& field, const std::array<Choice<Enum>, N>& choices, const char*) {
     std::optional<std::string> name;
@@ -226,6 +256,25 @@ class Reader {
   const Settings& settings_;
 };
 
+/// As YAML and JSON have it.
+template <typename T>
+OrderedJson json_of(const T& field) {
+  return field;
+}
+template <typename T>
+OrderedJson json_of(const std::optional<T>& field) {
+  return field ? OrderedJson(*field) : OrderedJson();
+}
+OrderedJson json_of(const ModuleSelector& field) {
+  return field.regex.empty() ? OrderedJson(field.names) : OrderedJson(field.regex);
+}
+template <typename Number>
+OrderedJson json_of(const std::vector<std::pair<std::string, Number>>& field) {
+  OrderedJson out = OrderedJson::object();
+  for (const auto& [key, number] : field) out[key] = number;
+  return out;
+}
+
 /// Turns options into JSON, and into the lines of a YAML file with what each key means.
 class Writer {
  public:
@@ -245,7 +294,7 @@ class Writer {
 
   template <typename T>
   void operator()(const char* key, const T& field, const char* meaning, Range = {}) {
-    line(key, value(field), meaning);
+    line(key, json_of(field), meaning);
   }
   template <typename Enum, size_t N>
   void choice(const char* key, Enum field, const std::array<Choice<Enum>, N>& choices, const char* meaning) {
@@ -258,15 +307,7 @@ class Writer {
   const OrderedJson& json() const { return json_; }
 
  private:
-  template <typename T>
-  static OrderedJson value(const T& field) {
-    return field;
-  }
-  template <typename T>
-  static OrderedJson value(const std::optional<T>& field) {
-    return field ? OrderedJson(*field) : OrderedJson();
-  }
-  // JSON's scalars and lists are YAML's too.
+  // JSON's scalars, lists and mappings are YAML's too.
   void line(const char* key, const OrderedJson& value, const char* meaning) {
     yaml_ << "  " << key << ": " << value.dump() << "  # " << meaning << "\n";
     fields_[key] = value;
@@ -315,11 +356,16 @@ class Documenter {
   static std::string kind(int64_t) { return "whole number"; }
   static std::string kind(double) { return "number"; }
   static std::string kind(const std::string&) { return "text"; }
-  static std::string kind(const std::vector<std::string>&) { return "list of texts"; }
+  static std::string kind(const std::vector<int64_t>&) { return "list of whole numbers"; }
+  static std::string kind(const ModuleSelector&) { return "list of texts, or text"; }
+  template <typename Number>
+  static std::string kind(const std::vector<std::pair<std::string, Number>>&) {
+    return cat("mapping of texts to ", kind(Number()), "s");
+  }
 
   template <typename T>
   static std::string default_of(const T& field) {
-    return cat("`", OrderedJson(field).dump(), "`");
+    return cat("`", json_of(field).dump(), "`");
   }
   static std::string default_of(const std::string& field) { return field.empty() ? "has to be set" : cat("`", field, "`"); }
   template <typename T>
@@ -378,6 +424,9 @@ void check_run(const Settings& settings, const FinetuneOptions& o) {
     train.fail_at("min_lr", cat("expected at most lr ", o.train.lr, ", got ", o.train.min_lr));
   }
   if (o.lora && o.lora->targets.empty()) settings.section("lora").fail_at("targets", "names no layer");
+  if (o.lora && !o.lora->layers.empty() && !o.lora->targets.regex.empty()) {
+    settings.section("lora").fail_at("layers", "does not go together with a regular expression for targets");
+  }
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 #include <ATen/Context.h>
 
-#include <algorithm>
-
 #include "liger/core/device.h"
 #include "liger/core/dtype.h"
 #include "liger/core/hub.h"
@@ -30,32 +28,28 @@ std::optional<LigerConfig> mixer(const ModelOptions& options, const ModelConfig&
 }
 
 LoraConfig lora_config(const LoraOptions& options, const std::string& base) {
-  LoraConfig config;
-  config.r = options.r;
-  config.alpha = options.alpha;
-  config.dropout = options.dropout;
-  config.targets = options.targets;
-  config.rslora = options.rslora;
+  LoraConfig config = options;
   config.base_model_name_or_path = base;
   return config;
 }
 
 /// An adapter that training goes on from is the one the options describe.
 void check_same(const LoraConfig& adapter, const LoraConfig& wanted, const std::string& where) {
-  const auto check = [&](const char* key, const auto& has, const auto& asked) {
-    LIGER_CHECK_USAGE(has == asked, where, ": its ", key, " is ", has, ", but lora.", key, " is ", asked);
-  };
-  const auto joined = [](std::vector<std::string> names) {
-    std::sort(names.begin(), names.end());
-    std::string text;
-    for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
-    return text;
-  };
-  check("r", adapter.r, wanted.r);
-  check("alpha", adapter.alpha, wanted.alpha);
-  check("dropout", adapter.dropout, wanted.dropout);
-  check("rslora", adapter.rslora, wanted.rslora);
-  check("targets", joined(adapter.targets), joined(wanted.targets));
+  const OrderedJson has = adapter.to_peft_json(), asked = wanted.to_peft_json();
+  for (const OrderedJson* keys : {&has, &asked}) {
+    for (const auto& item : keys->items()) {
+      const std::string& key = item.key();
+      const auto value = [&](const OrderedJson& json) { return json.contains(key) ? json[key].dump() : "not set"; };
+      LIGER_CHECK_USAGE(key == "base_model_name_or_path" || value(has) == value(asked), where, ": its ", key, " is ",
+                        value(has), ", but the settings under lora make it ", value(asked));
+    }
+  }
+}
+
+/// LoRA+ (arXiv 2402.12354): B learns faster than A; PEFT counts DoRA's magnitudes with B.
+double lr_ratio(const std::string& parameter, const FinetuneOptions& options) {
+  const bool faster = parameter.ends_with(".lora_B") || parameter.ends_with(".lora_magnitude_vector");
+  return options.lora && faster ? options.lora->plus_ratio : 1.0;
 }
 
 void load_rows(TrainingSetup& setup) {
@@ -121,19 +115,21 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
     return;
   }
-  lora = lora_config(*options.lora, options.model.path);
+  const LoraConfig wanted = lora_config(*options.lora, options.model.path);
   const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
   if (adapter.empty()) {
-    add_lora(*model, *lora);
+    lora = add_lora(*model, wanted);
   } else {
-    check_same(load_adapter(*model, adapter), *lora, adapter.string());
+    lora = load_adapter(*model, adapter);
+    check_same(*lora, expand_all_linear(wanted, linear_paths(*model)), adapter.string());
+    lora->base_model_name_or_path = wanted.base_model_name_or_path;
   }
 }
 
 std::vector<NamedParameter> TrainingSetup::trainable() const {
   std::vector<NamedParameter> out;
   for (const auto& item : model->named_parameters()) {
-    if (item.value().requires_grad()) out.push_back({item.key(), item.value()});
+    if (item.value().requires_grad()) out.push_back({item.key(), item.value(), lr_ratio(item.key(), options)});
   }
   return out;
 }

@@ -60,7 +60,8 @@ Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunF
   setup_->load_model(folder_->checkpoint());
   const TrainOptions& train = options.train;
   optimizer_ = std::make_unique<AdamW>(setup_->trainable(),
-                                       AdamWOptions{train.beta1, train.beta2, train.eps, train.weight_decay});
+                                       AdamWOptions{train.beta1, train.beta2, train.eps, train.weight_decay,
+                                                    train.optimizer == OptimizerKind::kAdamW8bit});
   schedule_ = std::make_unique<Schedule>(train, setup_->total_steps);
 
   Metrics::Sizes metrics_sizes;

@@ -16,7 +16,10 @@ namespace liger {
 struct ConvertOptions {
   std::filesystem::path model = {};  ///< an existing folder, see resolve_model()
   std::string arch = "gla";          ///< the structure to linearize with, or "softmax": back to the base model
-  std::filesystem::path out = {};    ///< empty = default_output_name() in the current directory
+  /// Instead of `arch`, which is empty then: a PEFT LoRA folder to add to the weights, each summed in float32, rounded
+  /// once to the type it is stored in. The model stays what it is, softmax or linearized.
+  std::filesystem::path merge = {};
+  std::filesystem::path out = {};    ///< empty = default_output_name(), or NAME-merged, in the current directory
   LigerConfig liger = {};            ///< not used for "softmax"; `recurrence` is taken from `arch`
   /// N: layers (i + 1) % (N + 1) == 0 stay softmax attention, one after every N Liger layers; 7 makes the paper's "-H".
   /// Not together with liger.softmax_layers.
@@ -31,7 +34,7 @@ struct ConvertOptions {
 enum class FileAction {
   kLink,     ///< the same file under a second name; a reflink or a copy where the file system has no links
   kCopy,     ///< a copy, so that editing it leaves the source alone
-  kRewrite,  ///< tensors converted or divided anew
+  kRewrite,  ///< tensors converted, merged or divided anew
   kWrite     ///< made here
 };
 const char* to_string(FileAction action);
@@ -63,6 +66,17 @@ ConvertPlan plan_conversion(ConvertOptions options);
 /// Does what the plan says. The folder appears whole or not at all; an interrupt leaves nothing.
 /// Returns the folder.
 std::filesystem::path run_conversion(const ConvertPlan& plan);
+
+/// What rounding the sum did to the logits of a text.
+struct MergeProbe {
+  int64_t tokens = 0;
+  double largest_change = 0;  ///< of any logit of the merged model, against the model with its adapter beside it
+  double largest_logit = 0;   ///< of the latter
+  int64_t same_choice = 0;    ///< tokens after which both find the same one likeliest
+};
+/// Runs the first 512 tokens of `text` through both, in the types they are stored in, one model after the other.
+MergeProbe probe_merge(const std::filesystem::path& model, const std::filesystem::path& adapter,
+                       const std::filesystem::path& merged, const std::string& text);
 
 /// "Meta-Llama-3-8B-liger-gla"; for "softmax" the name without the "-liger-..." of any structure and with "-softmax".
 std::string default_output_name(const std::filesystem::path& model, const std::string& arch);

@@ -40,6 +40,7 @@ class Settings {
   void override_with(const std::string& assignment);
 
   bool has(std::string_view key) const;      ///< present, null included
+  std::vector<std::string> keys() const;     ///< of this mapping, in the order of the file
   bool is_null(std::string_view key) const;  ///< present and null, or absent
   /// The mapping under `key`; an empty one when absent or null. Throws if it is something else.
   Settings section(std::string_view key) const;

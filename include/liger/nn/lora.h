@@ -8,58 +8,77 @@
 #include <string>
 #include <vector>
 
-#include "liger/io/json.h"
+#include "liger/nn/lora_config.h"
 
 namespace liger {
 
 class CausalLM;
 
-/// A PEFT LoRA configuration, the part this library runs.
-struct LoraConfig {
-  int64_t r = 8;
-  double alpha = 8.0;
-  double dropout = 0.0;
-  std::vector<std::string> targets = {"q_proj", "k_proj", "v_proj"};  ///< names a module's path must end with
-  bool rslora = false;                        ///< scale alpha / sqrt(r) instead of alpha / r
-  std::string base_model_name_or_path;        ///< written to adapter_config.json
-
-  double scale() const;
-  /// Strict: an unsupported PEFT option that is on (DoRA, bias, patterns ...) throws Error(kBadInput) naming it.
-  static LoraConfig from_peft_json(const Json& config, const std::string& source);
-  OrderedJson to_peft_json() const;
-};
-
 /// y = x W^T + bias + s * dropout(x) A^T B^T, the low-rank part only once add_lora() was called (LoRA, arXiv
 /// 2106.09685). W [out, in] keeps its dtype and is frozen by add_lora; A [r, in] and B [out, r] are float32 (float64
 /// in a float64 model), products with them run in x's dtype.
+/// With a magnitude m [out] (DoRA, arXiv 2402.09353, eq. 5 and section 4.3; float32 as A and B):
+///   y = m / |W + s B A| * (x' W^T + s x' A^T B^T) + bias + (x - x') W^T,   x' = dropout(x),
+/// with the norm of each row, which no gradient runs through. Without dropout that is the layer of the weight
+/// m / |W + s B A| * (W + s B A); with it, PEFT changes the adapter's share alone, as written here.
 class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in_features, int64_t out_features, bool bias, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
-  /// A is drawn as PEFT does (Kaiming uniform, a = sqrt 5), B is zero.
-  void add_lora(const LoraConfig& config);
+  /// A is drawn as PEFT does (Kaiming uniform, a = sqrt 5), B is zero, m is the norms of W's rows: the layer computes
+  /// what it did before.
+  void add_lora(const LoraModule& module, const LoraConfig& config);
   bool has_lora() const { return lora_a_.defined(); }
-  const at::Tensor& lora_a() const { return lora_a_; }  ///< [r, in]; undefined without LoRA
-  const at::Tensor& lora_b() const { return lora_b_; }  ///< [out, r]
+  bool has_dora() const { return magnitude_.defined(); }
+  const at::Tensor& lora_a() const { return lora_a_; }          ///< [r, in]; undefined without LoRA
+  const at::Tensor& lora_b() const { return lora_b_; }          ///< [out, r]
+  const at::Tensor& lora_magnitude() const { return magnitude_; }  ///< [out]; undefined without DoRA
   double lora_scale() const { return scale_; }
 
   at::Tensor weight, bias;
 
  private:
-  at::Tensor lora_a_, lora_b_;
+  at::Tensor forward_dora(const at::Tensor& x) const;
+  at::Tensor lora_a_, lora_b_, magnitude_;
   double scale_ = 0.0, dropout_ = 0.0;
 };
 
-/// Adds a pair to every Linear whose path matches `config.targets`, and freezes everything else.
-/// Throws Error(kUsage) if a target matches nothing.
-void add_lora(CausalLM& model, const LoraConfig& config);
+/// Rows [first, first + n) of the weight that replaces W and its adapter, in the dtype of A:
+/// W + s B A, with `magnitude` each row of it scaled to that norm. `weight` holds those rows, [n, in], of any dtype.
+at::Tensor merged_rows(const at::Tensor& weight, int64_t first, const at::Tensor& a, const at::Tensor& b, double scale,
+                       const at::Tensor& magnitude);
+
+/// Paths of all linear modules, sorted.
+std::vector<std::string> linear_paths(const CausalLM& model);
+
+/// Adds a pair to every Linear that lora_modules() names, and freezes everything else. Returns the configuration as it
+/// is to be stored. Throws as lora_modules().
+LoraConfig add_lora(CausalLM& model, const LoraConfig& config);
+
+/// The tensors of one module's adapter, mapped from the file.
+struct LoraTensors {
+  LoraModule module;
+  at::Tensor a, b, magnitude;  ///< [r, in], [out, r], [out]; the last only with DoRA
+};
+
+/// A PEFT folder, read and found to fit a model.
+struct Adapter {
+  LoraConfig config;
+  std::vector<LoraTensors> modules;
+};
+
+/// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model whose linear modules have weights of
+/// `shapes` [out, in], by path. Strict: what the configuration says against the model, and each tensor that is missing,
+/// not expected, misshapen or not finite, all of them at once, is Error(kBadInput) that names the file.
+/// A rank above min(in, out) is warned of and run, as in PEFT.
+Adapter read_adapter(const std::filesystem::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes);
 
 /// adapter_config.json and adapter_model.safetensors in PEFT's own names ("base_model.model." + path +
-/// ".lora_A.weight", float32) into `dir`, which exists.
+/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; float32) into `dir`, which exists.
 void save_adapter(const CausalLM& model, const LoraConfig& config, const std::filesystem::path& dir);
 
-/// Adds the adapter of a PEFT folder to the model. Strict: every missing, extra, misshapen or non-finite tensor is
-/// reported at once as Error(kBadInput). Returns its configuration.
+/// Adds the adapter of a PEFT folder to the model, and freezes everything else. Throws as read_adapter(). Returns its
+/// configuration.
 LoraConfig load_adapter(CausalLM& model, const std::filesystem::path& dir);
 
 }  // namespace liger

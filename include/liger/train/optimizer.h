@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,20 +14,26 @@ namespace liger {
 struct NamedParameter {
   std::string name;
   at::Tensor value;
+  double lr_ratio = 1.0;  ///< its learning rate is this times the optimizer's
 };
 
 struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0.01;
+  /// Keeps the moments of parameters of 4096 numbers or more in one byte a number (8-bit Adam, arXiv 2110.02861: blocks
+  /// of 256, dynamic quantization). They are widened for an update, which uses them unrounded.
+  bool eight_bit = false;
 };
 
 /// AdamW (arXiv 1711.05101), step t = 1, 2, ...:
 ///   p *= 1 - lr * weight_decay            only for p with two dimensions or more: norms and biases do not decay
 ///   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 ///   p -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
-/// Moments are in the parameters' dtype, which must be float32 or float64.
+/// with lr times each parameter's lr_ratio. Moments are in the parameters' dtype, which must be float32 or float64,
+/// unless `eight_bit`.
 class AdamW {
  public:
   AdamW(std::vector<NamedParameter> parameters, const AdamWOptions& options);
+  ~AdamW();
 
   /// One update from the parameters' gradients, each of which must be there.
   void step(double lr);
@@ -41,19 +48,25 @@ class AdamW {
   const std::vector<NamedParameter>& parameters() const { return parameters_; }
   int64_t steps() const { return steps_; }
 
-  /// "exp_avg." and "exp_avg_sq." + name -> moment. The tensors are the optimizer's own.
+  /// "exp_avg." and "exp_avg_sq." + name -> moment; of 8-bit moments the bytes, with the largest magnitudes of their
+  /// blocks as "exp_avg.largest." and "exp_avg_sq.largest." + name. The tensors are the optimizer's own.
   std::map<std::string, at::Tensor> state() const;
   /// Takes over the moments of `state` after `steps` updates. Throws Error(kBadInput) if one is missing or misshapen.
   void restore(const std::map<std::string, at::Tensor>& state, int64_t steps);
 
  private:
-  struct Group {  // parameters with one weight decay
+  struct Group {  // parameters with one weight decay and one learning rate
+    std::vector<std::string> names;
     std::vector<at::Tensor> values, exp_avgs, exp_avg_sqs;
-    double weight_decay = 0.0;
+    double weight_decay = 0.0, lr_ratio = 1.0;
   };
+  struct EightBit;  // a parameter with 8-bit moments
+  void step(Group& group, double lr) const;
+  void step(EightBit& parameter, double lr) const;
   std::vector<at::Tensor> grads() const;
   std::vector<NamedParameter> parameters_;
   std::vector<Group> groups_;
+  std::vector<EightBit> eight_bit_;
   AdamWOptions options_;
   int64_t steps_ = 0;
 };

@@ -11,6 +11,7 @@
 #include "liger/core/backend.h"
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
+#include "liger/nn/lora_config.h"
 
 namespace liger {
 
@@ -32,12 +33,8 @@ struct ModelOptions {
   std::optional<double> mix, gate_divisor;
 };
 
-struct LoraOptions {
-  int64_t r = 8;
-  double alpha = 8.0;
-  double dropout = 0.0;
-  std::vector<std::string> targets = {"q_proj", "k_proj", "v_proj"};
-  bool rslora = false;
+struct LoraOptions : LoraConfig {
+  double plus_ratio = 1.0;
 };
 
 enum class DataFormat { kAlpaca, kCompletion, kText, kChat, kSharegpt };
@@ -56,6 +53,7 @@ struct DataOptions {
   std::optional<std::string> cache;
 };
 
+enum class OptimizerKind { kAdamW, kAdamW8bit };
 enum class SchedulerKind { kConstant, kCosine, kLinear, kPlateau };
 enum class OnNonfinite { kStop };
 struct TrainOptions {
@@ -63,6 +61,7 @@ struct TrainOptions {
   std::optional<int64_t> max_steps;
   int64_t batch_size = 8;
   int64_t micro_batch_size = 1;
+  OptimizerKind optimizer = OptimizerKind::kAdamW;
   double lr = 1e-3;
   double weight_decay = 0.01;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;

@@ -1,0 +1,76 @@
+#include "convert/merge.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "liger/convert/convert.h"
+#include "liger/error.h"
+#include "liger/io/tokenizer.h"
+#include "liger/models/family.h"
+#include "liger/nn/causal_lm.h"
+#include "liger/nn/lora.h"
+
+namespace liger {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The weights of linear modules: every matrix but the embedding.
+std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& model) {
+  const std::string suffix = ".weight";
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const ExpectedTensor& tensor : expected_tensors(model)) {
+    const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
+    if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
+    shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
+  }
+  return shapes;
+}
+
+at::Tensor probe_logits(const fs::path& model, const fs::path& adapter, const Sequences& tokens) {
+  LoadOptions options;
+  options.adapter = adapter;
+  const at::NoGradGuard no_grad;
+  const auto loaded = CausalLM::load(model, options);
+  return loaded->logits(loaded->hidden_states(tokens)).to(at::kFloat);
+}
+
+}  // namespace
+
+std::map<std::string, RowEdit> merge_edits(const fs::path& adapter, const ModelConfig& model) {
+  std::map<std::string, RowEdit> edits;
+  if (adapter.empty()) return edits;
+  for (const LoraTensors& module : read_adapter(adapter, linear_shapes(model)).modules) {
+    const at::Tensor a = module.a.to(at::kFloat), b = module.b.to(at::kFloat);
+    const at::Tensor magnitude = module.magnitude.defined() ? module.magnitude.to(at::kFloat) : at::Tensor();
+    edits[module.module.path + ".weight"] = [=, scale = module.module.scale](int64_t first, std::span<float> rows) {
+      const int64_t columns = a.size(1);
+      const at::Tensor weight = at::from_blob(rows.data(), {std::ssize(rows) / columns, columns}, at::kFloat);
+      weight.copy_(merged_rows(weight, first, a, b, scale, magnitude));
+    };
+  }
+  return edits;
+}
+
+MergeProbe probe_merge(const fs::path& model, const fs::path& adapter, const fs::path& merged,
+                       const std::string& text) {
+  constexpr size_t kMostTokens = 512;
+  std::vector<int64_t> ids = encode_whole(*Tokenizer::load(model), text);
+  LIGER_CHECK_USAGE(!ids.empty(), "--probe: the text has no token");
+  ids.resize(std::min(ids.size(), kMostTokens));
+  const Sequences tokens({ids});
+  const at::Tensor before = probe_logits(model, adapter, tokens), after = probe_logits(merged, {}, tokens);
+  MergeProbe probe;
+  probe.tokens = std::ssize(ids);
+  probe.largest_change = (after - before).abs().max().item<double>();
+  probe.largest_logit = before.abs().max().item<double>();
+  probe.same_choice = before.argmax(-1).eq(after.argmax(-1)).sum().item<int64_t>();
+  return probe;
+}
+
+}  // namespace liger

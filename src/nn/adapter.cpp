@@ -1,0 +1,181 @@
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <set>
+
+#include "liger/core/checkpoint.h"
+#include "liger/error.h"
+#include "liger/io/log.h"
+#include "liger/nn/causal_lm.h"
+#include "liger/nn/lora.h"
+
+namespace liger {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kPeftPrefix = "base_model.model.";
+
+std::map<std::string, Linear*> linear_modules(const CausalLM& model) {
+  std::map<std::string, Linear*> out;
+  for (const auto& item : model.named_modules("", /*include_self=*/false))
+    if (auto* linear = item.value()->as<Linear>()) out.emplace(item.key(), linear);
+  return out;
+}
+
+template <typename Value>
+std::vector<std::string> paths_of(const std::map<std::string, Value>& by_path) {
+  std::vector<std::string> paths;
+  for (const auto& [path, value] : by_path) paths.push_back(path);
+  return paths;
+}
+
+// "lora_A.default.weight" is PEFT's name in memory; a magnitude is a module there and bare in a file.
+std::string as_stored(std::string name) {
+  for (const std::string part : {".lora_A", ".lora_B", ".lora_magnitude_vector"}) {
+    const std::string adapter = part + ".default";
+    if (const size_t at = name.rfind(adapter); at != std::string::npos) name.replace(at, adapter.size(), part);
+  }
+  const std::string in_memory = ".lora_magnitude_vector.weight";
+  if (name.ends_with(in_memory)) name.resize(name.size() - std::string(".weight").size());
+  return name;
+}
+
+/// What may be wrong with the tensors of a file, told all at once.
+class Problems {
+ public:
+  void add(std::string text) { texts_.push_back(std::move(text)); }
+  void report(const std::string& file) const {
+    constexpr size_t kShown = 20;
+    std::string text;
+    for (size_t i = 0; i < std::min(texts_.size(), kShown); ++i) text += (i ? "; " : "") + texts_[i];
+    LIGER_CHECK(texts_.empty(), file, ": ", texts_.size(), " tensors do not fit the model: ", text);
+  }
+
+ private:
+  std::vector<std::string> texts_;
+};
+
+/// A place for a tensor that an adapter must have.
+struct Slot {
+  at::Tensor* tensor;
+  std::vector<int64_t> shape;
+};
+
+std::map<std::string, Slot> slots_of(Adapter& adapter, const std::map<std::string, std::vector<int64_t>>& shapes) {
+  std::map<std::string, Slot> slots;
+  for (LoraTensors& module : adapter.modules) {
+    const std::string path = kPeftPrefix + module.module.path;
+    const int64_t r = module.module.r, out = shapes.at(module.module.path)[0], in = shapes.at(module.module.path)[1];
+    slots[path + ".lora_A.weight"] = {&module.a, {r, in}};
+    slots[path + ".lora_B.weight"] = {&module.b, {out, r}};
+    if (adapter.config.dora) slots[path + ".lora_magnitude_vector"] = {&module.magnitude, {out}};
+  }
+  return slots;
+}
+
+void read_tensors(const SafetensorsFile& file, std::map<std::string, Slot> slots) {
+  Problems problems;
+  for (const TensorInfo& info : file.tensors()) {
+    const auto slot = slots.find(as_stored(info.name));
+    if (slot == slots.end()) {
+      problems.add("unexpected " + info.name);
+      continue;
+    }
+    const at::Tensor stored = map_tensor(file, info);
+    if (info.shape != slot->second.shape) {
+      problems.add(cat(info.name, ": expected ", shape_to_string(slot->second.shape), ", got ",
+                       shape_to_string(info.shape)));
+    } else if (!stored.is_floating_point() || !stored.isfinite().all().item<bool>()) {
+      problems.add(info.name + ": holds values that are not finite numbers");
+    }
+    *slot->second.tensor = stored;
+    slots.erase(slot);
+  }
+  for (const auto& [name, slot] : slots) problems.add(cat("missing ", name, " ", shape_to_string(slot.shape)));
+  problems.report(file.path().string());
+}
+
+/// A file's mistake, though a setting of the same kind would be the user's.
+template <typename Body>
+auto in_file(const fs::path& file, const Body& body) {
+  try {
+    return body();
+  } catch (const Error& e) {
+    fail(ErrorCode::kBadInput, file.string(), ": ", e.what());
+  }
+}
+
+void warn_of_large_ranks(const Adapter& adapter, const std::map<std::string, std::vector<int64_t>>& shapes,
+                         const fs::path& file) {
+  for (const LoraTensors& module : adapter.modules) {
+    const std::vector<int64_t>& shape = shapes.at(module.module.path);
+    if (module.module.r <= std::min(shape[0], shape[1])) continue;
+    log_warning(cat(file.string(), ": rank ", module.module.r, " of ", module.module.path, " is more than its weight ",
+                    shape_to_string(shape), " can have"));
+    return;
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> linear_paths(const CausalLM& model) { return paths_of(linear_modules(model)); }
+
+Adapter read_adapter(const fs::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes) {
+  const fs::path config_file = dir / "adapter_config.json", weights_file = dir / "adapter_model.safetensors";
+  LIGER_CHECK(fs::exists(config_file), dir.string(), ": no adapter_config.json there; expected a PEFT LoRA folder");
+  LIGER_CHECK(fs::exists(weights_file) || !fs::exists(dir / "adapter_model.bin"), dir.string(),
+              ": adapter_model.bin is a pickle, which could run any code; save it with safe_serialization=True");
+  Adapter adapter;
+  adapter.config = LoraConfig::from_peft_json(read_ordered_json(config_file), config_file.string());
+  const std::vector<std::string> linears = paths_of(shapes);
+  const auto modules = in_file(config_file, [&] { return lora_modules(adapter.config, linears); });
+  for (const LoraModule& module : modules) adapter.modules.push_back({module, {}, {}, {}});
+  warn_of_large_ranks(adapter, shapes, config_file);
+  const SafetensorsFile file(weights_file);
+  read_tensors(file, slots_of(adapter, shapes));
+  return adapter;
+}
+
+LoraConfig add_lora(CausalLM& model, const LoraConfig& config) {
+  const auto linears = linear_modules(model);
+  const auto modules = lora_modules(config, paths_of(linears));
+  for (auto& parameter : model.parameters()) parameter.set_requires_grad(false);
+  for (const LoraModule& module : modules) {
+    Linear& linear = *linears.at(module.path);
+    LIGER_CHECK_USAGE(!linear.has_lora(), module.path, " has an adapter already; one at a time");
+    linear.add_lora(module, config);
+  }
+  return expand_all_linear(config, paths_of(linears));
+}
+
+void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::path& dir) {
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [path, linear] : linear_modules(model)) {
+    if (!linear->has_lora()) continue;
+    tensors[kPeftPrefix + path + ".lora_A.weight"] = linear->lora_a().to(at::kFloat);
+    tensors[kPeftPrefix + path + ".lora_B.weight"] = linear->lora_b().to(at::kFloat);
+    if (!linear->has_dora()) continue;
+    tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude().to(at::kFloat);
+  }
+  save_tensors(dir / "adapter_model.safetensors", tensors);
+  write_text_atomic(dir / "adapter_config.json", config.to_peft_json().dump(2) + "\n");
+}
+
+LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
+  const auto linears = linear_modules(model);
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& [path, linear] : linears) shapes[path] = linear->weight.sizes().vec();
+  const Adapter adapter = read_adapter(dir, shapes);
+  add_lora(model, adapter.config);
+  const at::NoGradGuard no_grad;
+  for (const LoraTensors& module : adapter.modules) {
+    const Linear& linear = *linears.at(module.module.path);
+    linear.lora_a().copy_(module.a);
+    linear.lora_b().copy_(module.b);
+    if (linear.has_dora()) linear.lora_magnitude().copy_(module.magnitude);
+  }
+  return adapter.config;
+}
+
+}  // namespace liger
