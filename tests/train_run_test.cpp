@@ -46,6 +46,21 @@ class TrainerTest : public testing::Test {
     }
     return rows;
   }
+  // With a manifest that fits.
+  void edit_state(const fs::path& checkpoint, const std::function<void(Json&)>& edit) const {
+    Json state = read_json(checkpoint / "trainer.json");
+    edit(state);
+    const fs::path copy = folder_ / "copy";
+    fs::copy(checkpoint, copy, fs::copy_options::recursive);
+    write_text_atomic(copy / "trainer.json", state.dump());
+    fs::remove_all(checkpoint);
+    AtomicDirectory again(checkpoint);
+    for (const auto& entry : fs::directory_iterator(copy)) {
+      if (entry.path().filename() != "MANIFEST.json") fs::copy(entry.path(), again.path() / entry.path().filename());
+    }
+    again.commit();
+    fs::remove_all(copy);
+  }
   fs::path event_file(const std::string& run) const {
     std::vector<fs::path> found;
     for (const auto& entry : fs::directory_iterator(folder_ / run)) {
@@ -161,16 +176,7 @@ TEST_F(TrainerTest, ACheckpointCannotNameAnEventFileElsewhere) {
   fs::create_directories(victim.parent_path());
   write_text_atomic(victim, "do not cut");
   const fs::path checkpoint = folder_ / "run" / "ckpt-3";
-  Json state = read_json(checkpoint / "trainer.json");
-  state["metrics"] = {{"events.out.tfevents.x/victim", 3}};
-  fs::copy(checkpoint, folder_ / "copy", fs::copy_options::recursive);
-  write_text_atomic(folder_ / "copy" / "trainer.json", state.dump());
-  fs::remove_all(checkpoint);
-  AtomicDirectory again(checkpoint);
-  for (const auto& entry : fs::directory_iterator(folder_ / "copy")) {
-    if (entry.path().filename() != "MANIFEST.json") fs::copy(entry.path(), again.path() / entry.path().filename());
-  }
-  again.commit();
+  edit_state(checkpoint, [](Json& state) { state["metrics"] = {{"events.out.tfevents.x/victim", 3}}; });
   for (const char* name : {"ckpt-6", "ckpt-8", "final"}) fs::remove_all(folder_ / "run" / name);
   train("run", {"save.keep=9"});
   EXPECT_EQ(slurp(victim), "do not cut");
@@ -215,6 +221,16 @@ TEST_F(TrainerTest, OtherSettingsAreNotResumed) {
   EXPECT_NE(error("data.max_length=32").find("data.max_length 64"), std::string::npos);
   EXPECT_NE(error("lora.alpha=2").find("alpha"), std::string::npos);
   train("run");  // more steps are the same run
+}
+
+TEST_F(TrainerTest, ARunFromBeforeThereWasAKeyHadItsDefault) {
+  train("run", {"train.max_steps=3"});
+  edit_state(folder_ / "run" / "ckpt-3", [](Json& state) {
+    for (const char* key : {"lora.dora", "lora.plus_ratio", "train.optimizer"}) state["settings"].erase(key);
+  });
+  EXPECT_THROW(train("run", {"lora.dora=true"}), Error);
+  EXPECT_THROW(train("run", {"train.optimizer=adamw8bit"}), Error);
+  train("run");
 }
 
 TEST_F(TrainerTest, OverfitsAFewLines) {

@@ -47,8 +47,8 @@ Settings read_state_file(const fs::path& dir) {
 }
 
 /// What must be the same for a resumed run to be the run that was stopped.
-OrderedJson fixed_settings(const TrainingSetup& setup) {
-  const OrderedJson all = to_json(setup.options);
+OrderedJson fixed_settings(const FinetuneOptions& options, const std::string& data_sha256) {
+  const OrderedJson all = to_json(options);
   OrderedJson out;
   for (const char* key : {"attention", "window", "sinks", "mix", "gate_divisor", "dtype"}) {
     out[cat("model.", key)] = all["model"][key];
@@ -63,14 +63,16 @@ OrderedJson fixed_settings(const TrainingSetup& setup) {
     const bool is_path = key == "train" || key == "val" || key == "cache";  // a file may move; its hash counts
     if (!is_path) out["data." + item.key()] = item.value();
   }
-  out["data.train sha256"] = setup.data_sha256;
+  out["data.train sha256"] = data_sha256;
   for (const char* key : {"batch_size", "seed", "optimizer"}) out[cat("train.", key)] = all["train"][key];
   return out;
 }
 
 void check_fixed_settings(const Json& then, const OrderedJson& now, const std::string& file) {
+  const Json defaults = fixed_settings({}, "");
   for (const auto& item : now.items()) {
-    const Json was = then.contains(item.key()) ? then[item.key()] : Json();
+    // A run that began before there was such a key had its default.
+    const Json was = then.contains(item.key()) ? then[item.key()] : defaults.value(item.key(), Json());
     LIGER_CHECK_USAGE(was == Json(item.value()), file, ": the run began with ", item.key(), " ", was.dump(), ", now it is ",
                       item.value().dump(), "; set it back to go on, or set save.resume to never to start anew");
   }
@@ -144,13 +146,13 @@ void write_state(const TrainingSetup& setup, const TrainState& state, const Adam
   tensors[kGeneratorTensor] = random_state();
   save_tensors(dir / kOptimizerFile, tensors);
   OrderedJson json = to_json(state, metrics);
-  json["settings"] = fixed_settings(setup);
+  json["settings"] = fixed_settings(setup.options, setup.data_sha256);
   write_text_atomic(dir / kStateFile, json.dump(2) + "\n");
 }
 
 TrainState read_state(const fs::path& dir, const TrainingSetup& setup, AdamW& optimizer, Metrics::Sizes& metrics) {
   const Settings json = read_state_file(dir);
-  check_fixed_settings(json.section("settings").to_json(), fixed_settings(setup), (dir / kStateFile).string());
+  check_fixed_settings(json.section("settings").to_json(), fixed_settings(setup.options, setup.data_sha256), (dir / kStateFile).string());
   const TrainState state = from_json(json, metrics);
   const auto tensors = load_tensors(dir / kOptimizerFile);
   with_context((dir / kOptimizerFile).string(), [&] {
