@@ -25,7 +25,11 @@ for folder in nlohmann spdlog fmt CLI yaml-cpp gtest openssl; do
   cp -rL "/usr/include/$folder" "$out/include/"
 done
 cp -rL "/usr/include/x86_64-linux-gnu/openssl" "$out/include/"  # Debian keeps its configuration apart
-for library in yaml-cpp gtest gtest_main crypto; do
+for header in zlib.h zconf.h zstd.h zstd_errors.h; do
+  need "/usr/include/$header"
+  cp -L "/usr/include/$header" "$out/include/"
+done
+for library in yaml-cpp gtest gtest_main crypto z zstd; do
   need "$libraries/lib$library.a"
   cp -L "$libraries/lib$library.a" "$out/lib/"
 done
@@ -61,6 +65,7 @@ package CLI11 'CLI11::CLI11'
 # Debian has spdlog and fmt as shared libraries only: here they are their headers alone.
 package spdlog 'spdlog::spdlog||SPDLOG_FMT_EXTERNAL FMT_HEADER_ONLY'
 package yaml-cpp 'yaml-cpp|libyaml-cpp.a'
+package zstd 'zstd::libzstd_shared|libzstd.a'  # Debian's name for it
 package GTest 'GTest::gtest|libgtest.a' 'GTest::gtest_main|libgtest_main.a'
 echo 'target_link_libraries(GTest::gtest_main INTERFACE GTest::gtest)' >>"$out/lib/cmake/GTest/GTestConfig.cmake"
 
