@@ -4,10 +4,10 @@
 
 #include "liger/core/device.h"
 #include "liger/error.h"
-#include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/step_decoder.h"
 #include "nn/choose_mix.h"
+#include "random_model.h"
 #include "tensor_testing.h"
 
 namespace liger {
@@ -59,18 +59,7 @@ TEST(Backend, ComputesTheSame) {
   const at::NoGradGuard no_grad;
   for (const char* structure : {"gla", "gsa", "gated-deltanet", "mlstm"}) {
     SCOPED_TRACE(structure);
-    ModelConfig config;
-    config.family = find_family("llama");
-    config.vocab_size = 50;
-    config.hidden_size = 32;
-    config.intermediate_size = 40;
-    config.num_hidden_layers = 2;
-    config.num_attention_heads = 4;
-    config.num_key_value_heads = 2;
-    config.head_dim = 8;
-    config.hidden_act = "silu";
-    config.initializer_range = 0.4;
-    config.tie_word_embeddings = true;
+    ModelConfig config = test::random_config(50);
     config.liger = LigerConfig{.recurrence = structure, .window = 5, .sinks = 2};
     std::vector<int64_t> ids;
     for (int64_t i = 0; i < 23; ++i) ids.push_back((i * i * 7 + i) % 50);

@@ -30,7 +30,8 @@ bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& i
   const std::string reason = fused_refuses(settings, in);
   if (reason.empty()) return true;
   const std::string what = cat("linearized layers on ", in.q.device().str(), ": ", reason);
-  LIGER_CHECK_USAGE(backend == Backend::kAuto, "backend fused: ", what, "; with backend auto LibTorch's operators run them");
+  LIGER_CHECK_USAGE(backend == Backend::kAuto, "backend fused: ", what,
+                    "; with backend auto LibTorch's operators run them");
   warn_once(what + "; LibTorch's operators run them, which is slower");
   return false;
 }

@@ -13,21 +13,13 @@
 #include "liger/error.h"
 #include "nn/mix_autograd.h"
 #include "nn/mix_head.h"
+#include "ops/rows.h"
 
 namespace liger {
 namespace {
 
 using torch::autograd::variable_list;
 using Optional = std::optional<at::Tensor>;
-
-Element element_of(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat: return Element::kFloat;
-    case at::kDouble: return Element::kDouble;
-    case at::kBFloat16: return Element::kBFloat16;
-    default: fail(ErrorCode::kInternal, "fused_mix: expected float32, float64 or bfloat16, got ", cat(type));
-  }
-}
 
 char* at_scalar(const at::Tensor& x, int64_t index) {
   return static_cast<char*>(x.data_ptr()) + index * static_cast<int64_t>(x.element_size());

@@ -2,17 +2,10 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <optional>
-#include <string>
-
+#include "core/optional_tensor.h"
 #include "nn/fused_mix.h"
 
 namespace liger {
-
-/// Autograd takes no undefined tensors.
-inline std::optional<at::Tensor> if_defined(const at::Tensor& x) {
-  return x.defined() ? std::optional(x) : std::nullopt;
-}
 
 /// Whether a backward pass may be asked of a mix of these.
 bool wants_gradient(const MixInputs& in);

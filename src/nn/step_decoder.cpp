@@ -16,6 +16,7 @@
 #include "nn/mix_head.h"
 #include "nn/mix_settings.h"
 #include "nn/step_weights.h"
+#include "ops/rows.h"
 
 namespace liger {
 namespace {
@@ -29,11 +30,6 @@ struct Activations {
   at::Tensor tensor;
   ActivationRows rows;
 };
-
-GateActivation activation_named(const std::string& name) {
-  if (name == "gelu") return GateActivation::kGelu;
-  return name == "gelu_pytorch_tanh" ? GateActivation::kGeluTanh : GateActivation::kSilu;
-}
 
 }  // namespace
 

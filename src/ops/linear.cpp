@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/optional_tensor.h"
 #include "liger/error.h"
 
 namespace liger {
@@ -70,7 +71,7 @@ at::Tensor forward_product(const at::Tensor& x, const at::Tensor& w, const at::T
   });
   return out;
 }
-// y W (+ what `sum` holds), in y's type.
+// y W, in y's type.
 at::Tensor backward_product(const at::Tensor& y, const at::Tensor& w) {
   at::Tensor out;
   for_blocks(w, y.scalar_type(), [&](int64_t begin, const at::Tensor& rows) {
@@ -83,7 +84,6 @@ at::Tensor backward_product(const at::Tensor& y, const at::Tensor& w) {
 
 at::Tensor widened(const at::Tensor& x, at::ScalarType type) { return x.defined() ? x.to(type) : x; }
 at::Tensor or_undefined(const Optional& x) { return x.value_or(at::Tensor()); }
-Optional if_defined(const at::Tensor& x) { return x.defined() ? Optional(x) : std::nullopt; }
 
 // Where x's type is multiplied as another; LibTorch's own operator is as good where it is not.
 class WidenedLinear : public Function<WidenedLinear> {
@@ -103,7 +103,8 @@ class WidenedLinear : public Function<WidenedLinear> {
     variable_list out(3);
     if (context->needs_input_grad(0)) out[0] = backward_product(d, weight).to(weight.scalar_type());
     if (context->needs_input_grad(1)) out[1] = at::mm(d.t(), x.to(d.scalar_type())).to(weight.scalar_type());
-    if (context->saved_data["bias"].toBool() && context->needs_input_grad(2)) out[2] = d.sum(0).to(weight.scalar_type());
+    if (context->saved_data["bias"].toBool() && context->needs_input_grad(2))
+      out[2] = d.sum(0).to(weight.scalar_type());
     return out;
   }
 };
@@ -141,8 +142,8 @@ class LoraLinear : public Function<LoraLinear> {
 void check(const char* name, const at::Tensor& x, const at::Tensor& weight) {
   LIGER_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1) &&
                   x.scalar_type() == weight.scalar_type(),
-              name, ": expected x [..., in] and weight [out, in] of one dtype, got ", x.sizes(), " ", x.scalar_type(), ", ",
-              weight.sizes(), " ", weight.scalar_type());
+              name, ": expected x [..., in] and weight [out, in] of one dtype, got ", x.sizes(), " ", x.scalar_type(),
+              ", ", weight.sizes(), " ", weight.scalar_type());
 }
 
 }  // namespace
@@ -160,8 +161,8 @@ at::Tensor lora_linear(const at::Tensor& x, const at::Tensor& weight, const at::
   check("lora_linear", x, weight);
   LIGER_CHECK(x.dim() == 2 && a.dim() == 2 && b.dim() == 2 && a.size(1) == x.size(1) && b.size(0) == weight.size(0) &&
                   a.size(0) == b.size(1),
-              "lora_linear: expected x [N, in], a [r, ", weight.size(1), "] and b [", weight.size(0), ", r], got ", x.sizes(),
-              ", ", a.sizes(), " and ", b.sizes());
+              "lora_linear: expected x [N, in], a [r, ", weight.size(1), "] and b [", weight.size(0), ", r], got ",
+              x.sizes(), ", ", a.sizes(), " and ", b.sizes());
   LIGER_CHECK(!at::GradMode::is_enabled() || (!weight.requires_grad() && !(bias.defined() && bias.requires_grad())),
               "lora_linear: the weight beside a low-rank part is frozen; set requires_grad to false");
   return LoraLinear::apply(x, weight, a, b, scale, if_defined(bias));

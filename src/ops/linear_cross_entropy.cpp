@@ -47,10 +47,10 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
   const int64_t* target = targets.const_data_ptr<int64_t>();
   for_row_blocks(logits.size(0), [&](int64_t, int64_t first, int64_t count) {
     for (int64_t row = first; row < first + count; ++row) {
-      LIGER_CHECK(target[row] >= 0 && target[row] < V, "linear_cross_entropy: target ", target[row], " is not one of the ",
-                  V, " rows of the weight");
+      LIGER_CHECK(target[row] >= 0 && target[row] < V, "linear_cross_entropy: target ", target[row],
+                  " is not one of the ", V, " rows of the weight");
       losses.mutable_data_ptr<double>()[row] = cpu_kernels().rows.cross_entropy(
-          element_of_rows(logits), static_cast<char*>(logits.data_ptr()) + row * V * logits.element_size(), V,
+          element_of(logits.scalar_type()), static_cast<char*>(logits.data_ptr()) + row * V * logits.element_size(), V,
           target[row], gradient);
     }
   });
@@ -76,7 +76,8 @@ Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Ten
     const bool gradient = hidden_needs_grad || weight_needs_grad;
     loss += cross_entropy(p, targets.index_select(0, index), gradient);
     if (!gradient) continue;
-    if (hidden_needs_grad) result.hidden_grad.index_copy_(0, index, product(p, weight, /*transposed=*/false, hidden.scalar_type()));
+    if (hidden_needs_grad)
+      result.hidden_grad.index_copy_(0, index, product(p, weight, /*transposed=*/false, hidden.scalar_type()));
     if (weight_needs_grad) result.weight_grad.addmm_(p.t(), x.to(type));
   }
   result.loss = loss.to(type);

@@ -44,7 +44,8 @@ class RmsNormRows : public Function<RmsNormRows> {
     const auto saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1];
     const at::Tensor d = grads[0].contiguous(), dx = at::empty_like(x);
-    const NormView norm = view(x, weight, context->saved_data["eps"].toDouble(), context->saved_data["adds_one"].toBool());
+    const NormView norm =
+        view(x, weight, context->saved_data["eps"].toDouble(), context->saved_data["adds_one"].toBool());
     const int64_t rows = x.numel() / x.size(-1);
     at::Tensor by_block;
     if (context->needs_input_grad(1))
@@ -58,16 +59,9 @@ class RmsNormRows : public Function<RmsNormRows> {
 
  private:
   static NormView view(const at::Tensor& x, const at::Tensor& weight, double eps, bool adds_one) {
-    return {element_of_rows(x), x.size(-1), weight.const_data_ptr(), eps, adds_one};
+    return {element_of(x.scalar_type()), x.size(-1), weight.const_data_ptr(), eps, adds_one};
   }
 };
-
-GateActivation activation_named(const std::string& name) {
-  if (name == "silu") return GateActivation::kSilu;
-  if (name == "gelu") return GateActivation::kGelu;
-  LIGER_CHECK(name == "gelu_pytorch_tanh", "activation '", name, "' is not supported");
-  return GateActivation::kGeluTanh;
-}
 
 class GateRows : public Function<GateRows> {
  public:
@@ -75,7 +69,7 @@ class GateRows : public Function<GateRows> {
                             GateActivation activation) {
     const at::Tensor g = gates.contiguous(), u = ups.contiguous(), out = at::empty_like(g);
     for_row_blocks(g.size(0), [&](int64_t, int64_t first, int64_t count) {
-      cpu_kernels().rows.gate(element_of_rows(g), activation, row(g, first), row(u, first), count * g.size(1),
+      cpu_kernels().rows.gate(element_of(g.scalar_type()), activation, row(g, first), row(u, first), count * g.size(1),
                               row(out, first));
     });
     context->save_for_backward({g, u});
@@ -89,8 +83,8 @@ class GateRows : public Function<GateRows> {
     const at::Tensor d = grads[0].contiguous(), d_g = at::empty_like(g), d_u = at::empty_like(u);
     const auto activation = static_cast<GateActivation>(context->saved_data["activation"].toInt());
     for_row_blocks(g.size(0), [&](int64_t, int64_t first, int64_t count) {
-      cpu_kernels().rows.gate_backward(element_of_rows(g), activation, row(g, first), row(u, first), row(d, first),
-                                       count * g.size(1), row(d_g, first), row(d_u, first));
+      cpu_kernels().rows.gate_backward(element_of(g.scalar_type()), activation, row(g, first), row(u, first),
+                                       row(d, first), count * g.size(1), row(d_g, first), row(d_u, first));
     });
     return {d_g, d_u, {}};
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/cpu_jobs.h"
+#include "liger/error.h"
 
 namespace liger {
 namespace {
@@ -16,12 +17,20 @@ bool takes_rows(const at::Tensor& x) {
   return x.is_cpu() && (type == at::kFloat || type == at::kDouble || type == at::kBFloat16);
 }
 
-Element element_of_rows(const at::Tensor& x) {
-  switch (x.scalar_type()) {
+Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat: return Element::kFloat;
     case at::kDouble: return Element::kDouble;
     case at::kBFloat16: return Element::kBFloat16;
-    default: return Element::kFloat;
+    default: fail(ErrorCode::kInternal, "CPU kernels: expected float32, float64 or bfloat16, got ", type);
   }
+}
+
+GateActivation activation_named(const std::string& name) {
+  if (name == "silu") return GateActivation::kSilu;
+  if (name == "gelu") return GateActivation::kGelu;
+  LIGER_CHECK(name == "gelu_pytorch_tanh", "activation '", name, "' is not supported");
+  return GateActivation::kGeluTanh;
 }
 
 int64_t row_blocks(int64_t rows) { return (rows + kRows - 1) / kRows; }

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/cpu_jobs.h"
+#include "core/optional_tensor.h"
 #include "cpu/kernels.h"
 #include "liger/error.h"
 #include "recurrence/scan_methods.h"
@@ -126,9 +127,6 @@ bool wants_gradient(const ScanInputs& in) {
   return at::GradMode::is_enabled() &&
          (wants(in.q) || wants(in.k) || wants(in.v) || wants(in.g) || wants(in.b) || wants(in.state));
 }
-
-// Autograd takes no undefined tensors.
-std::optional<at::Tensor> if_defined(const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; }
 
 }  // namespace
 
