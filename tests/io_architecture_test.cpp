@@ -17,13 +17,14 @@ namespace fs = std::filesystem;
 const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"io", {}},
     {"core", {"io"}},
+    {"distributed", {"core", "io"}},
     {"models", {"core", "io"}},
     {"ops", {"cpu", "core", "io"}},
     {"cpu", {"core"}},
     {"recurrence", {"cpu", "core", "io"}},
     {"nn", {"ops", "recurrence", "cpu", "models", "core", "io"}},
     {"convert", {"nn", "models", "core", "io"}},
-    {"train", {"nn", "ops", "models", "core", "io"}},
+    {"train", {"nn", "ops", "models", "distributed", "core", "io"}},
     {"eval", {"nn", "ops", "models", "core", "io"}},
     {"generate", {"nn", "ops", "models", "core", "io"}},
 };
