@@ -23,6 +23,7 @@ struct CommandOptions {
   std::filesystem::path directory = {};                 ///< to run in; empty = ours
   std::optional<uint64_t> file_size_limit = {};         ///< writes beyond it fail, as on a full disk
   bool close_stdout = false;                            ///< nobody reads the results: a broken pipe
+  std::function<void(pid_t)> on_start = {};
   /// Called with all of stderr so far whenever some arrives; the process id is for kill().
   std::function<void(pid_t, const std::string&)> on_stderr = {};
 };
@@ -84,6 +85,7 @@ inline CommandResult run_command(const std::vector<std::string>& command, const 
   if (child == 0) detail::start(command, options, out.write, err.write);
   out.close_write();
   err.close_write();
+  if (options.on_start) options.on_start(child);
   CommandResult result;
   pollfd from[2] = {{out.read, POLLIN, 0}, {err.read, POLLIN, 0}};
   while (from[0].fd >= 0 || from[1].fd >= 0) {

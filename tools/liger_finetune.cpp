@@ -67,7 +67,9 @@ void finetune(const Options& o, bool json) {
     if (json) return tool::print_json(liger::to_json(run));
     std::cout << to_text(run);
   } else {
-    const FinetuneResult result = Trainer(options).run();
+    Trainer trainer(options);
+    const FinetuneResult result = trainer.run();
+    if (!trainer.first()) return;
     if (json) return tool::print_json(to_json(result));
     print(result);
   }

@@ -2,16 +2,21 @@
 
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
+#include <sched.h>
 #include <torch/version.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
 #include <new>
 
+#include "liger/distributed/launch.h"
 #include "liger/error.h"
 #include "liger/io/interrupt.h"
 #include "liger/io/log.h"
@@ -56,10 +61,22 @@ int report_stdout_failure(const CommonOptions& options, int error) {
   return report(options, ErrorCode::kIo, cat("cannot write to standard output: ", std::strerror(error)));
 }
 
+// False if the launcher has bound this process to some of the machine's cores.
+bool may_run_anywhere() {
+  cpu_set_t cores;
+  return sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) == sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 void configure(const CommonOptions& options) {
-  const LogLevel level = options.quiet ? LogLevel::kWarning : options.verbose > 0 ? LogLevel::kDebug : LogLevel::kInfo;
+  const Launch launch = read_launch();
+  const bool quiet = options.quiet || launch.rank > 0;  // what all ranks would say, rank 0 does
+  const LogLevel level = quiet ? LogLevel::kWarning : options.verbose > 0 ? LogLevel::kDebug : LogLevel::kInfo;
   configure_log(level, options.log_format == "json" ? LogFormat::kJson : LogFormat::kText);
-  if (options.threads > 0) at::set_num_threads(options.threads);
+  if (options.threads > 0) {
+    at::set_num_threads(options.threads);
+  } else if (launch.local_size > 1 && std::getenv("OMP_NUM_THREADS") == nullptr && may_run_anywhere()) {
+    at::set_num_threads(std::max(1, at::get_num_threads() / launch.local_size));
+  }
   watch_for_interrupts();
 }
 
@@ -85,7 +102,7 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--log-format", options.log_format, "How log lines look on stderr: text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->option_text("FORMAT");
-  app.add_option("--threads", options.threads, "Computing threads; 0 = one per core")
+  app.add_option("--threads", options.threads, "Computing threads; 0 = one per core, shared with the other ranks on this machine")
       ->check(CLI::Range(0, 4096))
       ->option_text("N");
   app.set_version_flag("--version", "liger " LIGER_VERSION " (LibTorch " TORCH_VERSION ")",

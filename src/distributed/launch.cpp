@@ -1,4 +1,4 @@
-#include "distributed/launch.h"
+#include "liger/distributed/launch.h"
 
 #include <array>
 #include <charconv>

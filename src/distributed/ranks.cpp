@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <future>
 #include <sstream>
 #include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -57,6 +58,17 @@ std::string brief(const std::string& what) {
   return text;
 }
 
+/// Asks the store, which answers never if its machine has gone without a word. False if it did not in time; then the
+/// thread that asks stays behind.
+bool in_time(seconds patience, std::function<void()> ask) {
+  std::packaged_task<void()> task(std::move(ask));
+  std::future<void> done = task.get_future();
+  std::thread(std::move(task)).detach();
+  if (done.wait_for(patience) != std::future_status::ready) return false;
+  done.get();
+  return true;
+}
+
 }  // namespace
 
 struct Ranks::Connection {
@@ -92,37 +104,37 @@ Ranks::~Ranks() { part(seconds(10)); }
 /// Whoever serves the store goes last, or the others would see it go before they are done.
 void Ranks::part(seconds patience) {
   if (!connection_) return;
-  const std::unique_ptr<Connection> connection = std::move(connection_);
-  connection->group.reset();  // those who wait for us see it now
+  const Store store = connection_->store;
+  connection_.reset();  // those who wait for us see it now
+  const auto until = std::chrono::steady_clock::now() + patience;
   try {
-    int64_t parted = connection->store->add(kParted, 1);
-    const auto until = std::chrono::steady_clock::now() + patience;
-    while (first() && parted < size() && std::chrono::steady_clock::now() < until) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      parted = connection->store->add(kParted, 0);
-    }
+    in_time(patience, [store, until, waits = first(), size = size()] {
+      int64_t parted = store->add(kParted, 1);
+      while (waits && parted < size && std::chrono::steady_clock::now() < until) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        parted = store->add(kParted, 0);
+      }
+    });
   } catch (const std::exception&) {
     // The server has gone: there is nobody to wait for.
   }
 }
 
 void Ranks::lost(const std::string& what) const {
+  const auto told = std::make_shared<std::string>();
+  bool known = false;
   try {
-    const Store& store = connection_->store;
-    if (store->check({kFailure})) {
-      const std::vector<uint8_t> told = store->get(kFailure);
-      std::istringstream text(std::string(told.begin(), told.end()));
-      int code = 0;
-      text >> code;
-      text.ignore();
-      throw Error(std::string(std::istreambuf_iterator<char>(text), {}), static_cast<ErrorCode>(code));
-    }
-  } catch (const Error&) {
-    throw;
+    known = in_time(seconds(5), [told, store = connection_->store] {
+      if (!store->check({kFailure})) return;
+      const std::vector<uint8_t> bytes = store->get(kFailure);
+      told->assign(bytes.begin(), bytes.end());
+    });
   } catch (const std::exception&) {
     // The process that served the store is the one that has gone.
   }
-  throw LostRank(cat("rank ", rank(), " of ", size(), " lost another one: ", brief(what)));
+  if (!known || told->empty()) throw LostRank(cat("rank ", rank(), " of ", size(), " lost another one: ", brief(what)));
+  const size_t space = told->find(' ');
+  throw Error(told->substr(space + 1), static_cast<ErrorCode>(std::stoi(told->substr(0, space))));
 }
 
 void Ranks::collective(const char* name, const std::function<void()>& body) const {
@@ -185,7 +197,9 @@ void Ranks::leave_with(const Error& error) {
   if (!connection_) return;
   try {
     const std::string text = cat(static_cast<int>(error.code()), " rank ", rank(), " of ", size(), " stopped: ", error.what());
-    connection_->store->compareSet(kFailure, {}, bytes_of(text));  // the first one is the cause of the others
+    in_time(seconds(5), [store = connection_->store, text] {
+      store->compareSet(kFailure, {}, bytes_of(text));  // the first one is the cause of the others
+    });
   } catch (const std::exception&) {
     // Nobody is there to be told.
   }

@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "distributed/launch.h"
+#include "liger/distributed/launch.h"
 #include "liger/error.h"
 
 namespace liger {

@@ -153,10 +153,10 @@ void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::pat
   std::map<std::string, at::Tensor> tensors;
   for (const auto& [path, linear] : linear_modules(model)) {
     if (!linear->has_lora()) continue;
-    tensors[kPeftPrefix + path + ".lora_A.weight"] = linear->lora_a().to(at::kFloat);
-    tensors[kPeftPrefix + path + ".lora_B.weight"] = linear->lora_b().to(at::kFloat);
+    tensors[kPeftPrefix + path + ".lora_A.weight"] = linear->lora_a();
+    tensors[kPeftPrefix + path + ".lora_B.weight"] = linear->lora_b();
     if (!linear->has_dora()) continue;
-    tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude().to(at::kFloat);
+    tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude();
   }
   save_tensors(dir / "adapter_model.safetensors", tensors);
   write_text_atomic(dir / "adapter_config.json", config.to_peft_json().dump(2) + "\n");

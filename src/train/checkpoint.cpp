@@ -1,9 +1,10 @@
 #include "train/checkpoint.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <torch/version.h>
 
 #include <cmath>
-#include <mutex>
 
 #include "liger/core/checkpoint.h"
 #include "liger/core/dtype.h"
@@ -18,7 +19,6 @@ namespace {
 
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kStateFile = "trainer.json";
-constexpr const char* kGeneratorTensor = "generator.cpu";
 
 /// Files that travel with a model beside its weights.
 bool belongs_to_model(const std::string& name) {
@@ -69,7 +69,7 @@ OrderedJson fixed_settings(const FinetuneOptions& options, const std::string& da
 }
 
 void check_fixed_settings(const Json& then, const OrderedJson& now, const std::string& file) {
-  const Json defaults = fixed_settings({}, "");
+  const Json defaults = fixed_settings(FinetuneOptions(), "");
   for (const auto& item : now.items()) {
     // A run that began before there was such a key had its default.
     const Json was = then.contains(item.key()) ? then[item.key()] : defaults.value(item.key(), Json());
@@ -125,6 +125,43 @@ TrainState from_json(const Settings& file, Metrics::Sizes& metrics) {
   return s;
 }
 
+/// The optimizer's state is cut into the shards of several ranks.
+bool shared(const AdamW& optimizer) { return !optimizer.shards().empty() && optimizer.shards()[0].size() > 1; }
+
+/// A tensor of the optimizer's state as all ranks have it together.
+at::Tensor put_together(const AdamW::StateTensor& tensor, const std::map<std::string, at::Tensor>& own,
+                        const AdamW& optimizer, const Ranks& ranks) {
+  if (!shared(optimizer)) return own.at(tensor.name);
+  const at::Device device = optimizer.parameters()[0].value.device();
+  const at::Tensor whole = at::empty(tensor.shape, at::device(device).dtype(tensor.dtype));
+  for (size_t rank = 0; rank < tensor.shards.size(); ++rank) {
+    const auto [begin, count] = tensor.shards[rank];
+    const at::Tensor part = whole.view(-1).narrow(0, begin, count);
+    if (static_cast<int>(rank) == ranks.rank() && count > 0) part.copy_(own.at(tensor.name).view(-1));
+    ranks.broadcast(part, static_cast<int>(rank));
+  }
+  return whole;
+}
+
+/// The same tensor out of rank 0's file.
+at::Tensor whole_tensor(const AdamW::StateTensor& tensor, const std::map<std::string, at::Tensor>& saved,
+                        const AdamW& optimizer, const Ranks& ranks) {
+  at::Tensor whole;
+  if (ranks.first()) {
+    const auto found = saved.find(tensor.name);
+    LIGER_CHECK(found != saved.end(), "tensor '", tensor.name, "' is missing");
+    whole = found->second;
+    LIGER_CHECK(whole.sizes() == tensor.shape && whole.scalar_type() == tensor.dtype, "tensor '", tensor.name,
+                "': expected ", at::IntArrayRef(tensor.shape), " ", tensor.dtype, ", got ", whole.sizes(), " ",
+                whole.scalar_type());
+  }
+  if (ranks.size() == 1) return whole;
+  const at::Device device = optimizer.parameters()[0].value.device();
+  whole = ranks.first() ? whole.to(device) : at::empty(tensor.shape, at::device(device).dtype(tensor.dtype));
+  ranks.broadcast(whole);
+  return whole;
+}
+
 }  // namespace
 
 void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::path& dir) {
@@ -140,28 +177,87 @@ void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::p
   }
 }
 
-void write_state(const TrainingSetup& setup, const TrainState& state, const AdamW& optimizer,
-                 const Metrics::Sizes& metrics, const fs::path& dir) {
-  std::map<std::string, at::Tensor> tensors = optimizer.state();
-  tensors[kGeneratorTensor] = random_state();
-  save_tensors(dir / kOptimizerFile, tensors);
+void write_state(const TrainingSetup& setup, const TrainState& state, const Metrics::Sizes& metrics, const fs::path& dir) {
   OrderedJson json = to_json(state, metrics);
   json["settings"] = fixed_settings(setup.options, setup.data_sha256);
   write_text_atomic(dir / kStateFile, json.dump(2) + "\n");
 }
 
-TrainState read_state(const fs::path& dir, const TrainingSetup& setup, AdamW& optimizer, Metrics::Sizes& metrics) {
+void write_optimizer(const AdamW& optimizer, const Ranks& ranks, const fs::path& dir) {
+  const at::NoGradGuard no_grad;
+  std::map<std::string, AdamW::StateTensor> tensors;
+  std::vector<TensorInfo> infos;
+  for (AdamW::StateTensor& tensor : optimizer.layout()) {
+    infos.push_back({tensor.name, to_file_dtype(tensor.dtype), tensor.shape, 0, 0});
+    tensors[tensor.name] = std::move(tensor);
+  }
+  const std::map<std::string, at::Tensor> own = optimizer.state();
+  SafetensorsWriter writer(dir / kOptimizerFile, std::move(infos));
+  for (const TensorInfo& info : writer.order()) {
+    if (shared(optimizer)) ranks.broadcast(info.name);
+    const at::Tensor whole = put_together(tensors.at(info.name), own, optimizer, ranks).cpu().contiguous();
+    writer.write({static_cast<const std::byte*>(whole.const_data_ptr()), whole.nbytes()});
+  }
+  if (shared(optimizer)) ranks.broadcast("");
+  writer.finish();
+}
+
+void hand_over_optimizer(const AdamW& optimizer, const Ranks& ranks) {
+  if (!shared(optimizer)) return;
+  const at::NoGradGuard no_grad;
+  std::map<std::string, AdamW::StateTensor> tensors;
+  for (AdamW::StateTensor& tensor : optimizer.layout()) tensors[tensor.name] = std::move(tensor);
+  const std::map<std::string, at::Tensor> own = optimizer.state();
+  while (true) {
+    const std::string name = ranks.broadcast("");
+    if (name.empty()) return;
+    put_together(tensors.at(name), own, optimizer, ranks);
+  }
+}
+
+TrainState read_state(const fs::path& dir, const TrainingSetup& setup, Metrics::Sizes& metrics) {
   const Settings json = read_state_file(dir);
   check_fixed_settings(json.section("settings").to_json(), fixed_settings(setup.options, setup.data_sha256), (dir / kStateFile).string());
-  const TrainState state = from_json(json, metrics);
-  const auto tensors = load_tensors(dir / kOptimizerFile);
-  with_context((dir / kOptimizerFile).string(), [&] {
-    optimizer.restore(tensors, state.step);
-    const auto saved = tensors.find(kGeneratorTensor);
-    LIGER_CHECK(saved != tensors.end(), "tensor '", kGeneratorTensor, "' is missing");
-    set_random_state(saved->second);
-  });
-  return state;
+  return from_json(json, metrics);
+}
+
+void restore_optimizer(const fs::path& dir, AdamW& optimizer, const Ranks& ranks, int64_t steps) {
+  if (steps == 0) return;
+  const at::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> saved, own;
+  if (!dir.empty()) saved = load_tensors(dir / kOptimizerFile);
+  const auto restore = [&] {
+    for (const AdamW::StateTensor& tensor : optimizer.layout()) {
+      const at::Tensor whole = whole_tensor(tensor, saved, optimizer, ranks);
+      const size_t rank = shared(optimizer) ? static_cast<size_t>(ranks.rank()) : 0;
+      const Shard shard = tensor.shards[rank];
+      if (shard.count == whole.numel()) {
+        own[tensor.name] = whole;
+      } else if (shard.count > 0) {
+        own[tensor.name] = whole.view(-1).narrow(0, shard.begin, shard.count).clone();
+      }
+    }
+    optimizer.restore(own, steps);
+  };
+  with_context(dir.empty() ? std::string("rank 0's optimizer") : (dir / kOptimizerFile).string(), restore);
+}
+
+std::string to_text(const TrainState& state) { return to_json(state, {}).dump(); }
+
+TrainState state_from_text(const std::string& text) {
+  Metrics::Sizes none;
+  return from_json(Settings::from_json(parse_json(text, "rank 0's state"), "rank 0's state"), none);
+}
+
+std::string what_ranks_share(const TrainingSetup& setup) {
+  std::string lines = cat("LibTorch ", TORCH_VERSION, "\n");
+  OrderedJson settings = fixed_settings(setup.options, setup.data_sha256);
+  const OrderedJson all = to_json(setup.options);
+  for (const auto& item : all["train"].items()) settings["train." + item.key()] = item.value();
+  for (const auto& item : settings.items()) lines += cat(item.key(), " ", item.value().dump(), "\n");
+  lines += cat(setup.total_steps, " updates\n");
+  for (const NamedParameter& p : setup.trainable()) lines += cat(p.name, " ", p.value.sizes(), " ", p.value.scalar_type(), "\n");
+  return lines;
 }
 
 int64_t saved_step(const fs::path& dir) {
@@ -169,18 +265,6 @@ int64_t saved_step(const fs::path& dir) {
   read_state_file(dir).get("step", step);
   LIGER_CHECK(step >= 0, (dir / kStateFile).string(), ": 'step' is missing");
   return step;
-}
-
-at::Tensor random_state() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  return generator.get_state();
-}
-
-void set_random_state(const at::Tensor& state) {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  generator.set_state(state.clone());
 }
 
 }  // namespace liger

@@ -115,6 +115,12 @@ std::span<const Piece> Dataset::pieces(int64_t sample) const {
   return std::span(pieces_).subspan(begin, ends_[sample] - begin);
 }
 
+int64_t Dataset::tokens(int64_t sample) const {
+  int64_t count = 0;
+  for (const Piece& piece : pieces(sample)) count += piece.end - piece.begin;
+  return count;
+}
+
 int64_t Dataset::targets(int64_t sample) const { return targets_[sample]; }
 
 MicroBatch Dataset::batch(std::span<const int64_t> samples, at::Device device) const {

@@ -37,12 +37,6 @@ std::vector<ShownToken> first_tokens(const TrainingSetup& setup, int64_t sample)
   return tokens;
 }
 
-int64_t sample_tokens(const Dataset& data, int64_t sample) {
-  int64_t count = 0;
-  for (const Piece& piece : data.pieces(sample)) count += piece.end - piece.begin;
-  return count;
-}
-
 /// One micro-batch of the largest shape and an update of it; returns the seconds it took, and adds the moments' size.
 double random_step(const TrainingSetup& setup, int64_t& optimizer_bytes) {
   const auto begin = std::chrono::steady_clock::now();
@@ -106,7 +100,7 @@ std::string to_text(const DryRun& run) {
       << "time: about " << format_duration(run.step_seconds * static_cast<double>(setup.total_steps)) << ", "
       << run.step_seconds << " s an update\n";
   for (int64_t sample = 0; sample < std::min(kSamplesShown, setup.train->size()); ++sample) {
-    const int64_t count = sample_tokens(*setup.train, sample);
+    const int64_t count = setup.train->tokens(sample);
     const auto tokens = first_tokens(setup, sample);
     out << "\nsample " << sample + 1 << " (" << describe_rows(*setup.train, {{sample}}) << "): " << count << " tokens, "
         << setup.train->targets(sample) << " to learn\n  position      id  learned  token\n";

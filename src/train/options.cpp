@@ -127,6 +127,7 @@ void visit(Options& o, Visitor& v) {
     kNotNegative);
   v.choice("on_nonfinite", o.on_nonfinite, std::array{Choice{OnNonfinite::kStop, "stop"}},
            "stop: a NaN or infinity ends the run before the update");
+  v("ddp_timeout", o.ddp_timeout, "of several ranks: seconds to wait for one that says nothing", kCount);
 }
 
 template <typename Options, typename Visitor>

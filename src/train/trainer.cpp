@@ -1,7 +1,9 @@
 #include "liger/train/trainer.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +11,9 @@
 #include <cstdio>
 #include <numeric>
 
+#include "distributed/gradient_buckets.h"
+#include "distributed/ranks.h"
+#include "liger/core/device.h"
 #include "liger/core/dtype.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
@@ -44,6 +49,8 @@ at::ScalarType final_dtype(const TrainingSetup& setup) {
   return asked.empty() ? at::kFloat : scalar_type_from_string(asked);
 }
 
+constexpr const char* kStartAgain = "; to go on, start all ranks again with save.resume auto";
+
 std::string progress_note(const MetricsRow& row) {
   char note[160];
   std::snprintf(note, sizeof note, "update %lld, loss %.4f, lr %.2e, grad norm %.3f, %.0f tokens/s, %.2f GB",
@@ -52,38 +59,116 @@ std::string progress_note(const MetricsRow& row) {
   return note;
 }
 
+/// Seeds what the forward pass of a micro-batch draws from: a function of its place in the run alone, so that it draws
+/// the same after a resumption, and on whatever rank it is computed. The mixing is splitmix64's.
+void seed_micro_batch(int64_t seed, int64_t step, int64_t index) {
+  uint64_t mixed = 0;
+  for (const int64_t part : {seed, step, index}) {
+    mixed = (mixed ^ static_cast<uint64_t>(part)) + 0x9e3779b97f4a7c15;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    mixed ^= mixed >> 31;
+  }
+  at::manual_seed(mixed);
+}
+
+std::unique_ptr<Ranks> join(const Launch& launch, const FinetuneOptions& options) {
+  const int64_t micro_batches = options.train.batch_size / options.train.micro_batch_size;
+  LIGER_CHECK_USAGE(micro_batches >= launch.size, "train.batch_size ", options.train.batch_size, " is ", micro_batches,
+                    " micro-batches of ", options.train.micro_batch_size, ", fewer than the ", launch.size,
+                    " ranks that share an update; lower train.micro_batch_size");
+  return std::make_unique<Ranks>(launch, device_from_string(options.model.device),
+                                 std::chrono::seconds(options.train.ddp_timeout));
+}
+
 }  // namespace
 
-Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunFolder>(options.save)) {
-  setup_ = std::make_unique<TrainingSetup>(TrainingSetup::load_data(options));
-  if (folder_->has_result() && saved_step(folder_->checkpoint()) >= setup_->total_steps) folder_->restart_finished();
-  setup_->load_model(folder_->checkpoint());
-  const TrainOptions& train = options.train;
-  optimizer_ = std::make_unique<AdamW>(setup_->trainable(),
-                                       AdamWOptions{train.beta1, train.beta2, train.eps, train.weight_decay,
-                                                    train.optimizer == OptimizerKind::kAdamW8bit});
-  schedule_ = std::make_unique<Schedule>(train, setup_->total_steps);
-
-  Metrics::Sizes metrics_sizes;
-  if (!folder_->checkpoint().empty()) {
-    state_ = read_state(folder_->checkpoint(), *setup_, *optimizer_, metrics_sizes);
-    schedule_->restore(state_.schedule);
-    log_info(cat("going on from ", folder_->checkpoint().string()));
-  }
-  first_step_ = state_.step;
-  if (folder_->goes_on_here()) saved_at_ = state_.step;
-  order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(train.seed), state_.epoch);
-  folder_->open();
-  setup_->tokens->keep();
-  metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
-  for (const std::string& line : describe(*setup_)) log_info(line);
+Trainer::Trainer(const FinetuneOptions& options) {
+  const Launch launch = read_launch();
+  FinetuneOptions ours = options;
+  // Of the processes on a machine each takes the GPU of its number.
+  if (launch.size > 1 && ours.model.device == "cuda") ours.model.device += cat(":", launch.local_rank);
+  ranks_ = join(launch, ours);
+  ranks_->guard([&] { begin(ours); });
 }
 
 Trainer::~Trainer() = default;
 
+bool Trainer::first() const { return ranks_->first(); }
+
+void Trainer::begin(const FinetuneOptions& options) {
+  std::filesystem::path checkpoint;
+  // The others wait until rank 0 knows that the run can begin, and has put the tokens where they are found.
+  if (!first()) ranks_->broadcast("");
+  if (first()) folder_ = std::make_unique<RunFolder>(options.save);
+  setup_ = std::make_unique<TrainingSetup>(TrainingSetup::load_data(options));
+  if (first()) {
+    if (folder_->has_result() && saved_step(folder_->checkpoint()) >= setup_->total_steps) folder_->restart_finished();
+    checkpoint = folder_->checkpoint();
+  }
+  setup_->load_model(checkpoint);
+
+  const TrainOptions& train = options.train;
+  const bool shared_state = !setup_->lora;
+  optimizer_ = std::make_unique<AdamW>(
+      setup_->trainable(), AdamWOptions{train.beta1, train.beta2, train.eps, train.weight_decay,
+                                        train.optimizer == OptimizerKind::kAdamW8bit,
+                                        shared_state ? ranks_->rank() : 0, shared_state ? ranks_->size() : 1});
+  std::vector<at::Tensor> parameters;
+  for (const NamedParameter& parameter : optimizer_->parameters()) parameters.push_back(parameter.value);
+  gradients_ = std::make_unique<GradientBuckets>(parameters, *ranks_);
+  schedule_ = std::make_unique<Schedule>(train, setup_->total_steps);
+
+  Metrics::Sizes metrics_sizes;
+  if (!checkpoint.empty()) {
+    state_ = read_state(checkpoint, *setup_, metrics_sizes);
+    if (folder_->goes_on_here()) saved_at_ = state_.step;
+    log_info(cat("going on from ", checkpoint.string()));
+  }
+  if (first()) {
+    folder_->open();
+    setup_->tokens->keep();
+    metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
+    ranks_->broadcast("");
+    for (const std::string& line : describe(*setup_)) log_info(line);
+  }
+  if (ranks_->size() > 1) take_over_from_first();
+  const at::NoGradGuard no_grad;
+  for (const at::Tensor& parameter : parameters) ranks_->broadcast(parameter);
+  restore_optimizer(checkpoint, *optimizer_, *ranks_, state_.step);
+  schedule_->restore(state_.schedule);
+  first_step_ = state_.step;
+  order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(train.seed), state_.epoch);
+}
+
+/// All ranks must be set up alike, and begin where rank 0 does.
+void Trainer::take_over_from_first() {
+  if (first()) {
+    log_info(cat(ranks_->size(), " ranks"));
+  } else {
+    setup_->tokens->keep();
+  }
+  ranks_->check_same(what_ranks_share(*setup_));
+  state_ = state_from_text(ranks_->broadcast(to_text(state_)));
+  saved_at_ = std::stoll(ranks_->broadcast(cat(saved_at_)));
+}
+
 FinetuneResult Trainer::run() {
+  try {
+    ranks_->guard([this] { train(); });
+  } catch (const LostRank& e) {
+    // No rank makes an update before all gradients are summed: what rank 0 has is the last update, whole. Where the
+    // optimizer's state is shared out, a part of it is lost.
+    if (!first() || !setup_->lora) throw LostRank(cat(e.what(), kStartAgain));
+    if (saved_at_ != state_.step) save_checkpoint();
+    throw LostRank(cat(e.what(), "; saved in ", folder_->checkpoint_path(state_.step).string(), kStartAgain));
+  }
+  return finish();
+}
+
+void Trainer::train() {
   const int64_t total = setup_->total_steps;
-  progress_ = std::make_unique<Progress>("training", total - first_step_);
+  if (first()) progress_ = std::make_unique<Progress>("training", total - first_step_);
   started_ = now();
   seconds_before_ = state_.seconds;
   while (true) {
@@ -92,25 +177,25 @@ FinetuneResult Trainer::run() {
     if (state_.step == total) break;
     if (!train_step()) stop_by_signal();
   }
-  return finish();
 }
 
 bool Trainer::train_step() {
   const double begin = now();
   const std::span<const int64_t> samples = next_samples();
-  const at::Tensor random_before = random_state();
-  int64_t tokens = 0;
-  optimizer_->zero_grad();
-  const std::optional<double> loss_sum = accumulate(samples, tokens);
-  if (!loss_sum) {
-    set_random_state(random_before);
-    return false;
-  }
+  gradients_->begin();
+  std::optional<double> loss_sum = accumulate(samples);
+  gradients_->finish();
+  if (!sum_over_ranks(loss_sum)) return false;
   const double grad_norm = clip_gradients(samples);
   const double lr = schedule_->lr(state_.step);
   optimizer_->step(lr);
+  share_updates();
 
-  for (const int64_t sample : samples) state_.loss_targets += setup_->train->targets(sample);
+  int64_t tokens = 0;
+  for (const int64_t sample : samples) {
+    state_.loss_targets += setup_->train->targets(sample);
+    tokens += setup_->train->tokens(sample);
+  }
   state_.loss_sum += *loss_sum;
   state_.tokens += tokens;
   advance(static_cast<int64_t>(samples.size()));
@@ -121,6 +206,28 @@ bool Trainer::train_step() {
   step_tokens_ += tokens;
   log_step(lr, grad_norm);
   return true;
+}
+
+/// False if a signal broke off any rank.
+bool Trainer::sum_over_ranks(std::optional<double>& loss_sum) const {
+  if (ranks_->size() == 1) return loss_sum.has_value();
+  const at::Tensor told =
+      at::tensor({loss_sum.value_or(0), loss_sum ? 0.0 : 1.0}, at::kDouble).to(setup_->model->device());
+  ranks_->sum(told);
+  loss_sum = told[0].item<double>();
+  return told[1].item<double>() == 0;
+}
+
+/// Every rank takes over what the others have made of their shards.
+void Trainer::share_updates() const {
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < optimizer_->parameters().size(); ++i) {
+    const std::vector<Shard>& shards = optimizer_->shards()[i];
+    const at::Tensor flat = optimizer_->parameters()[i].value.view(-1);
+    for (size_t rank = 0; rank < shards.size() && shards.size() > 1; ++rank) {
+      ranks_->broadcast(flat.narrow(0, shards[rank].begin, shards[rank].count), static_cast<int>(rank));
+    }
+  }
 }
 
 /// The samples of the next update: fewer than a batch at the end of an epoch.
@@ -138,27 +245,38 @@ void Trainer::advance(int64_t samples) {
   order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(setup_->options.train.seed), state_.epoch);
 }
 
-/// Gradients of the mean loss over the tokens learned in all samples, whatever micro-batches they are read in.
-/// Returns the sum of the losses; nothing if a signal came in between.
-std::optional<double> Trainer::accumulate(std::span<const int64_t> samples, int64_t& tokens) {
+/// Gradients of the mean loss over the tokens learned in all samples, whatever micro-batches they are read in, as far
+/// as the micro-batches are this rank's. Returns the sum of their losses; nothing if a signal came in between.
+std::optional<double> Trainer::accumulate(std::span<const int64_t> samples) {
   const Dataset& data = *setup_->train;
   CausalLM& model = *setup_->model;
   int64_t targets = 0;
   for (const int64_t sample : samples) targets += data.targets(sample);
   model.train();
   double loss_sum = 0;
-  const auto micro = static_cast<size_t>(setup_->options.train.micro_batch_size);
-  for (size_t begin = 0; begin < samples.size(); begin += micro) {
+  const std::vector<Micro> parts = own_micro_batches(samples);
+  for (const auto& [index, part] : parts) {
     if (interrupted()) return {};
-    const auto part = samples.subspan(begin, std::min(micro, samples.size() - begin));
+    if (index == parts.back().index) gradients_->last_backward();
+    seed_micro_batch(setup_->options.train.seed, state_.step, index);
     const MicroBatch batch = data.batch(part, model.device());
     const at::Tensor hidden = model.hidden_states(batch.tokens);
     const at::Tensor loss = linear_cross_entropy(hidden, model.head_weight(), batch.targets);
     loss_sum += checked_loss(hidden, loss, data, part);
     loss.div(static_cast<double>(targets)).backward();
-    tokens += batch.tokens.tokens();
   }
   return loss_sum;
+}
+
+/// They are dealt to the ranks in turn.
+std::vector<Trainer::Micro> Trainer::own_micro_batches(std::span<const int64_t> samples) const {
+  const auto size = static_cast<size_t>(setup_->options.train.micro_batch_size);
+  std::vector<Micro> parts;
+  for (size_t begin = 0, index = 0; begin < samples.size(); begin += size, ++index) {
+    if (static_cast<int>(index % static_cast<size_t>(ranks_->size())) != ranks_->rank()) continue;
+    parts.push_back({static_cast<int64_t>(index), samples.subspan(begin, std::min(size, samples.size() - begin))});
+  }
+  return parts;
 }
 
 double Trainer::checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
@@ -196,16 +314,18 @@ bool Trainer::evaluate() {
   model.eval();
   std::vector<int64_t> all(data.size());
   std::iota(all.begin(), all.end(), 0);
-  const auto micro = static_cast<size_t>(setup_->options.train.micro_batch_size);
-  double sum = 0;
-  for (size_t begin = 0; begin < all.size(); begin += micro) {
-    if (interrupted()) return false;
-    const auto part = std::span<const int64_t>(all).subspan(begin, std::min(micro, all.size() - begin));
+  std::optional<double> sum = 0;
+  for (const auto& [index, part] : own_micro_batches(all)) {
+    if (interrupted()) {
+      sum.reset();
+      break;
+    }
     const MicroBatch batch = data.batch(part, model.device());
     const at::Tensor hidden = model.hidden_states(batch.tokens);
-    sum += checked_loss(hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets), data, part);
+    *sum += checked_loss(hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets), data, part);
   }
-  const double loss = sum / static_cast<double>(data.counts().targets);
+  if (!sum_over_ranks(sum)) return false;
+  const double loss = *sum / static_cast<double>(data.counts().targets);
   state_.evaluated_at = state_.step;
   state_.eval_loss = loss;
   if (state_.step == 0) {
@@ -217,6 +337,7 @@ bool Trainer::evaluate() {
     state_.best_eval_loss = loss;
     state_.best_step = state_.step;
   }
+  if (!first()) return true;
   MetricsRow row = metrics_row();
   row.eval_loss = loss;
   metrics_->add(row);
@@ -249,14 +370,14 @@ void Trainer::log_step(double lr, double grad_norm) {
   if (state_.step % every != 0 && state_.step != setup_->total_steps) return;
   MetricsRow row = metrics_row();
   row.lr = lr;
-  row.loss = state_.loss_sum / static_cast<double>(state_.loss_targets);
+  row.loss = last_loss_ = state_.loss_sum / static_cast<double>(state_.loss_targets);
   row.grad_norm = grad_norm;
   row.tokens_per_second = static_cast<double>(row_tokens_) / row_seconds_;
-  metrics_->add(row);
-  last_loss_ = row.loss;
   state_.loss_sum = 0;
   state_.loss_targets = row_tokens_ = 0;
   row_seconds_ = 0;
+  if (!first()) return;
+  metrics_->add(row);
   progress_->update(state_.step - first_step_, progress_note(row));
 }
 
@@ -267,27 +388,27 @@ bool Trainer::checkpoint_due() const {
 }
 
 void Trainer::save_checkpoint() {
+  saved_at_ = state_.step;
+  if (!first()) return hand_over_optimizer(*optimizer_, *ranks_);
   metrics_->sync();
   state_.seconds = elapsed();
   state_.schedule = schedule_->state();
   AtomicDirectory out(folder_->checkpoint_path(state_.step), /*overwrite=*/true);
   write_weights(*setup_, setup_->model->dtype(), out.path());
-  write_state(*setup_, state_, *optimizer_, metrics_->sizes(), out.path());
+  write_optimizer(*optimizer_, *ranks_, out.path());
+  write_state(*setup_, state_, metrics_->sizes(), out.path());
   out.commit();
-  saved_at_ = state_.step;
   folder_->prune();
 }
 
 void Trainer::stop_by_signal() {
   if (saved_at_ != state_.step) save_checkpoint();
-  fail(ErrorCode::kInterrupted, "stopped by a signal after update ", state_.step, " of ", setup_->total_steps,
-       "; saved in ", folder_->checkpoint_path(state_.step).string(),
+  const std::string where = first() ? cat("; saved in ", folder_->checkpoint_path(state_.step).string()) : "";
+  fail(ErrorCode::kInterrupted, "stopped by a signal after update ", state_.step, " of ", setup_->total_steps, where,
        "; to go on, run the same with save.resume auto");
 }
 
 FinetuneResult Trainer::finish() {
-  progress_->finish();
-  metrics_->sync();
   FinetuneResult result;
   result.steps = state_.step;
   result.tokens = state_.tokens;
@@ -299,6 +420,9 @@ FinetuneResult Trainer::finish() {
   result.seconds = elapsed();
   if (step_tokens_ > 0) result.tokens_per_second = static_cast<double>(step_tokens_) / step_seconds_;
   result.peak_memory_bytes = peak_memory_bytes();
+  if (!first()) return result;
+  progress_->finish();
+  metrics_->sync();
   result.output = folder_->path() / "final";
   AtomicDirectory out(result.output, /*overwrite=*/true);
   write_weights(*setup_, final_dtype(*setup_), out.path());

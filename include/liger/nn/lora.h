@@ -74,7 +74,7 @@ struct Adapter {
 Adapter read_adapter(const std::filesystem::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes);
 
 /// adapter_config.json and adapter_model.safetensors in PEFT's own names ("base_model.model." + path +
-/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; float32) into `dir`, which exists.
+/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; as they are) into `dir`, which exists.
 void save_adapter(const CausalLM& model, const LoraConfig& config, const std::filesystem::path& dir);
 
 /// Adds the adapter of a PEFT folder to the model, and freezes everything else. Throws as read_adapter(). Returns its

@@ -77,6 +77,7 @@ class Dataset {
 
   int64_t size() const { return static_cast<int64_t>(ends_.size()); }
   std::span<const Piece> pieces(int64_t sample) const;
+  int64_t tokens(int64_t sample) const;   ///< tokens read
   int64_t targets(int64_t sample) const;  ///< tokens learned
   const DatasetCounts& counts() const { return counts_; }
   const Corpus& corpus() const { return *corpus_; }

@@ -22,7 +22,19 @@ struct AdamWOptions {
   /// Keeps the moments of parameters of 4096 numbers or more in one byte a number (8-bit Adam, arXiv 2110.02861: blocks
   /// of 256, dynamic quantization). They are widened for an update, which uses them unrounded.
   bool eight_bit = false;
+  /// This process is `rank` of `ranks`, each of which holds the moments of its shard of all numbers and updates no other
+  /// (ZeRO stage 1, arXiv 1910.02054). The gradients are whole everywhere.
+  int rank = 0, ranks = 1;
 };
+
+/// Numbers of one parameter that a rank updates; none if `count` is 0.
+struct Shard {
+  int64_t begin = 0, count = 0;
+};
+
+/// All numbers in the parameters' order, cut into `ranks` runs as equal as can be: within a parameter at multiples of
+/// 256, a block of 8-bit moments. [parameter][rank].
+std::vector<std::vector<Shard>> shards(const std::vector<NamedParameter>& parameters, int ranks);
 
 /// AdamW (arXiv 1711.05101), step t = 1, 2, ...:
 ///   p *= 1 - lr * weight_decay            only for p with two dimensions or more: norms and biases do not decay
@@ -46,25 +58,35 @@ class AdamW {
   std::string first_nonfinite_grad() const;
 
   const std::vector<NamedParameter>& parameters() const { return parameters_; }
+  const std::vector<std::vector<Shard>>& shards() const { return shards_; }
   int64_t steps() const { return steps_; }
 
   /// "exp_avg." and "exp_avg_sq." + name -> moment; of 8-bit moments the bytes, with the largest magnitudes of their
-  /// blocks as "exp_avg.largest." and "exp_avg_sq.largest." + name. The tensors are the optimizer's own.
+  /// blocks as "exp_avg.largest." and "exp_avg_sq.largest." + name. The tensors are the optimizer's own: this rank's
+  /// shards, [n] each unless the rank has all of a parameter.
   std::map<std::string, at::Tensor> state() const;
   /// Takes over the moments of `state` after `steps` updates. Throws Error(kBadInput) if one is missing or misshapen.
   void restore(const std::map<std::string, at::Tensor>& state, int64_t steps);
 
- private:
-  struct Group {  // parameters with one weight decay and one learning rate
-    std::vector<std::string> names;
-    std::vector<at::Tensor> values, exp_avgs, exp_avg_sqs;
-    double weight_decay = 0.0, lr_ratio = 1.0;
+  /// A tensor of the state with those of all ranks put together.
+  struct StateTensor {
+    std::string name;
+    std::vector<int64_t> shape;
+    at::ScalarType dtype;
+    std::vector<Shard> shards;  ///< by rank: its elements
   };
-  struct EightBit;  // a parameter with 8-bit moments
+  std::vector<StateTensor> layout() const;
+
+ private:
+  struct Part;      // this rank's shard of a parameter
+  struct Group;     // parts with one weight decay and one learning rate
+  struct EightBit;  // a part with 8-bit moments
+  bool eight_bit(const at::Tensor& parameter) const;
   void step(Group& group, double lr) const;
   void step(EightBit& parameter, double lr) const;
   std::vector<at::Tensor> grads() const;
   std::vector<NamedParameter> parameters_;
+  std::vector<std::vector<Shard>> shards_;
   std::vector<Group> groups_;
   std::vector<EightBit> eight_bit_;
   AdamWOptions options_;

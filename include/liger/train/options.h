@@ -74,6 +74,7 @@ struct TrainOptions {
   int64_t seed = 0;
   int64_t eval_every = 200;
   OnNonfinite on_nonfinite = OnNonfinite::kStop;
+  int64_t ddp_timeout = 1800;
 };
 
 struct SaveOptions {

@@ -19,9 +19,11 @@
 
 namespace liger {
 
+class GradientBuckets;
 class Metrics;
 struct MetricsRow;
 class Progress;
+class Ranks;
 class RunFolder;
 class TokenCache;
 
@@ -79,6 +81,11 @@ struct FinetuneResult {
 
 /// Fine-tunes a model: one update after the other, with validations, metrics and checkpoints in between.
 /// The same seed gives the same bits at the same number of threads, also over a stop and a resumption.
+///
+/// Started by torchrun, mpirun or srun it is one of several ranks, which read the same samples in the same order as one
+/// alone would: the micro-batches of an update are dealt to them in turn, their gradients are summed, and all make the
+/// same update. Rank 0 writes the run's folder. Training every parameter, each holds a share of the optimizer's state.
+/// A checkpoint fits any number of ranks.
 class Trainer {
  public:
   /// Takes the run's folder for itself, finds the checkpoint to go on from, and loads everything.
@@ -88,18 +95,30 @@ class Trainer {
 
   /// Trains to the end and writes save.dir/final.
   /// Throws Error(kInterrupted) after a good save when a signal has come, and Error(kNonFinite) before an update with
-  /// a loss or a gradient that is not a finite number.
+  /// a loss or a gradient that is not a finite number. When another rank is lost, rank 0 saves if it has all it takes.
   FinetuneResult run();
 
   const TrainingSetup& setup() const { return *setup_; }
+  /// This process is rank 0, whose result is the run's.
+  bool first() const;
 
  private:
+  void begin(const FinetuneOptions& options);
+  void take_over_from_first();
+  void train();
+  bool sum_over_ranks(std::optional<double>& loss_sum) const;
+  void share_updates() const;
   bool evaluation_due() const;
   bool checkpoint_due() const;
   // False if a signal broke it off; then nothing has changed.
   bool evaluate();
   bool train_step();
-  std::optional<double> accumulate(std::span<const int64_t> samples, int64_t& tokens);
+  std::optional<double> accumulate(std::span<const int64_t> samples);
+  struct Micro {
+    int64_t index;  // in its update
+    std::span<const int64_t> samples;
+  };
+  std::vector<Micro> own_micro_batches(std::span<const int64_t> samples) const;
   double checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
                       std::span<const int64_t> samples) const;
   double clip_gradients(std::span<const int64_t> samples);
@@ -112,9 +131,11 @@ class Trainer {
   [[noreturn]] void stop_by_signal();
   FinetuneResult finish();
 
-  std::unique_ptr<RunFolder> folder_;
+  std::unique_ptr<Ranks> ranks_;
+  std::unique_ptr<RunFolder> folder_;  // rank 0's, and so are metrics and progress
   std::unique_ptr<TrainingSetup> setup_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<Schedule> schedule_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Progress> progress_;
