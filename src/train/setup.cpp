@@ -111,6 +111,7 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     load.softmax = !config.liger;
     model = CausalLM::load(all_from_checkpoint ? checkpoint : base, load);
   }
+  model->checkpoint_layers(options.train.activation_checkpointing == ActivationCheckpointing::kFull);
   if (full) {
     for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
     return;
