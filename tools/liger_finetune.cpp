@@ -1,13 +1,11 @@
 // liger-finetune: LoRA or full-parameter training of a model folder, as a YAML file says.
 
-#include <malloc.h>
-
 #include <iomanip>
 #include <iostream>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "liger/core/tensor_memory.h"
 #include "liger/io/settings.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/options.h"
@@ -76,11 +74,7 @@ void finetune(const Options& o, bool json) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Every update asks for the same memory again: given back to the system in between, it would come back page by page,
-  // which is a fifth of the time of a small model's update.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  keep_tensor_memory();  // every update asks for the same again
   CLI::App app("Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
                "means: --help-config.",
                "liger-finetune");
