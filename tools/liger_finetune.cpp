@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "liger/core/tensor_memory.h"
+#include "liger/error.h"
 #include "liger/io/settings.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/options.h"
@@ -19,8 +20,16 @@ using namespace liger;
 struct Options {
   std::string config, model;
   std::vector<std::string> assignments;
-  bool dry_run = false, print_config = false;
+  std::string dry_run;
+  bool print_config = false;
 };
+
+DryRunStep step_of(const std::string& name) {
+  if (name == "auto") return DryRunStep::kIfQuick;
+  if (name == "plan") return DryRunStep::kNever;
+  LIGER_CHECK_USAGE(name == "step", "--dry-run: expected auto, plan or step, got '", name, "'");
+  return DryRunStep::kAlways;
+}
 
 OrderedJson to_json(const FinetuneResult& r) {
   const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
@@ -60,8 +69,8 @@ void finetune(const Options& o, bool json) {
   if (o.print_config) {
     if (json) return tool::print_json(liger::to_json(options));
     std::cout << to_yaml(options);
-  } else if (o.dry_run) {
-    const DryRun run = dry_run(options);
+  } else if (!o.dry_run.empty()) {
+    const DryRun run = dry_run(options, step_of(o.dry_run));
     if (json) return tool::print_json(liger::to_json(run));
     std::cout << to_text(run);
   } else {
@@ -89,8 +98,10 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run", options.dry_run,
-               "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
+  app.add_flag("--dry-run{auto}", options.dry_run,
+               "Check everything, foretell memory and disk, and make one update on random tokens; keep nothing but the "
+               "tokens in data.cache. --dry-run=plan: no update, the model is not loaded; =step: an update in any case; "
+               "otherwise where it takes seconds");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
   app.add_flag_callback(
       "--help-config",
