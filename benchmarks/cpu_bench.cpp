@@ -9,13 +9,12 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
 #include <benchmark/benchmark.h>
-#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cstdlib>
-#include <limits>
 
 #include "cpu/kernels.h"
+#include "liger/core/tensor_memory.h"
 #include "liger/io/process.h"
 #include "liger/recurrence/recurrence.h"
 #include "nn/fused_mix.h"
@@ -118,10 +117,7 @@ void register_structures() {
 
 int main(int argc, char** argv) {
   // Freed memory is kept, for the peers too: otherwise page faults of large outputs take more time than the work.
-  if (std::getenv("LIGER_DEFAULT_MALLOC") == nullptr) {
-    mallopt(M_MMAP_THRESHOLD, 1 << 30);
-    mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  }
+  if (std::getenv("LIGER_DEFAULT_MALLOC") == nullptr) liger::keep_tensor_memory();
   liger::register_structures();
   benchmark::AddCustomContext("kernels", liger::cpu_kernels().name);
   benchmark::AddCustomContext("threads", std::to_string(at::get_num_threads()));

@@ -1,13 +1,12 @@
 // liger-finetune: LoRA or full-parameter training of a model folder, as a YAML file says.
 
-#include <malloc.h>
-
 #include <iomanip>
 #include <iostream>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "liger/core/tensor_memory.h"
+#include "liger/error.h"
 #include "liger/io/settings.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/options.h"
@@ -21,8 +20,16 @@ using namespace liger;
 struct Options {
   std::string config, model;
   std::vector<std::string> assignments;
-  bool dry_run = false, print_config = false;
+  std::string dry_run;
+  bool print_config = false;
 };
+
+DryRunStep step_of(const std::string& name) {
+  if (name == "auto") return DryRunStep::kIfQuick;
+  if (name == "plan") return DryRunStep::kNever;
+  LIGER_CHECK_USAGE(name == "step", "--dry-run: expected auto, plan or step, got '", name, "'");
+  return DryRunStep::kAlways;
+}
 
 OrderedJson to_json(const FinetuneResult& r) {
   const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
@@ -62,8 +69,8 @@ void finetune(const Options& o, bool json) {
   if (o.print_config) {
     if (json) return tool::print_json(liger::to_json(options));
     std::cout << to_yaml(options);
-  } else if (o.dry_run) {
-    const DryRun run = dry_run(options);
+  } else if (!o.dry_run.empty()) {
+    const DryRun run = dry_run(options, step_of(o.dry_run));
     if (json) return tool::print_json(liger::to_json(run));
     std::cout << to_text(run);
   } else {
@@ -78,11 +85,7 @@ void finetune(const Options& o, bool json) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Every update asks for the same memory again: given back to the system in between, it would come back page by page,
-  // which is a fifth of the time of a small model's update.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
-  mallopt(M_TOP_PAD, 64 << 20);
+  keep_tensor_memory();  // every update asks for the same again
   CLI::App app("Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
                "means: --help-config.",
                "liger-finetune");
@@ -97,8 +100,10 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run", options.dry_run,
-               "Load and check everything, make one update on random tokens, keep nothing but the tokens in data.cache");
+  app.add_flag("--dry-run{auto}", options.dry_run,
+               "Check everything, foretell memory and disk, and make one update on random tokens; keep nothing but the "
+               "tokens in data.cache. --dry-run=plan: no update, the model is not loaded; =step: an update in any case; "
+               "otherwise where it takes seconds");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
   app.add_flag_callback(
       "--help-config",

@@ -84,6 +84,8 @@ at::Tensor CausalLM::hidden_states(const Sequences& tokens, DecodingState* state
   return model_->forward(tokens, state);
 }
 
+void CausalLM::checkpoint_layers(bool on) { model_->checkpoint_layers(on); }
+
 at::Tensor CausalLM::logits(const at::Tensor& hidden) { return liger::linear(hidden, head_weight()); }
 
 at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : model_->embedding(); }

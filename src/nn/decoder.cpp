@@ -4,6 +4,7 @@
 #include <ATen/ops/repeat_interleave.h>
 
 #include "liger/error.h"
+#include "nn/checkpointed.h"
 
 namespace liger {
 namespace {
@@ -62,11 +63,21 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
   const at::Tensor frequencies = rope_frequencies(config_.rope, config_.head_dim, device);
   const MixerContext context{tokens, liger::rotation(frequencies, positions), past, seen};
   at::Tensor x = embed_tokens_->forward(tokens.ids());
+  if (checkpoints_ && !state) return norm_->forward(forward_checkpointed(x, context));
   for (size_t i = 0; i < layers_.size(); ++i)
     x = layers_[i]->forward(x, context, state ? &state->layers[i] : nullptr);
   if (state)
     for (int64_t s = 0; s < tokens.count(); ++s) state->seen[s] += tokens.lengths()[s];
   return norm_->forward(x);
+}
+
+at::Tensor Decoder::forward_checkpointed(at::Tensor x, const MixerContext& context) const {
+  const auto shared = std::make_shared<const MixerContext>(context);  // outlives this pass
+  for (const auto& layer : layers_) {
+    const auto run = [layer, shared](const at::Tensor& in) { return layer->forward(in, *shared, nullptr); };
+    x = checkpointed(run, x, layer->parameters());
+  }
+  return x;
 }
 
 }  // namespace liger

@@ -27,13 +27,17 @@ class Decoder : public torch::nn::Module {
  public:
   Decoder(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
+  void checkpoint_layers(bool on) { checkpoints_ = on; }
   const at::Tensor& embedding() const { return embed_tokens_->weight; }
 
  private:
+  at::Tensor forward_checkpointed(at::Tensor x, const MixerContext& context) const;
+
   ModelConfig config_;
   std::shared_ptr<Embedding> embed_tokens_;
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
   std::shared_ptr<RmsNorm> norm_;
+  bool checkpoints_ = false;
 };
 
 }  // namespace liger

@@ -53,7 +53,6 @@ class Mix {
   int64_t D() const { return q.size(2); }
   at::TensorOptions wide() const { return q.options().dtype(wide_type(q)); }
   int64_t start(int64_t s) const { return starts_[s]; }
-  int64_t length(int64_t s) const { return lengths_[s]; }
 
   /// Offset of a head's first value in a tensor of `width` values a token and key/value head.
   int64_t offset(int64_t s, int64_t h, int64_t width) const { return (starts_[s] * kv_heads() + h) * width; }
@@ -102,18 +101,27 @@ class Mix {
   std::vector<int64_t> lengths_, starts_;
 };
 
+// Of all heads of a sequence.
+int64_t kept_states(const MixHead& head, int64_t kv_heads) {
+  return cpu_kernels().mix_checkpoint_scalars(head) * kv_heads;
+}
+int64_t kept_log_sums(const MixHead& head, int64_t kv_heads) {
+  const int64_t chunk = cpu_kernels().chunk;
+  return (head.tokens + chunk - 1) / chunk * chunk * head.group * kv_heads;
+}
+
 // What the backward pass needs: states now and then, and each query's log-sum-exp. Where each sequence's part begins.
 struct Saved {
   at::Tensor checkpoints, lse;
   std::vector<int64_t> checkpoint_starts, lse_starts;
 
-  Saved(const Mix& mix, const CpuKernels& kernels) {
+  explicit Saved(const Mix& mix) {
     int64_t checkpoint = 0, log_sums = 0;
     for (int64_t s = 0; s < mix.sequences(); ++s) {
       checkpoint_starts.push_back(checkpoint);
       lse_starts.push_back(log_sums);
-      checkpoint += kernels.mix_checkpoint_scalars(mix.head(s, 0)) * mix.kv_heads();
-      log_sums += (mix.length(s) + kernels.chunk - 1) / kernels.chunk * kernels.chunk * mix.group() * mix.kv_heads();
+      checkpoint += kept_states(mix.head(s, 0), mix.kv_heads());
+      log_sums += kept_log_sums(mix.head(s, 0), mix.kv_heads());
     }
     checkpoint_starts.push_back(checkpoint);
     lse_starts.push_back(log_sums);
@@ -154,7 +162,7 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
                                const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& first,
                                const Optional& second) {
     const Mix mix(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {}});
-    Saved saved(mix, cpu_kernels());
+    Saved saved(mix);
     saved.allocate(mix);
     std::vector<at::Tensor> states;
     for (const Optional& state : {first, second})
@@ -192,7 +200,7 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
   static variable_list run_backward(const Mix& mix, const at::Tensor& checkpoints, const at::Tensor& lse,
                                     const at::Tensor& grad_o, const std::vector<at::Tensor>& dstates) {
     const CpuKernels& kernels = cpu_kernels();
-    const Saved saved(mix, kernels);
+    const Saved saved(mix);
     const at::Tensor dq = at::empty_like(mix.q), dk = at::empty_like(mix.k), dv = at::empty_like(mix.v);
     mix.run(kernels.mix_backward_scratch, kernels.mix_backward, [&](int64_t s, int64_t h) -> MixBackward {
       const auto block = [&](size_t which) -> void* {
@@ -236,6 +244,17 @@ MixOutputs fused_mix(const MixSettings& settings, const MixInputs& given) {
     o = run_forward(Mix(settings, in), states, nullptr, nullptr);
   }
   return {o.to(given.q.scalar_type()), states};
+}
+
+int64_t fused_mix_kept(const MixSettings& settings, int64_t heads, int64_t kv_heads, int64_t D,
+                       const std::vector<int64_t>& lengths) {
+  int64_t numbers = 0;
+  MixHead head = mix_head(settings, /*h=*/0, kv_heads, heads / kv_heads, D);
+  for (const int64_t length : lengths) {
+    head.tokens = length;
+    numbers += kept_states(head, kv_heads) + kept_log_sums(head, kv_heads);
+  }
+  return numbers;
 }
 
 at::Tensor fused_mix(const MixSettings& settings, const MixInputs& given, const std::vector<int64_t>& past,

@@ -37,6 +37,10 @@ struct MixOutputs {
 /// In compiled code, CPU only, float32 inside (float64 for float64 q); differentiable once, in q, k, v and states.
 MixOutputs fused_mix(const MixSettings& settings, const MixInputs& in);
 
+/// Numbers, float32 (float64 for float64 q), that it keeps for its backward pass beside q, k and v.
+int64_t fused_mix_kept(const MixSettings& settings, int64_t heads, int64_t kv_heads, int64_t D,
+                       const std::vector<int64_t>& lengths);
+
 /// The same as the next part of sequences of which `past` tokens are in `state`; no gradient. `in.states` is not used.
 at::Tensor fused_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,
                      LayerState& state);

@@ -15,10 +15,10 @@ namespace liger {
 
 /// What every layer of one forward pass shares.
 struct MixerContext {
-  const Sequences& tokens;
-  Rotation rotation;                 ///< of all tokens, at their positions in their sequences
-  const std::vector<int64_t>& past;  ///< tokens of each sequence already in the state; zeros without one
-  at::Tensor seen;                   ///< the same, [S] int64 on the device; undefined without a state
+  Sequences tokens;
+  Rotation rotation;          ///< of all tokens, at their positions in their sequences
+  std::vector<int64_t> past;  ///< tokens of each sequence already in the state; zeros without one
+  at::Tensor seen;            ///< the same, [S] int64 on the device; undefined without a state
 };
 
 /// q, k, v and o projections around a way to mix tokens.

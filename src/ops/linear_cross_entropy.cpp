@@ -62,7 +62,7 @@ Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Ten
   const at::ScalarType type = wide_type(hidden);
   const at::Tensor rows = at::nonzero(targets != kIgnoredTarget).squeeze(1);
   const int64_t count = rows.size(0);
-  const int64_t block = std::max(kMinBlockRows, kBlockElements / weight.size(0));
+  const int64_t block = logits_rows(weight.size(0));
   Result result;
   at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble));
   if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
@@ -88,20 +88,29 @@ Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Ten
 struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
                             const at::Tensor& targets, bool hidden_needs_grad, bool weight_needs_grad) {
-    const Result result = compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
-    context->save_for_backward({result.hidden_grad, result.weight_grad});
+    Result result = compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+    context->saved_data["hidden"] = std::move(result.hidden_grad);
+    context->saved_data["weight"] = std::move(result.weight_grad);
     return result.loss;
   }
 
   static variable_list backward(AutogradContext* context, variable_list upstream) {
     LIGER_CHECK(!at::GradMode::is_enabled(), "linear_cross_entropy: its gradient cannot be differentiated again");
-    const variable_list saved = context->get_saved_variables();
-    const auto chained = [&](const at::Tensor& grad) { return grad.defined() ? grad * upstream[0] : grad; };
-    return {chained(saved[0]), chained(saved[1]), {}, {}, {}};
+    LIGER_CHECK(!context->saved_data.empty(), "linear_cross_entropy: its gradients were handed out already");
+    // They are as large as the weight: handed over, not copied.
+    const auto chained = [&](const char* name) {
+      at::Tensor grad = context->saved_data[name].toTensor();
+      return grad.defined() ? grad.mul_(upstream[0]) : grad;
+    };
+    const variable_list out = {chained("hidden"), chained("weight"), {}, {}, {}};
+    context->saved_data.clear();
+    return out;
   }
 };
 
 }  // namespace
+
+int64_t logits_rows(int64_t vocab_size) { return std::max(kMinBlockRows, kBlockElements / vocab_size); }
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
   LIGER_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&

@@ -28,7 +28,7 @@ std::vector<std::string> describe(const TrainingSetup& setup) {
   char share[32];
   std::snprintf(share, sizeof share, "%.3f%%", 100.0 * static_cast<double>(trained) / static_cast<double>(all));
   std::vector<std::string> lines = {cat("training ", trained, " of ", all, " parameters (", share, ")",
-                                        setup.lora ? "" : ", all weights held in float32 or wider"),
+                                        setup.options.lora ? "" : ", all weights held in float32 or wider"),
                                     describe("training data", *setup.train)};
   if (setup.validation) lines.push_back(describe("validation data", *setup.validation));
   lines.push_back(cat(setup.total_steps, " updates, ", setup.steps_per_epoch, " an epoch"));

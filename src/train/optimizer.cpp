@@ -98,6 +98,12 @@ bool AdamW::eight_bit(const at::Tensor& parameter) const {
 
 AdamW::~AdamW() = default;
 
+int64_t AdamW::moment_bytes(int64_t numbers, int64_t size, bool eight_bit) {
+  if (!eight_bit || numbers < kLeastEightBit) return 2 * numbers * size;
+  const int64_t blocks = (numbers + BlockQuantized::kBlock - 1) / BlockQuantized::kBlock;
+  return 2 * (numbers + blocks * static_cast<int64_t>(sizeof(float)));
+}
+
 std::vector<at::Tensor> AdamW::grads() const {
   std::vector<at::Tensor> grads;
   for (const auto& [name, value, ratio] : parameters_) {
@@ -128,7 +134,7 @@ void AdamW::step(Group& group, double lr) const {
 }
 
 void AdamW::step(EightBit& parameter, double lr) const {
-  constexpr int64_t kPiece = int64_t{1} << 22;  // numbers widened at a time
+  constexpr int64_t kPiece = int64_t{1} << 18;  // numbers widened at a time: few enough for the cache
   const double beta1 = options_.beta1, beta2 = options_.beta2, t = static_cast<double>(steps_);
   const double correction1 = 1 - std::pow(beta1, t), correction2 = 1 - std::pow(beta2, t);
   const at::Tensor values = parameter.part.value(), grads = parameter.part.grad();

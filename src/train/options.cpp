@@ -105,6 +105,10 @@ void visit(Options& o, Visitor& v) {
   v("max_steps", o.max_steps, "updates, in place of epochs; null = epochs", kCount);
   v("batch_size", o.batch_size, "chunks (rows if pack is none) of one update", kCount);
   v("micro_batch_size", o.micro_batch_size, "of these at a time in memory; divides batch_size", kCount);
+  v.choice("activation_checkpointing", o.activation_checkpointing,
+           std::array{Choice{ActivationCheckpointing::kNone, "none"}, Choice{ActivationCheckpointing::kFull, "full"}},
+           "none | full: each layer keeps what it reads only, and is run again in the backward pass: much less memory, "
+           "about a third more time, the same result");
   v.choice("optimizer", o.optimizer,
            std::array{Choice{OptimizerKind::kAdamW, "adamw"}, Choice{OptimizerKind::kAdamW8bit, "adamw8bit"}},
            "adamw | adamw8bit: a quarter of its memory, moments in blocks of 256 bytes");

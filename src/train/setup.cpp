@@ -6,6 +6,7 @@
 #include "liger/error.h"
 #include "liger/io/log.h"
 #include "liger/train/trainer.h"
+#include "train/parameter_sizes.h"
 #include "train/token_cache.h"
 
 namespace liger {
@@ -88,15 +89,21 @@ TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
   return setup;
 }
 
+ModelConfig TrainingSetup::model_config() const {
+  ModelConfig config = base_config;
+  config.backend = options.model.backend;
+  config.liger = mixer(options.model, config);
+  if (config.liger) validate(*config.liger, config, "liger");
+  return config;
+}
+
 void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   const bool full = !options.lora;
   std::optional<at::ScalarType> dtype;
   if (options.model.dtype) dtype = scalar_type_from_string(*options.model.dtype);
   if (full && !dtype) dtype = at::kFloat;
   const at::Device device = device_from_string(options.model.device);
-  ModelConfig config = base_config;
-  config.backend = options.model.backend;
-  config.liger = mixer(options.model, config);
+  const ModelConfig config = model_config();
 
   at::manual_seed(static_cast<uint64_t>(options.train.seed));
   const bool all_from_checkpoint = full && !checkpoint.empty();
@@ -111,6 +118,7 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     load.softmax = !config.liger;
     model = CausalLM::load(all_from_checkpoint ? checkpoint : base, load);
   }
+  model->checkpoint_layers(options.train.activation_checkpointing == ActivationCheckpointing::kFull);
   if (full) {
     for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
     return;
@@ -135,12 +143,8 @@ std::vector<NamedParameter> TrainingSetup::trainable() const {
 }
 
 TrainingSetup::Counts TrainingSetup::parameter_counts() const {
-  Counts counts{};
-  for (const at::Tensor& parameter : model->parameters()) {
-    counts.all += parameter.numel();
-    if (parameter.requires_grad()) counts.trained += parameter.numel();
-  }
-  return counts;
+  const ParameterSizes sizes(base_config, options.lora);
+  return {sizes.model() + sizes.adapters(), sizes.trained()};
 }
 
 }  // namespace liger

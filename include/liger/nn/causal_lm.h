@@ -49,6 +49,9 @@ class CausalLM : public torch::nn::Module {
   /// sequences it holds (the same number of sequences in the same order; an empty one starts them) and it is
   /// advanced in place; that needs NoGradGuard or InferenceMode.
   at::Tensor hidden_states(const Sequences& tokens, DecodingState* state = nullptr);
+  /// Whether a forward pass with gradients keeps of each layer what it reads only, and the backward pass runs the layer
+  /// once more (activation checkpointing, arXiv 1604.06174). The gradients are the same to the bit; default: no.
+  void checkpoint_layers(bool on);
   /// [n, hidden_size] -> [n, vocab_size] in the model's dtype. Ask only for the positions you need.
   at::Tensor logits(const at::Tensor& hidden);
   /// The output projection [vocab_size, hidden_size] (the embedding itself if tied).

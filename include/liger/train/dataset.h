@@ -37,6 +37,7 @@ class Corpus {
   int64_t token(int64_t index) const;
   bool learned(int64_t index) const;
   std::string where(int64_t row) const;  ///< "FILE:LINE"
+  int64_t bytes() const { return static_cast<int64_t>(tokens_.size_bytes() + rows_.size_bytes()); }  ///< on disk
 
  private:
   std::filesystem::path file_;

@@ -60,6 +60,8 @@ class AdamW {
   const std::vector<NamedParameter>& parameters() const { return parameters_; }
   const std::vector<std::vector<Shard>>& shards() const { return shards_; }
   int64_t steps() const { return steps_; }
+  /// What both moments of a parameter of `numbers` numbers, `size` bytes each, take.
+  static int64_t moment_bytes(int64_t numbers, int64_t size, bool eight_bit);
 
   /// "exp_avg." and "exp_avg_sq." + name -> moment; of 8-bit moments the bytes, with the largest magnitudes of their
   /// blocks as "exp_avg.largest." and "exp_avg_sq.largest." + name. The tensors are the optimizer's own: this rank's

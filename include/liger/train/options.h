@@ -56,11 +56,13 @@ struct DataOptions {
 enum class OptimizerKind { kAdamW, kAdamW8bit };
 enum class SchedulerKind { kConstant, kCosine, kLinear, kPlateau };
 enum class OnNonfinite { kStop };
+enum class ActivationCheckpointing { kNone, kFull };
 struct TrainOptions {
   int64_t epochs = 2;
   std::optional<int64_t> max_steps;
   int64_t batch_size = 8;
   int64_t micro_batch_size = 1;
+  ActivationCheckpointing activation_checkpointing = ActivationCheckpointing::kNone;
   OptimizerKind optimizer = OptimizerKind::kAdamW;
   double lr = 1e-3;
   double weight_decay = 0.01;

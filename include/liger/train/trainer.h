@@ -42,12 +42,14 @@ struct TrainingSetup {
 
   /// Loads all but the model.
   static TrainingSetup load_data(const FinetuneOptions& options);
+  /// What load_model() builds: the base's config.json with what the options change in it.
+  ModelConfig model_config() const;
   /// With `checkpoint`, the weights that are trained come from that folder. Full-parameter training holds all weights
   /// in float32 (float64 if asked for), whatever they are stored in.
   void load_model(const std::filesystem::path& checkpoint = {});
 
   std::vector<NamedParameter> trainable() const;
-  /// Parameters of the model and, of these, trained ones.
+  /// Parameters, adapters included, and, of these, trained ones; they follow from config.json and the options.
   struct Counts {
     int64_t all, trained;
   };

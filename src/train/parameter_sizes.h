@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "liger/core/model_config.h"
+#include "liger/nn/lora_config.h"
+
+namespace liger {
+
+/// How many numbers a model, its adapters and what is trained of both have, from config.json alone.
+class ParameterSizes {
+ public:
+  /// `lora`: nothing = every parameter is trained. Throws as lora_modules().
+  ParameterSizes(const ModelConfig& config, const std::optional<LoraConfig>& lora);
+
+  int64_t model() const { return model_; }
+  int64_t adapters() const { return adapters_; }
+  int64_t trained() const { return adapted_.empty() ? model_ : adapters_; }
+  const std::vector<int64_t>& trained_tensors() const { return trained_tensors_; }
+  /// By path of the module; none = every parameter is trained.
+  const std::map<std::string, LoraModule>& adapted() const { return adapted_; }
+
+ private:
+  int64_t model_ = 0, adapters_ = 0;
+  std::vector<int64_t> trained_tensors_;
+  std::map<std::string, LoraModule> adapted_;
+};
+
+}  // namespace liger
