@@ -10,7 +10,7 @@
 #include "liger/error.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/trainer.h"
-#include "tfevents_testing.h"
+#include "run_files.h"
 #include "train_test_util.h"
 
 namespace liger {
@@ -35,17 +35,7 @@ class TrainerTest : public testing::Test {
     const fs::path result = folder_ / run / "final";
     return result / (fs::exists(result / "adapter_model.safetensors") ? "adapter_model.safetensors" : "model.safetensors");
   }
-  // Rows of metrics.jsonl without what depends on the clock.
-  std::vector<Json> metrics(const std::string& run) const {
-    std::vector<Json> rows;
-    std::istringstream lines(slurp(folder_ / run / "metrics.jsonl"));
-    for (std::string line; std::getline(lines, line);) {
-      Json row = parse_json(line, "metrics.jsonl");
-      for (const char* key : {"elapsed_time", "remaining_time", "tokens_per_second", "peak_memory_gb", "time"}) row.erase(key);
-      rows.push_back(row);
-    }
-    return rows;
-  }
+  std::vector<Json> metrics(const std::string& run) const { return test::metrics_without_clock(folder_ / run); }
   // With a manifest that fits.
   void edit_state(const fs::path& checkpoint, const std::function<void(Json&)>& edit) const {
     Json state = read_json(checkpoint / "trainer.json");
@@ -61,23 +51,8 @@ class TrainerTest : public testing::Test {
     again.commit();
     fs::remove_all(copy);
   }
-  fs::path event_file(const std::string& run) const {
-    std::vector<fs::path> found;
-    for (const auto& entry : fs::directory_iterator(folder_ / run)) {
-      if (entry.path().filename().string().starts_with("events.out.tfevents.")) found.push_back(entry.path());
-    }
-    EXPECT_EQ(found.size(), 1u) << "two files are two curves";
-    return found.at(0);
-  }
-  // What TensorBoard draws, by tag, without what depends on the clock.
-  std::map<std::string, std::vector<std::pair<int64_t, float>>> curves(const std::string& run) const {
-    std::map<std::string, std::vector<std::pair<int64_t, float>>> points;
-    for (const test::TfEvent& event : test::read_tfevents(slurp(event_file(run)))) {
-      for (const auto& [tag, value] : event.scalars) points[tag].push_back({event.step, value});
-    }
-    EXPECT_EQ(points.erase("perf/tokens_per_second"), 1u);
-    return points;
-  }
+  fs::path event_file(const std::string& run) const { return test::event_file(folder_ / run); }
+  test::Curves curves(const std::string& run) const { return test::curves_without_clock(folder_ / run); }
   static at::Tensor logits(const fs::path& model, const fs::path& adapter) {
     const at::NoGradGuard no_grad;
     LoadOptions options;
@@ -145,7 +120,7 @@ TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
 
 TEST_F(TrainerTest, TensorBoardDrawsWhatTheMetricsSay) {
   train("run");
-  std::map<std::string, std::vector<std::pair<int64_t, float>>> expected;
+  test::Curves expected;
   for (const Json& row : metrics("run")) {
     const auto add = [&](const char* tag, const char* key) {
       if (row[key].is_number()) expected[tag].push_back({row["current_steps"], row[key].get<float>()});

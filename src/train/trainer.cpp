@@ -253,7 +253,7 @@ void Trainer::log_step(double lr, double grad_norm) {
   row.grad_norm = grad_norm;
   row.tokens_per_second = static_cast<double>(row_tokens_) / row_seconds_;
   metrics_->add(row);
-  last_loss_ = row.loss;
+  state_.last_loss = row.loss;
   state_.loss_sum = 0;
   state_.loss_targets = row_tokens_ = 0;
   row_seconds_ = 0;
@@ -291,7 +291,7 @@ FinetuneResult Trainer::finish() {
   FinetuneResult result;
   result.steps = state_.step;
   result.tokens = state_.tokens;
-  result.loss = last_loss_;
+  result.loss = state_.last_loss;
   result.first_eval_loss = state_.first_eval_loss;
   result.eval_loss = state_.eval_loss;
   result.best_eval_loss = state_.best_eval_loss;
