@@ -26,6 +26,8 @@ struct CommandOptions {
   std::function<void(pid_t)> on_start = {};
   /// Called with all of stderr so far whenever some arrives; the process id is for kill().
   std::function<void(pid_t, const std::string&)> on_stderr = {};
+  /// Called about every millisecond while it runs.
+  std::function<void(pid_t)> on_tick = {};
 };
 
 struct CommandResult {
@@ -89,7 +91,8 @@ inline CommandResult run_command(const std::vector<std::string>& command, const 
   CommandResult result;
   pollfd from[2] = {{out.read, POLLIN, 0}, {err.read, POLLIN, 0}};
   while (from[0].fd >= 0 || from[1].fd >= 0) {
-    poll(from, 2, -1);
+    poll(from, 2, options.on_tick ? 1 : -1);
+    if (options.on_tick) options.on_tick(child);
     if (from[0].revents != 0) detail::drain(from[0], result.out);
     if (from[1].revents != 0 && detail::drain(from[1], result.err) && options.on_stderr) {
       options.on_stderr(child, result.err);

@@ -182,6 +182,20 @@ TEST(AtomicDirectory, RemovesStaleFoldersOfItsOwnNameOnly) {
   EXPECT_EQ(dir.list(), (Names{".out.tmp-", ".out.tmp-x", ".out2.tmp-1", "out", "out.tmp-1"}));
 }
 
+TEST(AtomicDirectory, RecoversAllOfAFolder) {
+  TempDir dir;
+  for (const char* name : {".a.tmp-12", ".b.old-3", ".c.tmp-7", ".tmp-9", "d.tmp-4", ".e.tmp-", ".f.tmp-1x"}) {
+    fs::create_directory(dir / name);
+    put(dir / name / "text", name);
+  }
+  put(dir / ".g.lock", "123");
+  AtomicDirectory living(dir / "c");
+  detail::recover_all(dir.path());
+  Names expected = {".c.lock", cat(".c.tmp-", ::getpid()), ".e.tmp-", ".f.tmp-1x", ".tmp-9", "b", "d.tmp-4"};
+  EXPECT_EQ(dir.list(), expected);
+  EXPECT_EQ(get(dir / "b" / "text"), ".b.old-3") << "nothing had taken its place";
+}
+
 TEST(AtomicDirectory, SwapsInTwoStepsWhereItMust) {
   TempDir dir;
   make(dir / "out", "one");

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cctype>
 #include <optional>
+#include <regex>
+#include <set>
 
 #include "liger/error.h"
 #include "liger/io/files.h"
@@ -31,6 +33,13 @@ std::vector<fs::path> numbered_siblings(const fs::path& folder, const std::strin
   }
   std::sort(found.begin(), found.end());
   return found;
+}
+
+/// NAME of ".NAME.lock", ".NAME.tmp-DIGITS" and ".NAME.old-DIGITS"; empty for other names.
+std::string name_of_leftover(const std::string& hidden) {
+  static const std::regex leftover(R"(\.(.+)\.(lock|(tmp|old)-[0-9]+))");
+  std::smatch parts;
+  return std::regex_match(hidden, parts, leftover) ? parts[1].str() : "";
 }
 
 }  // namespace
@@ -58,6 +67,22 @@ void recover_swap(const fs::path& folder) {
     }
   }
   for (const fs::path& stale : numbered_siblings(folder, ".tmp-")) fs::remove_all(stale, error);
+}
+
+void recover_all(const fs::path& parent) {
+  std::set<std::string> names;
+  for (const fs::directory_entry& entry : fs::directory_iterator(parent)) {
+    const std::string name = name_of_leftover(entry.path().filename().string());
+    if (!name.empty()) names.insert(name);
+  }
+  for (const std::string& name : names) {
+    try {
+      const FolderLock lock(parent / name);  // its file goes with it
+      recover_swap(parent / name);
+    } catch (const Error& e) {
+      if (e.code() != ErrorCode::kLocked) throw;  // its writer lives
+    }
+  }
 }
 
 }  // namespace detail

@@ -43,6 +43,8 @@ std::filesystem::path swap_folders(const std::filesystem::path& from, const std:
                                    bool exchange = true);
 /// Under the lock: brings back a folder that a killed swap_folders had set aside, and removes what killed writers left.
 void recover_swap(const std::filesystem::path& folder);
+/// The same for every folder in `parent` of which a killed writer left something; those being written are left alone.
+void recover_all(const std::filesystem::path& parent);
 
 /// Hidden sibling `.NAMEsuffix`.
 std::filesystem::path sibling(const std::filesystem::path& folder, const std::string& suffix);

@@ -88,6 +88,7 @@ OrderedJson to_json(const TrainState& s, const Metrics::Sizes& metrics) {
   out["seconds"] = s.seconds;
   out["loss_sum"] = s.loss_sum;
   out["loss_targets"] = s.loss_targets;
+  out["last_loss"] = number(s.last_loss);
   out["evaluated_at"] = s.evaluated_at;
   out["first_eval_loss"] = number(s.first_eval_loss);
   out["eval_loss"] = number(s.eval_loss);
@@ -109,6 +110,7 @@ TrainState from_json(const Settings& file, Metrics::Sizes& metrics) {
   file.get("seconds", s.seconds);
   file.get("loss_sum", s.loss_sum);
   file.get("loss_targets", s.loss_targets);
+  file.get("last_loss", s.last_loss);
   file.get("evaluated_at", s.evaluated_at);
   file.get("first_eval_loss", s.first_eval_loss);
   file.get("eval_loss", s.eval_loss);

@@ -95,6 +95,7 @@ void RunFolder::restart_finished() {
 
 void RunFolder::open() {
   parents_.keep();
+  if (fs::exists(dir_)) detail::with_file_errors([&] { detail::recover_all(dir_); });
   for (const fs::path& path : in_the_way()) fs::remove_all(path);
   fs::create_directories(dir_);
 }

@@ -127,6 +127,7 @@ void TokenCache::keep() {
   if (shared_) return;
   for (auto& [folder, used] : used_) commit(used);
   detail::with_file_errors([&] {
+    detail::recover_all(dir_);
     for (const auto& entry : fs::directory_iterator(dir_)) {
       const bool hidden = entry.path().filename().string().starts_with(".");  // somebody's dry run is making it
       if (entry.is_directory() && !hidden && !used_.contains(entry.path())) fs::remove_all(entry.path());

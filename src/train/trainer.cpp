@@ -370,7 +370,7 @@ void Trainer::log_step(double lr, double grad_norm) {
   if (state_.step % every != 0 && state_.step != setup_->total_steps) return;
   MetricsRow row = metrics_row();
   row.lr = lr;
-  row.loss = last_loss_ = state_.loss_sum / static_cast<double>(state_.loss_targets);
+  row.loss = state_.last_loss = state_.loss_sum / static_cast<double>(state_.loss_targets);
   row.grad_norm = grad_norm;
   row.tokens_per_second = static_cast<double>(row_tokens_) / row_seconds_;
   state_.loss_sum = 0;
@@ -412,7 +412,7 @@ FinetuneResult Trainer::finish() {
   FinetuneResult result;
   result.steps = state_.step;
   result.tokens = state_.tokens;
-  result.loss = last_loss_;
+  result.loss = state_.last_loss;
   result.first_eval_loss = state_.first_eval_loss;
   result.eval_loss = state_.eval_loss;
   result.best_eval_loss = state_.best_eval_loss;

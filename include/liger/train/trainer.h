@@ -65,6 +65,7 @@ struct TrainState {
   double seconds = 0;          ///< spent training
   double loss_sum = 0;         ///< of the tokens learned since the last row of the metrics
   int64_t loss_targets = 0;
+  std::optional<double> last_loss;  ///< of the last row of the metrics
   int64_t evaluated_at = -1;   ///< updates done at the last validation
   std::optional<double> first_eval_loss, eval_loss, best_eval_loss;
   int64_t best_step = 0;
@@ -150,7 +151,6 @@ class Trainer {
   double step_seconds_ = 0;     // of all updates of this process
   int64_t step_tokens_ = 0;
   int64_t saved_at_ = -1;
-  std::optional<double> last_loss_;
 };
 
 }  // namespace liger
