@@ -193,7 +193,7 @@ TEST_F(KilledRun, AfterTheLastUpdateOnlyTheResultIsWrittenAgain) {
   for (const int delay : {0, 4'000, 12'000}) {
     const std::string run = cat("killed-", delay);
     ASSERT_TRUE(kill_at(run, {Moment::Kind::kLastSave, 3, delay})) << delay;
-    if (!fs::exists(folder_ / run / "final")) go_on(run);  // a fast machine has finished within the delay
+    if (!fs::exists(run_folder(run) / "final")) go_on(run);  // a fast machine has finished within the delay
     expect_same("straight", run, steps);
   }
 }
