@@ -190,12 +190,15 @@ TEST_F(KilledRun, FullTrainingWithEightBitMomentsToo) {
 TEST_F(KilledRun, AfterTheLastUpdateOnlyTheResultIsWrittenAgain) {
   configure("train: {max_steps: 3, batch_size: 4, scheduler: cosine}\nsave: {every: 1}\n");
   const int64_t steps = straight();
+  int kills = 0;
   for (const int delay : {0, 4'000, 12'000}) {
     const std::string run = cat("killed-", delay);
-    ASSERT_TRUE(kill_at(run, {Moment::Kind::kLastSave, 3, delay})) << delay;
-    if (!fs::exists(run_folder(run) / "final")) go_on(run);  // a fast machine has finished within the delay
+    // A fast machine may have finished within the delay.
+    if (kill_at(run, {Moment::Kind::kLastSave, 3, delay})) ++kills;
+    if (!fs::exists(run_folder(run) / "final")) go_on(run);
     expect_same("straight", run, steps);
   }
+  EXPECT_GT(kills, 0);
 }
 
 /// A signal asks for a save out of turn; whoever sent it does not wait. No later save is one of that update.
