@@ -36,6 +36,7 @@ struct Case {
   bool liger = true, full = false, checkpoints = false;
   at::ScalarType dtype = at::kFloat;
   LoraOptions lora = {};
+  int64_t vocab = 1000, length = 384;
 };
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
@@ -73,8 +74,9 @@ class Memory : public testing::TestWithParam<Case> {};
 
 TEST_P(Memory, OfTensorsIsAsForetold) {
   const Case& c = GetParam();
-  const ModelConfig config = config_of(c.liger);
-  const UpdateShape shape{.rows = 2, .length = 384};
+  ModelConfig config = config_of(c.liger);
+  config.vocab_size = c.vocab;
+  const UpdateShape shape{.rows = 2, .length = c.length};
   const MemoryEstimate expected = estimate_memory(config, options_of(c), shape, /*process=*/0);
   const auto model = model_of(config, c);
   const at::Tensor ids = at::randint(config.vocab_size, {shape.rows, shape.length}, at::kLong);
@@ -116,7 +118,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{.name = "checkpoints", .checkpoints = true},
                     Case{.name = "checkpoints_layer_2", .checkpoints = true, .lora = lora_of(kQkv, 0, false, {2})},
                     Case{.name = "full", .full = true}, Case{.name = "full_softmax", .liger = false, .full = true},
-                    Case{.name = "full_checkpoints", .full = true, .checkpoints = true}),
+                    Case{.name = "full_checkpoints", .full = true, .checkpoints = true},
+                    Case{.name = "full_large_vocabulary", .full = true, .vocab = 30000, .length = 16}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(ParameterSizes, AreTheModels) {

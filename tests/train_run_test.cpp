@@ -188,6 +188,15 @@ TEST_F(TrainerTest, FullTrainingResumesToo) {
   EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights("resumed")));
 }
 
+TEST_F(TrainerTest, ActivationCheckpointingMayBeTurnedOnWhenARunGoesOn) {
+  std::vector<std::string> settings = {"lora.dropout=0.1", "save.keep=9"};
+  train("straight", settings);
+  settings.push_back("save.resume=" + (folder_ / "straight" / "ckpt-3").string());
+  settings.push_back("train.activation_checkpointing=full");
+  train("resumed", settings);
+  EXPECT_EQ(slurp(final_weights("straight")), slurp(final_weights("resumed")));
+}
+
 TEST_F(TrainerTest, BrokenCheckpointIsSkipped) {
   const std::vector<std::string> settings = {"save.keep=9"};
   train("straight", settings);
@@ -339,6 +348,9 @@ TEST_F(TrainerTest, DryRunWritesNothing) {
   const DryRun run = dry_run(read_options(tiny_run(folder_.path())));
   EXPECT_FALSE(fs::exists(folder_ / "run"));
   EXPECT_EQ(run.setup.total_steps, 8);
+  ASSERT_TRUE(run.step && run.memory);
+  EXPECT_GT(run.step->peak_memory_bytes, 0);
+  EXPECT_FALSE(dry_run(read_options(tiny_run(folder_.path())), DryRunStep::kNever).step);
   EXPECT_EQ(run.setup.parameter_counts().trained, 2 * 4 * ((32 + 32) + 2 * (32 + 16)));
   const std::string text = to_text(run);
   EXPECT_NE(text.find("8 updates"), std::string::npos) << text;

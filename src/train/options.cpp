@@ -108,7 +108,7 @@ void visit(Options& o, Visitor& v) {
   v.choice("activation_checkpointing", o.activation_checkpointing,
            std::array{Choice{ActivationCheckpointing::kNone, "none"}, Choice{ActivationCheckpointing::kFull, "full"}},
            "none | full: each layer keeps what it reads only, and is run again in the backward pass: much less memory, "
-           "about a third more time, the same result");
+           "a third to a half more time, the same result");
   v.choice("optimizer", o.optimizer,
            std::array{Choice{OptimizerKind::kAdamW, "adamw"}, Choice{OptimizerKind::kAdamW8bit, "adamw8bit"}},
            "adamw | adamw8bit: a quarter of its memory, moments in blocks of 256 bytes");
