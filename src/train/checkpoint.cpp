@@ -11,6 +11,7 @@
 #include "liger/io/files.h"
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
+#include "liger/nn/adapter_base.h"
 
 namespace liger {
 namespace fs = std::filesystem;
@@ -132,6 +133,7 @@ TrainState from_json(const Settings& file, Metrics::Sizes& metrics) {
 void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::path& dir) {
   if (setup.lora) {
     save_adapter(*setup.model, *setup.lora, dir);
+    write_text_atomic(dir / kAdapterBaseFile, setup.adapter_base.dump(2) + "\n");
     return;
   }
   setup.model->save_weights(dir / "model.safetensors", dtype);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "liger/io/json.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
@@ -35,6 +36,7 @@ struct TrainingSetup {
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
   std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
+  OrderedJson adapter_base;        ///< with lora: see liger/nn/adapter_base.h
   std::string data_sha256;         ///< of the training file
   int64_t steps_per_epoch = 0, total_steps = 0;
 
