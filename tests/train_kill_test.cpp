@@ -112,7 +112,7 @@ class KilledRun : public testing::Test {
     for (const fs::path& file : files_below(a)) {
       const std::string name = file.filename().string();
       const bool weights = name.ends_with(".safetensors") || name.ends_with(".bin");
-      if (weights || name.starts_with("adapter_")) {
+      if (weights || name.starts_with("adapter_") || name == "samples.jsonl") {
         EXPECT_TRUE(slurp(a / file) == slurp(b / file)) << file;
       } else if (name == "trainer.json") {
         EXPECT_EQ(state(a / file), state(b / file)) << file;
@@ -154,7 +154,8 @@ class KilledRun : public testing::Test {
 TEST_F(KilledRun, LoraEndsAsTheStraightRunDoes) {
   configure("lora: {r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, k_proj, v_proj]}\n"
             "train: {epochs: 2, batch_size: 4, micro_batch_size: 2, lr: 1e-2, scheduler: cosine, warmup_steps: 5, "
-            "eval_every: 5}\nsave: {every: 1, keep: 2}\n");
+            "eval_every: 5}\nsave: {every: 1, keep: 2}\n"
+            "sample: {prompts: [ann has, bob], every: 3, max_new_tokens: 8, temperature: 1}\n");
   const int64_t steps = straight();
   ASSERT_GT(steps, 60);
   // Before there is anything, before the first save, and within it.

@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "liger/core/dtype.h"
+#include "io/text.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
@@ -75,7 +76,7 @@ Trainer::Trainer(const FinetuneOptions& options) : folder_(std::make_unique<RunF
   order_ = epoch_order(setup_->train->size(), static_cast<uint64_t>(train.seed), state_.epoch);
   folder_->open();
   setup_->tokens->keep();
-  metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
+  metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, options.sample.has_value(), metrics_sizes);
   for (const std::string& line : describe(*setup_)) log_info(line);
 }
 
@@ -88,6 +89,7 @@ FinetuneResult Trainer::run() {
   seconds_before_ = state_.seconds;
   while (true) {
     if (evaluation_due() && !evaluate()) stop_by_signal();
+    if (sample_due() && !sample()) stop_by_signal();
     if (checkpoint_due()) save_checkpoint();
     if (state_.step == total) break;
     if (!train_step()) stop_by_signal();
@@ -222,6 +224,30 @@ bool Trainer::evaluate() {
   metrics_->add(row);
   log_info(cat("update ", state_.step, ": validation loss ", loss, ", best ", *state_.best_eval_loss, " at update ",
                state_.best_step));
+  return true;
+}
+
+bool Trainer::sample_due() const {
+  const std::optional<SampleOptions>& sample = setup_->options.sample;
+  if (!sample || state_.sampled_at == state_.step) return false;
+  return state_.step % sample->every == 0 || state_.step == setup_->total_steps;
+}
+
+bool Trainer::sample() {
+  std::vector<TextSample> samples;
+  try {
+    samples = draw_samples(*setup_->model, *setup_->tokenizer, *setup_->options.sample);
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kCancelled) return false;
+    if (e.code() != ErrorCode::kBadInput) throw;
+    fail(ErrorCode::kNonFinite, "update ", state_.step, ": ", e.what());  // the weights make no probabilities any more
+  }
+  metrics_->add(state_.step, samples);
+  state_.sampled_at = state_.step;
+  for (const TextSample& sample : samples) {
+    log_info(cat("update ", state_.step, ": '", detail::printable(sample.prompt, 40), "' goes on '",
+                 detail::printable(sample.text, 120), "'"));
+  }
   return true;
 }
 

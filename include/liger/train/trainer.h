@@ -67,6 +67,7 @@ struct TrainState {
   int64_t evaluated_at = -1;   ///< updates done at the last validation
   std::optional<double> first_eval_loss, eval_loss, best_eval_loss;
   int64_t best_step = 0;
+  int64_t sampled_at = -1;     ///< updates done when texts were last generated
   Schedule::State schedule;
 };
 
@@ -99,8 +100,10 @@ class Trainer {
  private:
   bool evaluation_due() const;
   bool checkpoint_due() const;
+  bool sample_due() const;
   // False if a signal broke it off; then nothing has changed.
   bool evaluate();
+  bool sample();
   bool train_step();
   std::optional<double> accumulate(std::span<const int64_t> samples, int64_t& tokens);
   double checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
