@@ -166,10 +166,14 @@ TEST_F(KilledRun, LoraEndsAsTheStraightRunDoes) {
     moments.push_back({kind, 1 + static_cast<int>(random() % 3), static_cast<int>(random() % 30'000)});
   }
   int in_saves = 0;
+  std::set<std::string> pictures;
   for (const Moment& moment : moments) {
     ASSERT_TRUE(kill_at("killed", moment)) << "the run is too short for 20 kills";
-    in_saves += in_a_save("killed");
+    if (!in_a_save("killed")) continue;
+    ++in_saves;
+    pictures.insert(slurp(run_folder("killed") / "loss.svg"));
   }
+  EXPECT_GE(pictures.size(), 5u) << "it is drawn at each save";
   EXPECT_GE(in_saves, 5);
   go_on("killed");
   expect_same("straight", "killed", steps);

@@ -45,11 +45,11 @@ at::ScalarType final_dtype(const TrainingSetup& setup) {
   return asked.empty() ? at::kFloat : scalar_type_from_string(asked);
 }
 
+/// What matters most first: a narrow terminal cuts the end off.
 std::string progress_note(const MetricsRow& row) {
   char note[160];
-  std::snprintf(note, sizeof note, "update %lld, loss %.4f, lr %.2e, grad norm %.3f, %.0f tokens/s, %.2f GB",
-                static_cast<long long>(row.current_steps), *row.loss, row.lr, *row.grad_norm, *row.tokens_per_second,
-                static_cast<double>(peak_memory_bytes()) / 1e9);
+  std::snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s, %.2f GB, lr %.2e, grad norm %.3f", *row.loss,
+                *row.tokens_per_second, static_cast<double>(peak_memory_bytes()) / 1e9, row.lr, *row.grad_norm);
   return note;
 }
 
@@ -84,7 +84,7 @@ Trainer::~Trainer() = default;
 
 FinetuneResult Trainer::run() {
   const int64_t total = setup_->total_steps;
-  progress_ = std::make_unique<Progress>("training", total - first_step_);
+  progress_ = std::make_unique<Progress>("training", total, 10, first_step_);
   started_ = now();
   seconds_before_ = state_.seconds;
   while (true) {
@@ -283,7 +283,7 @@ void Trainer::log_step(double lr, double grad_norm) {
   state_.loss_sum = 0;
   state_.loss_targets = row_tokens_ = 0;
   row_seconds_ = 0;
-  progress_->update(state_.step - first_step_, progress_note(row));
+  progress_->update(state_.step, progress_note(row));
 }
 
 bool Trainer::checkpoint_due() const {
