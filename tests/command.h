@@ -33,6 +33,8 @@ struct CommandOptions {
 struct CommandResult {
   int exit_code = -1;  ///< 128 + signal if one ended it
   std::string out, err;
+  int64_t peak_memory = 0;  ///< bytes resident, at least those of the process that started it
+  double cpu_seconds = 0;
 };
 
 namespace detail {
@@ -99,8 +101,14 @@ inline CommandResult run_command(const std::vector<std::string>& command, const 
     }
   }
   int status = 0;
-  while (waitpid(child, &status, 0) < 0) {
+  rusage usage{};
+  while (wait4(child, &status, 0, &usage) < 0) {
   }
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  result.peak_memory = usage.ru_maxrss * 1024;
+  result.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }

@@ -24,7 +24,7 @@ const std::map<std::string, std::set<std::string>> kMayInclude = {
     {"recurrence", {"cpu", "core", "io"}},
     {"nn", {"ops", "recurrence", "cpu", "models", "core", "io"}},
     {"convert", {"nn", "models", "core", "io"}},
-    {"train", {"nn", "ops", "models", "distributed", "core", "io"}},
+    {"train", {"generate", "nn", "ops", "models", "distributed", "core", "io"}},
     {"eval", {"nn", "ops", "models", "core", "io"}},
     {"generate", {"nn", "ops", "models", "core", "io"}},
 };

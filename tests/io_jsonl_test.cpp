@@ -104,7 +104,7 @@ TEST(Jsonl, AVeryLongLineIsRefusedInBoundedMemory) {
   TempDir dir;
   put(dir / "a.jsonl", "{}\n");
   std::filesystem::resize_file(dir / "a.jsonl", uint64_t{1} << 40);  // sparse: one line of a terabyte
-  EXPECT_LIGER_ERROR(read_all(dir / "a.jsonl"), ErrorCode::kBadInput, "a.jsonl:2: a line of more than 64 MiB");
+  EXPECT_LIGER_ERROR(read_all(dir / "a.jsonl"), ErrorCode::kBadInput, "a.jsonl:2: a line of more than 32 MiB");
 }
 
 TEST(Jsonl, FilesThatCannotBeRead) {

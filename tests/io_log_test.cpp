@@ -146,6 +146,32 @@ TEST(Progress, DrawsABarOnATerminal) {
   EXPECT_LE(out.find("\033[K", last) - last, 60u) << out;
 }
 
+TEST(Progress, ABarMakesRoomForItsNote) {
+  const std::string note = "loss 1.2345, 5321 tokens/s, 17.90 GB";
+  const auto drawn = [&](unsigned short columns) {
+    const std::string out = terminal_of(columns, [&] {
+      Progress progress("training", 4, 10, 2);
+      ::usleep(120'000);
+      progress.update(3, note + ", lr 1.00e-03");
+    });
+    const size_t begin = out.find("\rtraining") + 1;
+    return out.substr(begin, out.find("\033[K", begin) - begin);
+  };
+  EXPECT_EQ(drawn(80), "training 75% [======  ] 0:00 left  " + note + ", lr 1.0");
+  EXPECT_EQ(drawn(100), "training 75% [=================      ] 0:00 left  " + note + ", lr 1.00e-03");
+  EXPECT_EQ(drawn(40), "training 75% [======  ] 0:00 left  loss");
+}
+
+TEST(Progress, TheTimeLeftIsThatOfTheWorkDoneHere) {
+  const std::string out = stderr_of([] {
+    Progress progress("train", 1000, 0, 990);
+    ::usleep(1'100'000);
+    progress.update(991);
+  });
+  EXPECT_NE(out.find("train: 99% (991/1000), "), std::string::npos) << out;
+  EXPECT_EQ(out.find("0:00 left"), std::string::npos) << "9 updates of more than a second each: " << out;
+}
+
 TEST(Progress, AnUnfinishedBarEndsItsLine) {
   const std::string out = terminal_of(80, [] {
     Progress progress("load", 0, 10);

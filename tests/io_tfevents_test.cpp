@@ -37,15 +37,17 @@ TEST(Tfevents, ARecordByteByByte) {
 TEST(Tfevents, AFileReadsBack) {
   const TaggedScalar first[] = {{"train/loss", 2.25}, {"train/lr", 1e-3}}, second[] = {{"eval/loss", -1e30}};
   const std::string file = tfevents_version_record(10.5) + tfevents_scalars_record(11, 0, first) +
-                           tfevents_scalars_record(12, int64_t{1} << 40, second);
+                           tfevents_scalars_record(12, int64_t{1} << 40, second) +
+                           tfevents_text_record(13, 7, "sample/0", "two\nlines, \u00e9");
   const std::vector<TfEvent> events = read_tfevents(file);
-  ASSERT_EQ(events.size(), 3u);
+  ASSERT_EQ(events.size(), 4u);
   EXPECT_EQ(events[0].version, "brain.Event:2");
   EXPECT_EQ(events[0].wall_time, 10.5);
   EXPECT_EQ(events[1].step, 0);
   EXPECT_EQ(events[1].scalars, (std::map<std::string, float>{{"train/loss", 2.25f}, {"train/lr", 1e-3f}}));
   EXPECT_EQ(events[2].step, int64_t{1} << 40);
   EXPECT_EQ(events[2].scalars, (std::map<std::string, float>{{"eval/loss", -1e30f}}));
+  EXPECT_EQ(events[3].texts, (std::map<std::string, std::string>{{"sample/0", "two\nlines, \u00e9"}}));
 }
 
 TEST(Tfevents, TheReaderOfTheseTestsSeesEveryFlippedBit) {

@@ -17,6 +17,7 @@ struct TfEvent {
   int64_t step = 0;
   std::string version;
   std::map<std::string, float> scalars;
+  std::map<std::string, std::string> texts;
 };
 
 namespace detail {
@@ -66,8 +67,17 @@ class Bytes {
 inline void read_value(Bytes bytes, TfEvent& event) {
   bytes.expect(bytes.varint() == (1 << 3 | 2));
   const std::string tag(bytes.take(bytes.varint()));
-  bytes.expect(bytes.varint() == (2 << 3 | 5));
-  bytes.expect(event.scalars.emplace(tag, bytes.fixed<float>()).second && bytes.empty());
+  const uint64_t key = bytes.varint();
+  if (key == (2 << 3 | 5)) {
+    bytes.expect(event.scalars.emplace(tag, bytes.fixed<float>()).second && bytes.empty());
+    return;
+  }
+  // Metadata {1: {1: "text"}}, then a tensor {1: string, 2: shape {2: {1: 1}}, 8: the text}.
+  bytes.expect(key == (9 << 3 | 2) && bytes.take(bytes.varint()) == "\x0a\x06\x0a\x04text");
+  bytes.expect(bytes.varint() == (8 << 3 | 2));
+  Bytes tensor(bytes.take(bytes.varint()));
+  tensor.expect(tensor.take(8) == "\x08\x07\x12\x04\x12\x02\x08\x01" && tensor.varint() == (8 << 3 | 2));
+  bytes.expect(event.texts.emplace(tag, tensor.take(tensor.varint())).second && tensor.empty() && bytes.empty());
 }
 
 inline TfEvent read_event(Bytes bytes) {

@@ -60,6 +60,15 @@ TEST(FinetuneOptions, WhatIsPrintedReadsTheSame) {
   EXPECT_EQ(to_yaml(read(to_yaml(read(kShortest)))), to_yaml(read(kShortest)));
 }
 
+TEST(FinetuneOptions, NoTextsAreSampledUnlessAskedFor) {
+  EXPECT_FALSE(read(kShortest).sample);
+  EXPECT_FALSE(read(kShortest, {"sample=null"}).sample);
+  const FinetuneOptions o = read(kShortest, {"sample={prompts: [Once, 'a: b'], every: 7}"});
+  EXPECT_EQ(o.sample->prompts, (std::vector<std::string>{"Once", "a: b"}));
+  EXPECT_EQ(o.sample->every, 7);
+  EXPECT_EQ(to_yaml(read(to_yaml(o))), to_yaml(o));
+}
+
 TEST(FinetuneOptions, LoraOfEveryKind) {
   const FinetuneOptions o = read(std::string(kShortest) +
                                  "lora: {targets: '.*\\.(q|o)_proj', exclude: [o_proj], dora: true, plus_ratio: 16,\n"
@@ -104,6 +113,8 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"lora=null", "model.dtype=bf16"}), {"dtype", "float32"});
   expect(error_of(kShortest, {"model.init=random"}), {"init", "lora"});
   expect(error_of(kShortest, {"train.scheduler=cosine", "train.min_lr=1"}), {"min_lr"});
+  expect(error_of(kShortest, {"sample.every=5"}), {"sample.prompts", "at least one text"});
+  expect(error_of(kShortest, {"sample={prompts: [a], every: 0}"}), {"sample.every", "at least 1"});
   expect(error_of("data: {train: d.jsonl}\nsave: {dir: out}\n"), {"path"});
   expect(error_of("model: {path: m}\nsave: {dir: out}\n"), {"train"});
   expect(error_of("model: {path: m}\ndata: {train: d}\n"), {"dir"});
@@ -123,7 +134,7 @@ TEST(FinetuneOptions, TheTableOfKeysIsTheOneInTheRepository) {
 }
 
 TEST(FinetuneOptions, WhatIsNotBuiltYetIsUnknown) {
-  for (const char* key : {"sample.every=5", "train.distributed=true", "lora.pissa=true"}) {
+  for (const char* key : {"train.distributed=true", "lora.pissa=true"}) {
     EXPECT_NE(error_of(kShortest, {key}).find("unknown"), std::string::npos) << key;
   }
 }

@@ -104,7 +104,7 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   expect("number.jsonl", good + good + "{\"text\": 5}\n", {"number.jsonl:3: 'text': expected text, got number"});
   expect("bom.jsonl", "\xef\xbb\xbf" + good, {"bom.jsonl:1:1: ", "byte-order mark"});
   expect("utf8.jsonl", good + "{\"text\": \"\xc3\x28\"}\n", {"utf8.jsonl:2:12: "});
-  expect("long.jsonl", good + std::string(size_t{65} << 20, 'x'), {"long.jsonl:2: a line of more than 64 MiB"});
+  expect("long.jsonl", good + std::string(size_t{65} << 20, 'x'), {"long.jsonl:2: a line of more than 32 MiB"});
   expect("array.json", "[{\"text\": \"a\"},\n{\"text\": null}]", {"array.json:2: 'text': expected text, got null"});
   expect("lines.json", good + good, {"lines.json:2:1: "});
   expect("packed.jsonl.gz", good, {"packed.jsonl.gz:1: the gzip stream is damaged"});
@@ -116,7 +116,7 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   expect("all_over.jsonl", text + text, {"all_over.jsonl:1: ", "2 were dropped"}, {"data.over_length=drop"});
   fs::resize_file(folder_ / "long.jsonl", uint64_t{1} << 32);  // sparse
   expect_failure({"--set", cat("data.val=", (folder_ / "long.jsonl").string())}, 3,
-                 {"long.jsonl:2: a line of more than 64 MiB"});
+                 {"long.jsonl:2: a line of more than 32 MiB"});
   // The tokenizer is not one for conversations, and the configuration says how to go on.
   write_text_atomic(folder_ / "chat.jsonl", R"({"messages": [{"role": "user", "content": "a"}]})");
   expect_failure({"--set", cat("data.train=", (folder_ / "chat.jsonl").string()), "--set", "data.format=chat"}, 2,
@@ -235,7 +235,7 @@ TEST_F(FinetuneTool, SignalBeforeTheFirstAndAfterTheLastUpdateSavesToo) {
 }
 
 TEST_F(FinetuneTool, ShippedConfigurationsAreValid) {
-  for (const char* name : {"lora.yaml", "full.yaml"}) {
+  for (const char* name : {"lora.yaml", "lora_qkvo.yaml", "full.yaml"}) {
     const CommandResult result =
         test::run_tool("liger-finetune", {LIGER_SOURCE "/configs/" + std::string(name), "--model", "m", "--print-config",
                                           "--set", "data.train=d.jsonl", "--set", "save.dir=out"});

@@ -14,24 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// "license: llama3" and the like from the front matter of the base model's own card.
-std::vector<std::string> license_lines(const fs::path& readme) {
-  std::vector<std::string> lines;
-  std::error_code error;
-  constexpr uintmax_t kLargest = 4 << 20;
-  if (!fs::is_regular_file(readme, error) || fs::file_size(readme, error) > kLargest) return lines;
-  std::istringstream text(read_text(readme));
-  std::string line;
-  if (!std::getline(text, line) || !line.starts_with("---")) return lines;
-  while (std::getline(text, line) && !line.starts_with("---")) {
-    const bool printable =
-        std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
-    const bool one_line = line.find(": ") != std::string::npos && line.find_first_of("|>&*{[") == std::string::npos;
-    if (line.starts_with("license") && printable && one_line) lines.push_back(line);
-  }
-  return lines;
-}
-
 // The cache names the content of large files by its sha256, so that it costs nothing to tell.
 std::string known_sha256(const fs::path& file) {
   std::error_code error;
@@ -44,7 +26,7 @@ std::string known_sha256(const fs::path& file) {
 void write_front_matter(std::ostream& out, const CardFacts& facts) {
   out << "---\n";
   if (const std::string base = repository_of_folder(facts.source); !base.empty()) out << "base_model: " << base << "\n";
-  for (const std::string& line : license_lines(facts.source / "README.md")) out << line << "\n";
+  for (const std::string& line : license_lines(facts.source)) out << line << "\n";
   out << "pipeline_tag: text-generation\n";
   if (facts.model.liger) out << "tags:\n- liger\n- linear-attention\n";
   out << "---\n\n";

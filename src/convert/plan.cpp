@@ -17,6 +17,7 @@
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
 #include "liger/models/structure.h"
+#include "liger/nn/adapter_base.h"
 
 namespace liger {
 namespace {
@@ -239,6 +240,10 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     model.liger = plan.options.liger;
     plan.warnings = compatibility_warnings(model, *model.liger);
+  }
+  if (!plan.options.merge.empty()) {
+    const std::string warning = other_base(plan.options.merge, plan.options.model, model.liger);
+    if (!warning.empty()) plan.warnings.push_back(warning);
   }
   add_weights(plan, weights);
   add_companions(plan);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <sstream>
 #include <string_view>
-#include <vector>
 
 #include "liger/error.h"
 #include "liger/io/files.h"
@@ -138,6 +138,24 @@ std::string repository_of_folder(const fs::path& dir) {
   const size_t separator = entry.find("--", kPrefix.size());
   if (snapshots.filename() != "snapshots" || !entry.starts_with(kPrefix) || separator == std::string::npos) return "";
   return entry.substr(kPrefix.size(), separator - kPrefix.size()) + '/' + entry.substr(separator + 2);
+}
+
+std::vector<std::string> license_lines(const fs::path& dir) {
+  const fs::path readme = dir / "README.md";
+  std::vector<std::string> lines;
+  std::error_code error;
+  constexpr uintmax_t kLargest = 4 << 20;
+  if (!fs::is_regular_file(readme, error) || fs::file_size(readme, error) > kLargest) return lines;
+  std::istringstream text(read_text(readme));
+  std::string line;
+  if (!std::getline(text, line) || !line.starts_with("---")) return lines;
+  while (std::getline(text, line) && !line.starts_with("---")) {
+    const bool printable =
+        std::all_of(line.begin(), line.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
+    const bool one_line = line.find(": ") != std::string::npos && line.find_first_of("|>&*{[") == std::string::npos;
+    if (line.starts_with("license") && printable && one_line) lines.push_back(line);
+  }
+  return lines;
 }
 
 std::string model_display_name(const fs::path& dir) {

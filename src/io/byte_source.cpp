@@ -9,7 +9,7 @@ namespace {
 constexpr size_t kPackedPiece = size_t{1} << 16;
 // Text shrinks to a tenth, and rows that repeat each other to a hundredth. What grows a thousandfold is made to fill
 // the reader's memory or time.
-constexpr uint64_t kMaxGrowth = 1000, kAlwaysAllowed = uint64_t{64} << 20;
+constexpr uint64_t kMaxGrowth = 1000, kAlwaysAllowed = uint64_t{16} << 20;
 
 std::unique_ptr<Decoder> decoder_of(const fs::path& file) {
   if (file.extension() == ".gz") return make_gzip_decoder();

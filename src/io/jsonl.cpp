@@ -12,7 +12,7 @@
 namespace liger {
 namespace {
 
-constexpr size_t kMaxLine = size_t{64} << 20, kMaxArray = size_t{1} << 30;
+constexpr size_t kMaxLine = size_t{32} << 20, kMaxArray = size_t{1} << 30;
 constexpr size_t kPiece = size_t{1} << 18;
 
 std::filesystem::path existing(const std::filesystem::path& file) {
@@ -52,9 +52,10 @@ class LineSource {
     buffer_.erase(0, begin_);
     begin_ = 0;
     const size_t kept = buffer_.size();
-    const size_t piece = std::max(kPiece, kept);  // grows with the line, so that a long one is not moved again and again
-    buffer_.resize(kept + piece);
-    const size_t got = bytes_.read(buffer_.data() + kept, piece, line_ + 1);
+    // At once, so that a long line is not moved again and again; what is not reached costs address space only.
+    if (kept >= kPiece) buffer_.reserve(kMaxLine + 2 * kPiece);
+    buffer_.resize(kept + kPiece);
+    const size_t got = bytes_.read(buffer_.data() + kept, kPiece, line_ + 1);
     buffer_.resize(kept + got);
     return got > 0;
   }
@@ -128,7 +129,8 @@ std::optional<J> JsonlReader::Impl::next_line() {
   while (const auto line_text = lines->next()) {
     ++line;
     const std::string source = file.string();
-    LIGER_CHECK(line_text->size() <= kMaxLine, source, ":", line, ": a line of more than 64 MiB");
+    LIGER_CHECK(line_text->size() <= kMaxLine, source, ":", line,
+                ": a line of more than 32 MiB; cut the row into several");
     if (is_blank(*line_text)) continue;
     const std::string_view row = line_text->ends_with('\r') ? line_text->substr(0, line_text->size() - 1) : *line_text;
     detail::JsonText json(row, source, static_cast<size_t>(line));

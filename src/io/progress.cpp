@@ -14,7 +14,7 @@ namespace liger {
 namespace {
 
 constexpr double kRedraw = 0.1;  // seconds
-constexpr int kBarWidth = 24;
+constexpr size_t kWidestBar = 24, kNarrowestBar = 8;
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -52,8 +52,8 @@ std::string cut(const std::string& text, size_t columns) {
 
 }  // namespace
 
-Progress::Progress(std::string title, int64_t total, double seconds)
-    : title_(detail::printable(title)), total_(total), interval_(seconds), start_(now()), last_draw_(start_),
+Progress::Progress(std::string title, int64_t total, double seconds, int64_t first)
+    : title_(detail::printable(title)), total_(total), first_(first), done_(first), interval_(seconds), start_(now()), last_draw_(start_),
       terminal_(is_terminal() && detail::log_format() == LogFormat::kText) {}
 
 Progress::~Progress() {
@@ -78,20 +78,24 @@ void Progress::draw() {
   if (!detail::log_shows(LogLevel::kInfo)) return;
   const double elapsed = last_draw_ - start_;
   const double share = total_ > 0 ? std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0) : 0;
-  const bool known = total_ > 0 && share > 0 && !finished_;
-  const std::string time =
-      known ? clock(elapsed * (1 - share) / share) + " left" : clock(elapsed) + (finished_ ? "" : " so far");
+  const bool known = total_ > 0 && done_ > first_ && !finished_;
+  const double each = known ? elapsed / static_cast<double>(done_ - first_) : 0;
+  const std::string time = known ? clock(each * static_cast<double>(total_ - done_)) + " left"
+                                 : clock(elapsed) + (finished_ ? "" : " so far");
   std::string percent = total_ > 0 ? std::to_string(static_cast<int>(share * 100)) + "%" : "";
   if (!terminal_) {
     const std::string count = total_ > 0 ? cat(percent, " (", done_, "/", total_, ")") : std::to_string(done_);
     return log_info(cat(title_, ": ", count, ", ", time, note_.empty() ? "" : ", ", note_));
   }
   percent.insert(0, 4 - std::min<size_t>(4, percent.size()), ' ');
-  const int filled = static_cast<int>(share * kBarWidth);
-  const std::string bar = total_ > 0 ? cat(percent, " [", std::string(static_cast<size_t>(filled), '='),
-                                           std::string(static_cast<size_t>(kBarWidth - filled), ' '), "]")
-                                     : cat(" ", done_);
-  detail::draw_bar(cut(cat(title_, bar, " ", time, note_.empty() ? "" : "  ", note_), terminal_width() - 1));
+  const std::string rest = cat(" ", time, note_.empty() ? "" : "  ", note_);
+  const size_t columns = terminal_width() - 1, used = title_.size() + percent.size() + rest.size() + 3;
+  const size_t room = columns > used ? columns - used : 0;  // the note needs it more
+  const size_t width = std::clamp(room, kNarrowestBar, kWidestBar);
+  const auto filled = static_cast<size_t>(share * static_cast<double>(width));
+  const std::string bar =
+      total_ > 0 ? cat(percent, " [", std::string(filled, '='), std::string(width - filled, ' '), "]") : cat(" ", done_);
+  detail::draw_bar(cut(title_ + bar + rest, columns));
 }
 
 }  // namespace liger

@@ -55,11 +55,19 @@ std::string float_field(uint32_t field, float value) {
 // Field numbers of Event, Summary and Summary.Value.
 constexpr uint32_t kWallTime = 1, kStep = 2, kFileVersion = 3, kSummary = 5;
 constexpr uint32_t kSummaryValue = 1;
-constexpr uint32_t kTag = 1, kSimpleValue = 2;
+constexpr uint32_t kTag = 1, kSimpleValue = 2, kTensor = 8, kMetadata = 9;
+// Of SummaryMetadata and its PluginData; of TensorProto and its shape, with the number of the type of strings.
+constexpr uint32_t kPluginData = 1, kPluginName = 1;
+constexpr uint32_t kDtype = 1, kTensorShape = 2, kStringValue = 8, kDimension = 2, kDimensionSize = 1;
+constexpr int64_t kStringType = 7;
 
 std::string record(const std::string& event) {
   const std::string length = little_endian(static_cast<uint64_t>(event.size()));
   return length + little_endian(masked_crc32c(length)) + event + little_endian(masked_crc32c(event));
+}
+
+std::string summary_record(double wall_time, int64_t step, const std::string& summary) {
+  return record(double_field(kWallTime, wall_time) + integer_field(kStep, step) + bytes_field(kSummary, summary));
 }
 
 std::string host_name() {
@@ -90,7 +98,16 @@ std::string tfevents_scalars_record(double wall_time, int64_t step, std::span<co
     summary += bytes_field(kSummaryValue, bytes_field(kTag, scalar.tag) +
                                               float_field(kSimpleValue, static_cast<float>(scalar.value)));
   }
-  return record(double_field(kWallTime, wall_time) + integer_field(kStep, step) + bytes_field(kSummary, summary));
+  return summary_record(wall_time, step, summary);
+}
+
+std::string tfevents_text_record(double wall_time, int64_t step, std::string_view tag, std::string_view text) {
+  const std::string metadata = bytes_field(kPluginData, bytes_field(kPluginName, "text"));
+  const std::string shape = bytes_field(kDimension, integer_field(kDimensionSize, 1));
+  const std::string tensor =
+      integer_field(kDtype, kStringType) + bytes_field(kTensorShape, shape) + bytes_field(kStringValue, text);
+  const std::string value = bytes_field(kTag, tag) + bytes_field(kMetadata, metadata) + bytes_field(kTensor, tensor);
+  return summary_record(wall_time, step, bytes_field(kSummaryValue, value));
 }
 
 }  // namespace liger::detail

@@ -27,4 +27,7 @@ struct TaggedScalar {
 /// One point of each curve in `scalars`.
 std::string tfevents_scalars_record(double wall_time, int64_t step, std::span<const TaggedScalar> scalars);
 
+/// A text (UTF-8; TensorBoard takes it for Markdown) under a tag.
+std::string tfevents_text_record(double wall_time, int64_t step, std::string_view tag, std::string_view text);
+
 }  // namespace liger::detail

@@ -6,7 +6,9 @@
 
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
+#include "liger/io/log.h"
 #include "liger/models/check_weights.h"
+#include "liger/nn/adapter_base.h"
 #include "liger/nn/lora.h"
 #include "liger/ops/linear.h"
 #include "nn/decoder.h"
@@ -72,7 +74,11 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
     const auto* entry = files.find(item.key());
     item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype));
   }
-  if (!options.adapter.empty()) load_adapter(*model, options.adapter);
+  if (!options.adapter.empty()) {
+    load_adapter(*model, options.adapter);
+    const std::string warning = other_base(options.adapter, dir, model->config().liger);
+    if (!warning.empty()) log_warning(warning);
+  }
   model->eval();
   return model;
 }

@@ -12,6 +12,7 @@
 #include "liger/io/files.h"
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
+#include "liger/nn/adapter_base.h"
 
 namespace liger {
 namespace fs = std::filesystem;
@@ -94,6 +95,7 @@ OrderedJson to_json(const TrainState& s, const Metrics::Sizes& metrics) {
   out["eval_loss"] = number(s.eval_loss);
   out["best_eval_loss"] = number(s.best_eval_loss);
   out["best_step"] = s.best_step;
+  out["sampled_at"] = s.sampled_at;
   out["plateau"] = {{"factor", s.schedule.factor},
                     {"best", std::isfinite(s.schedule.best) ? OrderedJson(s.schedule.best) : OrderedJson()},
                     {"bad_validations", s.schedule.bad_validations}};
@@ -116,6 +118,7 @@ TrainState from_json(const Settings& file, Metrics::Sizes& metrics) {
   file.get("eval_loss", s.eval_loss);
   file.get("best_eval_loss", s.best_eval_loss);
   file.get("best_step", s.best_step);
+  file.get("sampled_at", s.sampled_at);
   const Settings plateau = file.section("plateau");
   std::optional<double> best;
   plateau.get("factor", s.schedule.factor);
@@ -169,6 +172,7 @@ at::Tensor whole_tensor(const AdamW::StateTensor& tensor, const std::map<std::st
 void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::path& dir) {
   if (setup.lora) {
     save_adapter(*setup.model, *setup.lora, dir);
+    write_text_atomic(dir / kAdapterBaseFile, setup.adapter_base.dump(2) + "\n");
     return;
   }
   setup.model->save_weights(dir / "model.safetensors", dtype);

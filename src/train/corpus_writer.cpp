@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "io/byte_source.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
@@ -49,6 +50,12 @@ void append(AtomicFile& file, const std::vector<T>& values) {
 }
 
 }  // namespace
+
+void check_first_rows(const std::filesystem::path& file, const RowFormat& format) {
+  if (detail::without_compression(file).extension() == ".json") return;  // an array is read whole or not at all
+  JsonlReader reader(file);
+  read_rows(reader, format);
+}
 
 void write_corpus(const std::filesystem::path& folder, const std::filesystem::path& file, const RowFormat& format,
                   const Tokenizer& tokenizer, int64_t vocab_size) {

@@ -23,6 +23,7 @@ namespace {
 
 constexpr const char* kJsonl = "metrics.jsonl";
 constexpr const char* kCsv = "metrics.csv";
+constexpr const char* kSamples = "samples.jsonl";
 
 double unix_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
@@ -138,7 +139,7 @@ class Metrics::File {
   int descriptor_ = -1;
 };
 
-Metrics::Metrics(std::filesystem::path dir, const LogOptions& options, const Sizes& sizes)
+Metrics::Metrics(std::filesystem::path dir, const LogOptions& options, bool samples, const Sizes& sizes)
     : dir_(std::move(dir)), options_(options) {
   const auto open = [&](const std::string& name) {
     const auto found = sizes.find(name);
@@ -149,6 +150,7 @@ Metrics::Metrics(std::filesystem::path dir, const LogOptions& options, const Siz
   if (csv_ && csv_->size() == 0) csv_->append(csv_header());
   if (options_.tensorboard) events_ = open(event_file(dir_, sizes));
   if (events_ && events_->size() == 0) events_->append(detail::tfevents_version_record(unix_time()));
+  if (samples) samples_ = open(kSamples);
   if (jsonl_ && options_.svg) read_curves();
 }
 
@@ -174,16 +176,27 @@ void Metrics::add(const MetricsRow& row) {
   if (row.eval_loss) eval_loss_.push_back({step, *row.eval_loss});
 }
 
+void Metrics::add(int64_t step, const std::vector<TextSample>& samples) {
+  for (size_t i = 0; i < samples.size(); ++i) {
+    const auto& [prompt, text] = samples[i];
+    const OrderedJson row = {{"step", step}, {"prompt", prompt}, {"text", text}};
+    samples_->append(row.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n");
+    if (!events_) continue;
+    events_->append(detail::tfevents_text_record(unix_time(), step, cat("sample/", i), prompt + text));
+  }
+}
+
 void Metrics::sync() {
   if (jsonl_) jsonl_->sync();
   if (csv_) csv_->sync();
   if (events_) events_->sync();
+  if (samples_) samples_->sync();
   if (options_.svg) write_text_atomic(dir_ / "loss.svg", loss_svg(loss_, eval_loss_));
 }
 
 Metrics::Sizes Metrics::sizes() const {
   Sizes sizes;
-  for (const File* file : {jsonl_.get(), csv_.get(), events_.get()}) {
+  for (const File* file : {jsonl_.get(), csv_.get(), events_.get(), samples_.get()}) {
     if (file != nullptr) sizes[file->path().filename().string()] = file->size();
   }
   return sizes;

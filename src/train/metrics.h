@@ -10,6 +10,7 @@
 
 #include "liger/train/options.h"
 #include "train/loss_svg.h"
+#include "train/samples.h"
 
 namespace liger {
 
@@ -28,17 +29,20 @@ struct MetricsRow {
 
 std::string format_duration(double seconds);  ///< "1:07:09"
 
-/// The run's metrics files, which only ever grow: lines, a table, TensorBoard's events; and the picture of the loss.
+/// The run's metrics files, which only ever grow: lines, a table, TensorBoard's events, texts; and the picture of the
+/// loss.
 class Metrics {
  public:
   /// Sizes in bytes of the files a checkpoint belongs to, by name.
   using Sizes = std::map<std::string, int64_t>;
 
-  /// Opens them in `dir`; what they hold beyond `sizes` is cut off: it was written after the checkpoint to go on from.
-  Metrics(std::filesystem::path dir, const LogOptions& options, const Sizes& sizes);
+  /// Opens them in `dir`, with `samples` also samples.jsonl; what they hold beyond `sizes` is cut off: it was written
+  /// after the checkpoint to go on from.
+  Metrics(std::filesystem::path dir, const LogOptions& options, bool samples, const Sizes& sizes);
   ~Metrics();
   /// Throws Error(kIo) naming the file.
   void add(const MetricsRow& row);
+  void add(int64_t step, const std::vector<TextSample>& samples);
   /// Draws loss.svg and makes all that was added durable.
   void sync();
   Sizes sizes() const;
@@ -48,7 +52,7 @@ class Metrics {
   void read_curves();
   std::filesystem::path dir_;
   LogOptions options_;
-  std::unique_ptr<File> jsonl_, csv_, events_;
+  std::unique_ptr<File> jsonl_, csv_, events_, samples_;
   Curve loss_, eval_loss_;
 };
 

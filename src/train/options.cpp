@@ -154,15 +154,25 @@ void visit(Options& o, Visitor& v) {
   v("svg", o.svg, "draw loss.svg at each save");
 }
 
-/// Calls v.section(name, section) for all of them in the order of the file.
+template <typename Options, typename Visitor>
+  requires std::is_same_v<std::remove_const_t<Options>, SampleOptions>
+void visit(Options& o, Visitor& v) {
+  v("prompts", o.prompts, "texts that the model continues, as they are: no template, special tokens count");
+  v("every", o.every, "updates between, beside the first and the last", kCount);
+  v("max_new_tokens", o.max_new_tokens, "of each text, if it does not end before", kCount);
+  v("temperature", o.temperature, "0 = always the most probable token", kNotNegative);
+}
+
+/// Calls v.section(name, section [, what it means if it is null]) for all of them in the order of the file.
 template <typename Options, typename Visitor>
 void visit_sections(Options& o, Visitor& v) {
   v.section("model", o.model);
-  v.section("lora", o.lora);
+  v.section("lora", o.lora, "every parameter is trained");
   v.section("data", o.data);
   v.section("train", o.train);
   v.section("save", o.save);
   v.section("log", o.log);
+  v.section("sample", o.sample, "no text is generated; otherwise samples.jsonl tells what the model writes as it learns");
 }
 
 template <typename T>
@@ -248,11 +258,11 @@ class Reader {
     visit(section, fields);
   }
   template <typename Section>
-  void section(const char* name, std::optional<Section>& section) {
+  void section(const char* name, std::optional<Section>& section, const char*) {
     if (settings_.has(name) && settings_.is_null(name)) {
       settings_.section(name);  // asked for
       section.reset();
-    } else {
+    } else if (settings_.has(name) || section) {
       this->section(name, section.emplace());
     }
   }
@@ -291,9 +301,9 @@ class Writer {
     json_[name] = fields_;
   }
   template <typename Section>
-  void section(const char* name, const std::optional<Section>& section) {
+  void section(const char* name, const std::optional<Section>& section, const char* without) {
     if (section) return this->section(name, *section);
-    yaml_ << "\n" << name << ": null  # every parameter is trained\n";
+    yaml_ << "\n" << name << ": null  # " << without << "\n";
     json_[name] = nullptr;
   }
 
@@ -331,9 +341,9 @@ class Documenter {
     visit(section, *this);
   }
   template <typename Section>
-  void section(const char* name, const std::optional<Section>& section) {
-    this->section(name, *section);
-    out_ << "\n`" << name << ": null` trains every parameter.\n";
+  void section(const char* name, const std::optional<Section>& section, const char* without) {
+    this->section(name, section.value_or(Section()));
+    out_ << "\n`" << name << ": null`" << (section ? "" : ", the default") << ": " << without << ".\n";
   }
 
   template <typename T>
@@ -361,6 +371,7 @@ class Documenter {
   static std::string kind(int64_t) { return "whole number"; }
   static std::string kind(double) { return "number"; }
   static std::string kind(const std::string&) { return "text"; }
+  static std::string kind(const std::vector<std::string>&) { return "list of texts"; }
   static std::string kind(const std::vector<int64_t>&) { return "list of whole numbers"; }
   static std::string kind(const ModuleSelector&) { return "list of texts, or text"; }
   template <typename Number>
@@ -428,6 +439,7 @@ void check_run(const Settings& settings, const FinetuneOptions& o) {
   if (o.train.scheduler != SchedulerKind::kConstant && o.train.min_lr > o.train.lr) {
     train.fail_at("min_lr", cat("expected at most lr ", o.train.lr, ", got ", o.train.min_lr));
   }
+  if (o.sample && o.sample->prompts.empty()) settings.section("sample").fail_at("prompts", "expected at least one text");
   if (o.lora && o.lora->targets.empty()) settings.section("lora").fail_at("targets", "names no layer");
   if (o.lora && !o.lora->layers.empty() && !o.lora->targets.regex.empty()) {
     settings.section("lora").fail_at("layers", "does not go together with a regular expression for targets");

@@ -125,7 +125,7 @@ std::vector<fs::path> RunFolder::in_the_way() const {
     if (!from || found.step > *from) paths.push_back(found.path);
   }
   if (from) return paths;
-  for (const char* name : {"final", "metrics.jsonl", "metrics.csv", "loss.svg"}) {
+  for (const char* name : {"final", "metrics.jsonl", "metrics.csv", "samples.jsonl", "loss.svg"}) {
     if (fs::exists(dir_ / name)) paths.push_back(dir_ / name);
   }
   if (!fs::exists(dir_)) return paths;

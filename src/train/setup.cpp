@@ -5,6 +5,7 @@
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
+#include "liger/nn/adapter_base.h"
 #include "liger/train/trainer.h"
 #include "train/parameter_sizes.h"
 #include "train/token_cache.h"
@@ -124,11 +125,13 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     return;
   }
   const LoraConfig wanted = lora_config(*options.lora, options.model.path);
+  adapter_base = liger::adapter_base(base, config.liger);
   const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
   if (adapter.empty()) {
     lora = add_lora(*model, wanted);
   } else {
     lora = load_adapter(*model, adapter);
+    if (const std::string warning = other_base(adapter, base, config.liger); !warning.empty()) log_warning(warning);
     check_same(*lora, expand_all_linear(wanted, linear_paths(*model)), adapter.string());
     lora->base_model_name_or_path = wanted.base_model_name_or_path;
   }

@@ -75,6 +75,7 @@ OrderedJson TokenCache::key(const std::string& file_sha256) const {
 
 TokenCache::Entry TokenCache::open(const fs::path& file) {
   LIGER_CHECK(fs::exists(file), file.string(), ": no such file");
+  check_first_rows(file, format_);
   const std::string file_sha256 = sha256_file(file);
   const OrderedJson key = this->key(file_sha256);
   const fs::path folder = dir_ / sha256_hex(key.dump()).substr(0, 16);

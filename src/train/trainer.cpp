@@ -15,6 +15,7 @@
 #include "distributed/ranks.h"
 #include "liger/core/device.h"
 #include "liger/core/dtype.h"
+#include "io/text.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
@@ -51,11 +52,11 @@ at::ScalarType final_dtype(const TrainingSetup& setup) {
 
 constexpr const char* kStartAgain = "; to go on, start all ranks again with save.resume auto";
 
+/// What matters most first: a narrow terminal cuts the end off.
 std::string progress_note(const MetricsRow& row) {
   char note[160];
-  std::snprintf(note, sizeof note, "update %lld, loss %.4f, lr %.2e, grad norm %.3f, %.0f tokens/s, %.2f GB",
-                static_cast<long long>(row.current_steps), *row.loss, row.lr, *row.grad_norm, *row.tokens_per_second,
-                static_cast<double>(peak_memory_bytes()) / 1e9);
+  std::snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s, %.2f GB, lr %.2e, grad norm %.3f", *row.loss,
+                *row.tokens_per_second, static_cast<double>(peak_memory_bytes()) / 1e9, row.lr, *row.grad_norm);
   return note;
 }
 
@@ -128,7 +129,7 @@ void Trainer::begin(const FinetuneOptions& options) {
   if (first()) {
     folder_->open();
     setup_->tokens->keep();
-    metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, metrics_sizes);
+    metrics_ = std::make_unique<Metrics>(folder_->path(), options.log, options.sample.has_value(), metrics_sizes);
     ranks_->broadcast("");
     for (const std::string& line : describe(*setup_)) log_info(line);
   }
@@ -168,11 +169,12 @@ FinetuneResult Trainer::run() {
 
 void Trainer::train() {
   const int64_t total = setup_->total_steps;
-  if (first()) progress_ = std::make_unique<Progress>("training", total - first_step_);
+  if (first()) progress_ = std::make_unique<Progress>("training", total, 10, first_step_);
   started_ = now();
   seconds_before_ = state_.seconds;
   while (true) {
     if (evaluation_due() && !evaluate()) stop_by_signal();
+    if (sample_due() && !sample()) stop_by_signal();
     if (checkpoint_due()) save_checkpoint();
     if (state_.step == total) break;
     if (!train_step()) stop_by_signal();
@@ -346,6 +348,38 @@ bool Trainer::evaluate() {
   return true;
 }
 
+bool Trainer::sample_due() const {
+  const std::optional<SampleOptions>& sample = setup_->options.sample;
+  if (!sample || state_.sampled_at == state_.step) return false;
+  return state_.step % sample->every == 0 || state_.step == setup_->total_steps;
+}
+
+/// Rank 0 writes the texts; the others wait for it, and learn whether a signal broke it off.
+bool Trainer::sample() {
+  std::optional<double> done = 0;
+  if (first() && !write_samples()) done.reset();
+  if (!sum_over_ranks(done)) return false;
+  state_.sampled_at = state_.step;
+  return true;
+}
+
+bool Trainer::write_samples() {
+  std::vector<TextSample> samples;
+  try {
+    samples = draw_samples(*setup_->model, *setup_->tokenizer, *setup_->options.sample);
+  } catch (const Error& e) {
+    if (e.code() == ErrorCode::kCancelled) return false;
+    if (e.code() != ErrorCode::kBadInput) throw;
+    fail(ErrorCode::kNonFinite, "update ", state_.step, ": ", e.what());  // the weights make no probabilities any more
+  }
+  metrics_->add(state_.step, samples);
+  for (const TextSample& sample : samples) {
+    log_info(cat("update ", state_.step, ": '", detail::printable(sample.prompt, 40), "' goes on '",
+                 detail::printable(sample.text, 120), "'"));
+  }
+  return true;
+}
+
 /// What every row says; losses and rates are added by who has them.
 MetricsRow Trainer::metrics_row() const {
   MetricsRow row;
@@ -378,7 +412,7 @@ void Trainer::log_step(double lr, double grad_norm) {
   row_seconds_ = 0;
   if (!first()) return;
   metrics_->add(row);
-  progress_->update(state_.step - first_step_, progress_note(row));
+  progress_->update(state_.step, progress_note(row));
 }
 
 bool Trainer::checkpoint_due() const {

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 namespace liger {
 
@@ -13,6 +14,9 @@ std::filesystem::path resolve_model(const std::string& name_or_dir);
 
 /// The Hugging Face repository ("org/name") a folder of the local cache belongs to; "" for any other folder.
 std::string repository_of_folder(const std::filesystem::path& dir);
+
+/// The lines that begin with "license" in the front matter of a model folder's card; none without a card.
+std::vector<std::string> license_lines(const std::filesystem::path& dir);
 
 /// What to call a model: the name in its repository, or its folder's name.
 std::string model_display_name(const std::filesystem::path& dir);

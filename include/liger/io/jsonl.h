@@ -11,7 +11,7 @@ namespace liger {
 
 /// Reads a file of one JSON object per line (or, for a name ending in .json, one array of objects of up to 1 GiB, which
 /// is held in memory). A further .gz or .zst in the name: it is unpacked while it is read.
-/// Blank lines and CRLF are accepted; a byte-order mark, bad UTF-8, a line over 64 MiB, a row that is not an object,
+/// Blank lines and CRLF are accepted; a byte-order mark, bad UTF-8, a line over 32 MiB, a row that is not an object,
 /// and a compressed stream that is damaged, cut short or grows a thousandfold throw Error(kBadInput) "FILE:LINE: ...";
 /// so does a file that is not there.
 class JsonlReader {

@@ -17,10 +17,10 @@ inline void log_info(std::string_view text) { log(LogLevel::kInfo, text); }
 inline void log_warning(std::string_view text) { log(LogLevel::kWarning, text); }
 
 /// Progress of a long piece of work on stderr: a bar with share and time left on a terminal, a plain line every
-/// `seconds` otherwise, nothing under --quiet. `total` 0 = unknown.
+/// `seconds` otherwise, nothing under --quiet. `total` 0 = unknown; `first` was done before, and not in this time.
 class Progress {
  public:
-  Progress(std::string title, int64_t total, double seconds = 10);
+  Progress(std::string title, int64_t total, double seconds = 10, int64_t first = 0);
   ~Progress();
   /// `note` is free text after the bar ("loss 1.234, 5321 tokens/s").
   void update(int64_t done, std::string_view note = {});
@@ -28,7 +28,7 @@ class Progress {
 
  private:
   std::string title_, note_;
-  int64_t total_, done_ = 0;
+  int64_t total_, first_, done_;
   double interval_, start_, last_draw_;
   bool terminal_, finished_ = false;
   void draw();

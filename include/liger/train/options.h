@@ -95,6 +95,13 @@ struct LogOptions {
   bool svg = true;
 };
 
+struct SampleOptions {
+  std::vector<std::string> prompts;
+  int64_t every = 200;
+  int64_t max_new_tokens = 64;
+  double temperature = 0;
+};
+
 struct FinetuneOptions {
   ModelOptions model;
   std::optional<LoraOptions> lora = LoraOptions{};  ///< nothing = every parameter is trained
@@ -102,6 +109,7 @@ struct FinetuneOptions {
   TrainOptions train;
   SaveOptions save;
   LogOptions log;
+  std::optional<SampleOptions> sample;  ///< nothing = no texts
 };
 
 /// Reads a whole configuration. Throws Error(kUsage) with the place of the first key that is unknown, missing, of

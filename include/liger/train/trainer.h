@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "liger/io/json.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
@@ -37,6 +38,7 @@ struct TrainingSetup {
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
   std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
+  OrderedJson adapter_base;        ///< with lora: see liger/nn/adapter_base.h
   std::string data_sha256;         ///< of the training file
   int64_t steps_per_epoch = 0, total_steps = 0;
 
@@ -69,6 +71,7 @@ struct TrainState {
   int64_t evaluated_at = -1;   ///< updates done at the last validation
   std::optional<double> first_eval_loss, eval_loss, best_eval_loss;
   int64_t best_step = 0;
+  int64_t sampled_at = -1;     ///< updates done when texts were last generated
   Schedule::State schedule;
 };
 
@@ -113,8 +116,11 @@ class Trainer {
   void share_updates() const;
   bool evaluation_due() const;
   bool checkpoint_due() const;
+  bool sample_due() const;
   // False if a signal broke it off; then nothing has changed.
   bool evaluate();
+  bool sample();
+  bool write_samples();
   bool train_step();
   std::optional<double> accumulate(std::span<const int64_t> samples);
   struct Micro {
