@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linear.h>
@@ -63,11 +64,13 @@ TEST_P(LinearCrossEntropy, ValueAndGradientsMatchTheDefinition) {
   }
 }
 
-// The last needs several blocks of rows, the last of them not full.
+// The last ones need several blocks of rows, and of the vocabulary, not all of them full.
 INSTANTIATE_TEST_SUITE_P(Shapes, LinearCrossEntropy,
                          testing::Values(Case{37, 13, 29, true, true}, Case{37, 13, 29, true, false},
                                          Case{37, 13, 29, false, true}, Case{37, 13, 29, false, false},
-                                         Case{2, 1, 2, true, true}, Case{421, 3, 33001, true, true}));
+                                         Case{2, 1, 2, true, true}, Case{421, 3, 33001, true, true},
+                                         Case{421, 3, 33001, true, false}, Case{2500, 5, 1025, true, false},
+                                         Case{2500, 5, 3071, false, false}));
 
 TEST(LinearCrossEntropyTest, Bf16SumsInFloat32) {
   const Case c{200, 16, 64, true, true};
@@ -83,6 +86,28 @@ TEST(LinearCrossEntropyTest, Bf16SumsInFloat32) {
   EXPECT_NEAR(loss.item<double>() / expected.item<double>(), 1, 2e-3);
   EXPECT_LT(largest_difference(in.hidden.grad(), wide.hidden.grad()), 2e-2);
   EXPECT_LT(largest_difference(in.weight.grad(), wide.weight.grad()), 2e-2);
+}
+
+// The largest logit is met early, late, or grows from piece to piece; probabilities may be far below what a float holds.
+TEST(LinearCrossEntropyTest, PiecesOfTheVocabularyAreOneSoftmax) {
+  for (const double slope : {-0.04, 0.04, 0.0}) {
+    Inputs in = make_inputs({50, 4, 5000, true, false}, at::kDouble);
+    {
+      const at::NoGradGuard no_grad;
+      in.hidden.select(1, 0).fill_(1);
+      in.weight.select(1, 0).copy_(at::arange(5000, at::kDouble) * slope + 30);
+    }
+    Inputs narrow = {in.hidden.detach().to(at::kFloat).set_requires_grad(true), in.weight.to(at::kFloat), in.targets};
+    Inputs expected = {in.hidden.detach().clone().set_requires_grad(true), in.weight, in.targets};
+    const at::Tensor loss = linear_cross_entropy(in.hidden, in.weight, in.targets);
+    const at::Tensor narrow_loss = linear_cross_entropy(narrow.hidden, narrow.weight, narrow.targets);
+    const at::Tensor expected_loss = plain(expected);
+    for (const at::Tensor& item : {loss, narrow_loss, expected_loss}) item.backward();
+    EXPECT_NEAR(loss.item<double>() / expected_loss.item<double>(), 1, 1e-12) << slope;
+    EXPECT_NEAR(narrow_loss.item<double>() / expected_loss.item<double>(), 1, 1e-5) << slope;
+    EXPECT_LT(largest_difference(in.hidden.grad(), expected.hidden.grad()), 1e-12) << slope;
+    EXPECT_LT(largest_difference(narrow.hidden.grad(), expected.hidden.grad()), 1e-4) << slope;
+  }
 }
 
 TEST(LinearCrossEntropyTest, NothingToLearnIsZero) {

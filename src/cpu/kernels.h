@@ -4,6 +4,7 @@
 // instruction set (kernels_*.cpp) and chosen at run time.
 
 #include <cstdint>
+#include <limits>
 
 #include "liger/core/structure.h"
 
@@ -123,6 +124,12 @@ struct NormView {
   bool adds_one;
 };
 
+/// What a softmax over a row that is seen in pieces has met so far.
+struct SoftmaxRow {
+  double largest = -std::numeric_limits<double>::infinity();
+  double total = 0;  ///< of exp(x - largest)
+};
+
 /// What training does to rows, beside products. Outputs may be the inputs.
 struct RowKernels {
   void (*norm)(const NormView&, const void* x, int64_t rows, void* y);
@@ -134,6 +141,9 @@ struct RowKernels {
                         void* d_gates, void* d_ups);
   /// Returns log(sum(exp(logits))) - logits[target]; with `gradient` the logits, kFloat or kDouble, become theirs.
   double (*cross_entropy)(Element, void* logits, int64_t n, int64_t target, bool gradient);
+  /// Takes n more logits, kFloat or kDouble, into `row`; with `keep` they become exp(logits - row.largest). Returns what
+  /// sums of earlier ones are to be multiplied by, as `largest` may have grown.
+  double (*softmax_piece)(Element, void* logits, int64_t n, SoftmaxRow& row, bool keep);
 };
 
 /// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for. A

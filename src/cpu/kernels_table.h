@@ -169,7 +169,7 @@ constexpr CpuKernels kernels_named(const char* name) {
           run_pass<ScanHead, ScanBackward, true>,
           {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
            step_cache_scratch, step_cache},
-          {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row}};
+          {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row, softmax_piece_row}};
 }
 
 }  // namespace

@@ -149,15 +149,13 @@ inline void gate_rows_backward(Element element, GateActivation activation, const
   });
 }
 
-// Returns log(sum of exp(x)) - x[target]; with `gradient`, x becomes softmax(x) - onehot(target).
 template <typename T>
-double cross_entropy(T* x, int64_t n, int64_t target, bool gradient) {
+double softmax_piece(T* x, int64_t n, SoftmaxRow& row, bool keep) {
   const int64_t whole = n / kWidth<T> * kWidth<T>;
-  Vec<T> most = splat(x[0]);
+  Vec<T> most = splat(static_cast<T>(row.largest));
   for (int64_t i = 0; i < whole; i += kWidth<T>) most = max<T>(most, load(x + i));
   T largest = max_lane<T>(most);
   for (int64_t i = whole; i < n; ++i) largest = std::max(largest, x[i]);
-  const double at_target = static_cast<double>(x[target]) - static_cast<double>(largest);
   // A NaN is no maximum of anything; it must not disappear.
   double total = 0;
   constexpr int64_t kPiece = 64 * kWidth<T>;  // as many terms to a float, the rest in double
@@ -166,21 +164,37 @@ double cross_entropy(T* x, int64_t n, int64_t target, bool gradient) {
     for (int64_t i = begin; i < std::min(begin + kPiece, whole); i += kWidth<T>) {
       const Vec<T> y = load(x + i) - largest, e = y == y ? exp(y) : y;
       sums += e;
-      if (gradient) store(x + i, e);
+      if (keep) store(x + i, e);
     }
     total += static_cast<double>(sum<T>(sums));
   }
   for (int64_t i = whole; i < n; ++i) {
     const T e = std::exp(x[i] - largest);
     total += static_cast<double>(e);
-    if (gradient) x[i] = e;
+    if (keep) x[i] = e;
   }
+  const double grown = std::exp(row.largest - static_cast<double>(largest));
+  row.total = row.total * grown + total;
+  row.largest = static_cast<double>(largest);
+  return grown;
+}
+inline double softmax_piece_row(Element element, void* logits, int64_t n, SoftmaxRow& row, bool keep) {
+  if (element == Element::kDouble) return softmax_piece(static_cast<double*>(logits), n, row, keep);
+  return softmax_piece(static_cast<float*>(logits), n, row, keep);
+}
+
+// Returns log(sum of exp(x)) - x[target]; with `gradient`, x becomes softmax(x) - onehot(target).
+template <typename T>
+double cross_entropy(T* x, int64_t n, int64_t target, bool gradient) {
+  const auto at_target = static_cast<double>(x[target]);
+  SoftmaxRow row;
+  softmax_piece(x, n, row, gradient);
   if (gradient) {
-    const T scale = static_cast<T>(1 / total);
+    const T scale = static_cast<T>(1 / row.total);
     for (int64_t i = 0; i < n; ++i) x[i] *= scale;
     x[target] -= 1;
   }
-  return std::log(total) - at_target;
+  return std::log(row.total) - (at_target - row.largest);
 }
 inline double cross_entropy_row(Element element, void* logits, int64_t n, int64_t target, bool gradient) {
   if (element == Element::kDouble) return cross_entropy(static_cast<double*>(logits), n, target, gradient);

@@ -35,9 +35,6 @@ bool multiplies(at::ScalarType type, const at::Tensor& x) {
   return true;
 #endif
 }
-at::ScalarType type_of_products(const at::Tensor& x) {
-  return multiplies(x.scalar_type(), x) ? x.scalar_type() : at::kFloat;
-}
 
 // Calls body(first row, rows as `type`) for all rows of m, block by block if they are not of that type already.
 template <typename Body>
@@ -148,6 +145,10 @@ void check(const char* name, const at::Tensor& x, const at::Tensor& weight) {
 
 }  // namespace
 
+at::ScalarType type_of_products(const at::Tensor& x) {
+  return multiplies(x.scalar_type(), x) ? x.scalar_type() : at::kFloat;
+}
+
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   check("linear", x, weight);
   if (multiplies(x.scalar_type(), x)) return at::linear(x, weight, if_defined(bias));
@@ -169,7 +170,7 @@ at::Tensor lora_linear(const at::Tensor& x, const at::Tensor& weight, const at::
 }
 
 at::Tensor product(const at::Tensor& x, const at::Tensor& m, bool transposed, at::ScalarType type) {
-  const at::Tensor wide = x.to(multiplies(m.scalar_type(), x) ? m.scalar_type() : at::kFloat);
+  const at::Tensor wide = x.to(type_of_products(m));
   return transposed ? forward_product(wide, m, {}, {}, type) : backward_product(wide, m).to(type);
 }
 

@@ -4,13 +4,18 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <cmath>
+#include <span>
+#include <vector>
 
 #include "liger/core/dtype.h"
 #include "liger/error.h"
@@ -23,9 +28,11 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Logits held at a time: large enough that re-reading the weight is paid off, small enough to stay in cache.
-constexpr int64_t kBlockElements = int64_t{1} << 23;
+// Whole rows of logits held at a time: many, as the weight is read anew for each block.
+constexpr int64_t kBlockElements = int64_t{1} << 24;
 constexpr int64_t kMinBlockRows = 128;
+// Rows and tokens of the pieces of logits that are held otherwise: they stay in the cache.
+constexpr int64_t kPieceRows = 1024, kPieceTokens = 1024;
 
 struct Result {
   at::Tensor loss;
@@ -47,8 +54,6 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
   const int64_t* target = targets.const_data_ptr<int64_t>();
   for_row_blocks(logits.size(0), [&](int64_t, int64_t first, int64_t count) {
     for (int64_t row = first; row < first + count; ++row) {
-      LIGER_CHECK(target[row] >= 0 && target[row] < V, "linear_cross_entropy: target ", target[row],
-                  " is not one of the ", V, " rows of the weight");
       losses.mutable_data_ptr<double>()[row] = cpu_kernels().rows.cross_entropy(
           element_of(logits.scalar_type()), static_cast<char*>(logits.data_ptr()) + row * V * logits.element_size(), V,
           target[row], gradient);
@@ -57,31 +62,130 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
   return losses.sum();
 }
 
-Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
-               bool weight_needs_grad) {
+int64_t block_rows(int64_t vocab_size) { return std::max(kMinBlockRows, kBlockElements / vocab_size); }
+
+// Calls body(indices of rows) for blocks of at most `most` of them, about as large as each other.
+template <typename Body>
+void for_blocks(const at::Tensor& rows, int64_t most, const Body& body) {
+  const int64_t count = rows.size(0), blocks = (count + most - 1) / most;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t begin = count * i / blocks;
+    body(rows.narrow(0, begin, count * (i + 1) / blocks - begin));
+  }
+}
+
+// By blocks of rows with all their logits. The gradient of the weight needs them: softmax before its sum is known has
+// no place in a sum over rows.
+Result by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
+               bool hidden_needs_grad, bool weight_needs_grad) {
   const at::ScalarType type = wide_type(hidden);
-  const at::Tensor rows = at::nonzero(targets != kIgnoredTarget).squeeze(1);
-  const int64_t count = rows.size(0);
-  const int64_t block = logits_rows(weight.size(0));
   Result result;
-  at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble));
+  result.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
   if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
   // Summed over the blocks, so not in a 16-bit type.
   if (weight_needs_grad) result.weight_grad = at::zeros(weight.sizes(), weight.options().dtype(type));
-
-  for (int64_t begin = 0; begin < count; begin += block) {
-    const at::Tensor index = rows.narrow(0, begin, std::min(block, count - begin));
+  for_blocks(rows, block_rows(weight.size(0)), [&](const at::Tensor& index) {
     const at::Tensor x = hidden.index_select(0, index);
     at::Tensor p = product(x, weight, /*transposed=*/true, type);
     const bool gradient = hidden_needs_grad || weight_needs_grad;
-    loss += cross_entropy(p, targets.index_select(0, index), gradient);
-    if (!gradient) continue;
+    result.loss += cross_entropy(p, targets.index_select(0, index), gradient);
     if (hidden_needs_grad)
       result.hidden_grad.index_copy_(0, index, product(p, weight, /*transposed=*/false, hidden.scalar_type()));
     if (weight_needs_grad) result.weight_grad.addmm_(p.t(), x.to(type));
-  }
-  result.loss = loss.to(type);
+  });
   if (weight_needs_grad) result.weight_grad = result.weight_grad.to(weight.scalar_type());
+  return result;
+}
+
+// One block of rows x against a frozen weight, whose pieces are met once, as attention meets its keys (the running
+// maximum of arXiv 1805.02867): the gradient sum_v softmax(z)_v w_v - w_target is attention over the rows of the weight.
+class StreamedBlock {
+ public:
+  StreamedBlock(const at::Tensor& x, const at::Tensor& targets, at::ScalarType type, bool gradient)
+      : x_(x.to(type_of_products(x))),
+        targets_(targets),
+        grown_(at::empty({x.size(0), 1}, at::kDouble)),
+        softmax_(x.size(0)),
+        at_target_(x.size(0)) {
+    if (gradient) sum_ = at::zeros(x.sizes(), x.options().dtype(type));
+    logits_ = at::empty({x.size(0), kPieceTokens}, x.options().dtype(type));
+  }
+
+  // Rows `first` and on of the weight.
+  void add(const at::Tensor& piece, int64_t first) {
+    const at::Tensor w = piece.to(x_.scalar_type());
+    at::Tensor z = logits_.narrow(1, 0, w.size(0));
+    if (x_.scalar_type() == z.scalar_type()) at::mm_out(z, x_, w.t());
+    else z.copy_(at::mm(x_, w.t()));
+    for_row_blocks(z.size(0), [&](int64_t, int64_t begin, int64_t count) {
+      for (int64_t row = begin; row < begin + count; ++row) take(z, row, first);
+    });
+    if (!sum_.defined()) return;
+    sum_.mul_(grown_.to(sum_.scalar_type()));
+    if (x_.scalar_type() == z.scalar_type()) sum_.addmm_(z, w);
+    else sum_ += at::mm(z.to(x_.scalar_type()), w);
+  }
+
+  at::Tensor loss() const {
+    double loss = 0;
+    for (size_t row = 0; row < softmax_.size(); ++row)
+      loss += std::log(softmax_[row].total) - (at_target_[row] - softmax_[row].largest);
+    return at::scalar_tensor(loss, at::kDouble);
+  }
+  at::Tensor gradient(const at::Tensor& weight) const {
+    std::vector<double> scales;
+    for (const SoftmaxRow& row : softmax_) scales.push_back(1 / row.total);
+    return sum_ * at::tensor(scales, sum_.options()).unsqueeze(1) - weight.index_select(0, targets_).to(sum_.scalar_type());
+  }
+
+ private:
+  void take(const at::Tensor& z, int64_t row, int64_t first) {
+    const int64_t n = z.size(1), target = targets_.const_data_ptr<int64_t>()[row] - first;
+    void* logits = static_cast<char*>(z.data_ptr()) + row * z.stride(0) * z.element_size();
+    if (0 <= target && target < n) {
+      at_target_[row] = z.scalar_type() == at::kDouble ? static_cast<const double*>(logits)[target]
+                                                        : static_cast<double>(static_cast<const float*>(logits)[target]);
+    }
+    grown_.mutable_data_ptr<double>()[row] =
+        cpu_kernels().rows.softmax_piece(element_of(z.scalar_type()), logits, n, softmax_[row], sum_.defined());
+  }
+  at::Tensor x_, targets_, grown_, logits_, sum_;
+  std::vector<SoftmaxRow> softmax_;
+  std::vector<double> at_target_;
+};
+
+Result streamed(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
+                bool hidden_needs_grad) {
+  Result result;
+  result.loss = at::zeros({}, at::kDouble);
+  if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
+  for_blocks(rows, kPieceRows, [&](const at::Tensor& index) {
+    StreamedBlock block(hidden.index_select(0, index), targets.index_select(0, index), wide_type(hidden),
+                        hidden_needs_grad);
+    for (int64_t v = 0; v < weight.size(0); v += kPieceTokens)
+      block.add(weight.narrow(0, v, std::min(kPieceTokens, weight.size(0) - v)), v);
+    result.loss += block.loss();
+    if (hidden_needs_grad) result.hidden_grad.index_copy_(0, index, block.gradient(weight).to(hidden.scalar_type()));
+  });
+  return result;
+}
+
+void check_targets(const at::Tensor& targets, int64_t vocab_size) {
+  const at::Tensor dense = targets.contiguous();
+  for (const int64_t target : std::span(dense.const_data_ptr<int64_t>(), dense.numel())) {
+    LIGER_CHECK(target == kIgnoredTarget || (target >= 0 && target < vocab_size), "linear_cross_entropy: target ",
+                target, " is not one of the ", vocab_size, " rows of the weight");
+  }
+}
+
+Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
+               bool weight_needs_grad) {
+  const at::Tensor rows = at::nonzero(targets != kIgnoredTarget).squeeze(1);
+  if (hidden.is_cpu()) check_targets(targets, weight.size(0));
+  Result result = hidden.is_cpu() && !weight_needs_grad
+                      ? streamed(hidden, weight, targets, rows, hidden_needs_grad)
+                      : by_rows(hidden, weight, targets, rows, hidden_needs_grad, weight_needs_grad);
+  result.loss = result.loss.to(wide_type(hidden));
   return result;
 }
 
@@ -110,7 +214,14 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
 
 }  // namespace
 
-int64_t logits_rows(int64_t vocab_size) { return std::max(kMinBlockRows, kBlockElements / vocab_size); }
+int64_t linear_cross_entropy_bytes(int64_t rows, int64_t width, int64_t vocab_size, at::ScalarType type,
+                                   bool weight_needs_grad) {
+  const bool narrow = type == at::kBFloat16 || type == at::kHalf;
+  const int64_t element = narrow ? 4 : static_cast<int64_t>(c10::elementSize(type));
+  if (weight_needs_grad) return std::min(rows, block_rows(vocab_size)) * (vocab_size + 2 * width) * element;
+  const int64_t block = std::min(rows, kPieceRows), piece = std::min(vocab_size, kPieceTokens);
+  return (block * (kPieceTokens + 4 * width) + (narrow ? piece * width : 0)) * element;
+}
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
   LIGER_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&

@@ -130,11 +130,11 @@ int64_t Estimate::activations(int64_t& last_layer) const {
 }
 
 // The gradients of the hidden states and, if it is trained, of the head, which are there before the backward pass; and
-// a block of logits with the rows it is of.
+// logits.
 int64_t Estimate::loss() const {
-  const int64_t block = std::min(N_, logits_rows(c_.vocab_size));
   const int64_t head = full_ ? c_.vocab_size * c_.hidden_size * w_ : 0;
-  return N_ * c_.hidden_size * e_ + head + block * (c_.vocab_size + 2 * c_.hidden_size) * w_;
+  const at::ScalarType type = held_type(c_, options_, shape_);
+  return N_ * c_.hidden_size * e_ + head + linear_cross_entropy_bytes(N_, c_.hidden_size, c_.vocab_size, type, full_);
 }
 
 // The first layer it meets has everything else waiting. Three times the width of the MLP: gradients of the activation,

@@ -15,6 +15,9 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 at::Tensor lora_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& a,
                        const at::Tensor& b, double scale);
 
+/// What tensors like x are multiplied as: their dtype, or float32 (see linear).
+at::ScalarType type_of_products(const at::Tensor& x);
+
 /// x M, or x M^T if `transposed`, as `type`; M may be of a 16-bit dtype that is multiplied as above. No gradient.
 at::Tensor product(const at::Tensor& x, const at::Tensor& m, bool transposed, at::ScalarType type);
 
