@@ -179,7 +179,7 @@ MemoryEstimate Estimate::run(int64_t process) const {
   };
   moment("loading", process + m.weights, converted);
   moment("the loss", always + earlier + m.activations, loss());
-  moment("the begin of the backward pass", always + earlier + m.activations, last_layer + backward_of_a_layer());
+  moment("the beginning of the backward pass", always + earlier + m.activations, last_layer + backward_of_a_layer());
   moment("the end of the backward pass", always + m.gradients, second);
   moment("writing the result", always + m.gradients, full_ ? converted : 0);
   return m;
