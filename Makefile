@@ -1,7 +1,7 @@
 # Everything from a bare Debian 12 machine: `make demo`, `make test`. PRESET picks another build (CMakePresets.json).
 PRESET ?= cpu
 
-.PHONY: build test demo clean
+.PHONY: build test demo clean format
 build:
 	@cmake/bootstrap.sh
 	@cmake --preset $(PRESET) >/dev/null || cmake --preset $(PRESET)
@@ -16,3 +16,6 @@ demo: build
 
 clean:
 	@rm -rf build build-* out
+
+format:
+	@git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs -n 50 clang-format -i

@@ -32,8 +32,12 @@ ScanInputs scan_inputs(const benchmark::State& state, bool gradients) {
   at::manual_seed(0);
   const int64_t B = state.range(0), T = state.range(1), H = state.range(2), D = state.range(3);
   const auto leaf = [&](at::Tensor x) { return x.set_requires_grad(gradients); };
-  return {leaf(at::randn({B, T, H, D})), leaf(at::randn({B, T, H, D})), leaf(at::randn({B, T, H, D})),
-          leaf(at::log_sigmoid(at::randn({B, T, H, D})) / 16.0), {}, {}};
+  return {leaf(at::randn({B, T, H, D})),
+          leaf(at::randn({B, T, H, D})),
+          leaf(at::randn({B, T, H, D})),
+          leaf(at::log_sigmoid(at::randn({B, T, H, D})) / 16.0),
+          {},
+          {}};
 }
 
 void report(benchmark::State& state) {
@@ -71,7 +75,8 @@ MixInputs mix_inputs(const benchmark::State& state, bool gradients) {
   const int64_t B = state.range(0), T = state.range(1), H = state.range(2), D = state.range(3);
   const auto leaf = [&] { return at::randn({B * T, H, D}).set_requires_grad(gradients); };
   const at::Tensor positions = at::arange(T, at::kLong).repeat({B});
-  return {leaf(), leaf(), leaf(), rotation(rope_frequencies({}, D, at::kCPU), positions), std::vector<int64_t>(B, T), {}};
+  return {leaf(), leaf(), leaf(), rotation(rope_frequencies({}, D, at::kCPU), positions), std::vector<int64_t>(B, T),
+          {}};
 }
 
 void mix(benchmark::State& state, const MixSettings& settings, bool gradients) {
@@ -83,7 +88,9 @@ void mix(benchmark::State& state, const MixSettings& settings, bool gradients) {
   }
 }
 void window_forward(benchmark::State& state) { mix(state, {.recurrence = {}, .window = 64, .window_share = 1}, false); }
-void window_forward_backward(benchmark::State& state) { mix(state, {.recurrence = {}, .window = 64, .window_share = 1}, true); }
+void window_forward_backward(benchmark::State& state) {
+  mix(state, {.recurrence = {}, .window = 64, .window_share = 1}, true);
+}
 void liger_gla_forward(benchmark::State& state) { mix(state, {.recurrence = {find_structure("gla")}}, false); }
 void liger_gla_forward_backward(benchmark::State& state) { mix(state, {.recurrence = {find_structure("gla")}}, true); }
 

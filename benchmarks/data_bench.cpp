@@ -20,7 +20,8 @@ void batch_of_data(benchmark::State& state) {
   std::vector<uint32_t> tokens(kTokens / kRowTokens * kRowTokens);
   std::vector<CorpusRow> rows;
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<uint32_t>(i * 7919 % 32000) | kLearnedBit;
-  for (int64_t end = kRowTokens; end <= std::ssize(tokens); end += kRowTokens) rows.push_back({end, std::ssize(rows) + 1});
+  for (int64_t end = kRowTokens; end <= std::ssize(tokens); end += kRowTokens)
+    rows.push_back({end, std::ssize(rows) + 1});
   const auto write = [&](const char* name, const auto& values) {
     AtomicFile file(folder / name);
     file.write(values.data(), values.size() * sizeof(values[0]));

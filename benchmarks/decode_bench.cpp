@@ -57,8 +57,7 @@ void machine_fma(benchmark::State& state) {
   for (auto _ : state) state.counters["GFLOP/s"] = benchmarks::fma_gflops();
 }
 void machine_read(benchmark::State& state) {
-  for (auto _ : state)
-    state.counters["GB/s"] = benchmarks::read_gigabytes(state.range(0) << 20, at::get_num_threads());
+  for (auto _ : state) state.counters["GB/s"] = benchmarks::read_gigabytes(state.range(0) << 20, at::get_num_threads());
 }
 BENCHMARK(machine_fma)->Iterations(1);
 BENCHMARK(machine_read)->Arg(30)->Arg(220)->Arg(1024)->Iterations(1);

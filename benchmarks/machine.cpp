@@ -20,9 +20,7 @@ constexpr int kBytes = 16, kAccumulators = 12;
 #endif
 typedef float Vector __attribute__((vector_size(kBytes), may_alias));
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 void keep(Vector x) { asm volatile("" : : "x"(x)); }
 

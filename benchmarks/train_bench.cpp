@@ -1,4 +1,5 @@
-// One update of LoRA fine-tuning, rank 8 on q, k and v, in the shapes of stories15M and stories110M with random weights.
+// One update of LoRA fine-tuning, rank 8 on q, k and v, in the shapes of stories15M and stories110M with random
+// weights.
 
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
@@ -34,8 +35,7 @@ void train(benchmark::State& state, bool large, at::ScalarType type) {
   const Sequences tokens = Sequences::from_padded(ids);
   for (auto _ : state) {
     optimizer.zero_grad();
-    const at::Tensor loss =
-        linear_cross_entropy(model.hidden_states(tokens), model.head_weight(), targets.flatten());
+    const at::Tensor loss = linear_cross_entropy(model.hidden_states(tokens), model.head_weight(), targets.flatten());
     loss.div(static_cast<double>(rows * learned)).backward();
     optimizer.grad_norm();
     optimizer.step(1e-3);
@@ -64,8 +64,8 @@ void products(benchmark::State& state, bool large) {
   for (int64_t v = 0; v < c.vocab_size; v += 1000) add({D, 1000, 1}, T);  // the head in pieces that stay in the cache
   for (auto _ : state)
     for (const auto& [x, w] : operands) benchmark::DoNotOptimize(at::mm(at::mm(x, w.t()), w).data_ptr());
-  state.counters["GFLOP/s"] = benchmark::Counter(flops * 1e-9 * static_cast<double>(state.iterations()),
-                                                 benchmark::Counter::kIsRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(flops * 1e-9 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
 }
 void train_products_15M(benchmark::State& state) { products(state, false); }
 void train_products_110M(benchmark::State& state) { products(state, true); }
@@ -75,8 +75,13 @@ void train_15M_bf16(benchmark::State& state) { train(state, false, at::kBFloat16
 void train_110M_fp32(benchmark::State& state) { train(state, true, at::kFloat); }
 void train_110M_bf16(benchmark::State& state) { train(state, true, at::kBFloat16); }
 
-#define LIGER_UPDATES \
-  Args({4, 256, 100})->Args({1, 1024, 100})->Args({4, 256, 50})->Args({1, 1024, 50})->Unit(benchmark::kMillisecond)->UseRealTime()
+#define LIGER_UPDATES                 \
+  Args({4, 256, 100})                 \
+      ->Args({1, 1024, 100})          \
+      ->Args({4, 256, 50})            \
+      ->Args({1, 1024, 50})           \
+      ->Unit(benchmark::kMillisecond) \
+      ->UseRealTime()
 BENCHMARK(train_products_15M)->Arg(1024)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_products_110M)->Arg(1024)->Unit(benchmark::kMillisecond)->UseRealTime();
 BENCHMARK(train_15M_fp32)->LIGER_UPDATES->Iterations(6);

@@ -154,14 +154,23 @@ TEST_F(BadInput, TrainingData) {
       {"wrong type", "d.jsonl", good + good + "{\"text\": 5}\n", {"d.jsonl:3: 'text': expected text, got number"}},
       {"byte-order mark", "d.jsonl", "\xef\xbb\xbf" + good, {"d.jsonl:1:1: ", "byte-order mark"}},
       {"bad UTF-8", "d.jsonl", good + "{\"text\": \"\xc3\x28\"}\n", {"d.jsonl:2:12: "}},
-      {"a line of 1 GB", "d.jsonl", good + "{\"text\": \"", {"d.jsonl:2: a line of more than 32 MiB"}, {},
+      {"a line of 1 GB",
+       "d.jsonl",
+       good + "{\"text\": \"",
+       {"d.jsonl:2: a line of more than 32 MiB"},
+       {},
        1024 * kMegabyte},
       {"all rows too long", "d.jsonl", text + text, {"d.jsonl:1: ", "2 were dropped"}, {"data.over_length=drop"}},
       {"one row too long", "d.jsonl", good + text, {"d.jsonl:2: the row has 102 tokens"}, {"data.over_length=error"}},
-      {"nothing to learn", "d.jsonl", prompt, {"d.jsonl:1", "leaves a token to learn"},
+      {"nothing to learn",
+       "d.jsonl",
+       prompt,
+       {"d.jsonl:1", "leaves a token to learn"},
        {"data.format=completion", "data.over_length=truncate", "data.pack=none"}},
-      {"bomb of one line", "d.jsonl.gz", gzip_of(std::string(kMegabyte, ' '), 512), {"d.jsonl.gz:1: ",
-       "unpack the file first"}},
+      {"bomb of one line",
+       "d.jsonl.gz",
+       gzip_of(std::string(kMegabyte, ' '), 512),
+       {"d.jsonl.gz:1: ", "unpack the file first"}},
       {"bomb of lines", "d.jsonl.gz", gzip_of(std::string(kMegabyte, '\n'), 512), {"unpack the file first"}},
       {"bomb of an array", "d.json.gz", gzip_of("[" + std::string(kMegabyte, ' '), 512), {"unpack the file first"}},
       {"no gzip", "d.jsonl.gz", good, {"d.jsonl.gz:1: the gzip stream is damaged"}},
@@ -187,7 +196,7 @@ TEST_F(BadInput, CarriageReturnsAreNone) {
 TEST_F(BadInput, DataThatChangedSinceTheRunBegan) {
   write_text_atomic(*folder_ / "changing.jsonl", slurp(*folder_ / "rows.jsonl"));
   const std::vector<std::string> arguments = {"run.yaml", "--set", "data.train=changing.jsonl", "--set",
-      "save.dir=changed"};
+                                              "save.dir=changed"};
   std::vector<std::string> shorter = arguments;
   shorter.insert(shorter.end(), {"--set", "train.max_steps=3"});
   ASSERT_EQ(finetune(shorter).exit_code, 0);
@@ -195,11 +204,12 @@ TEST_F(BadInput, DataThatChangedSinceTheRunBegan) {
   write_text_atomic(*folder_ / "changing.jsonl", more);
   expect_refused("changed", "liger-finetune", arguments, kUsage,
                  {"changed/ckpt-3/trainer.json: the run began with data.train sha256", "set it back to go on"},
-                  std::ssize(more));
+                 std::ssize(more));
 }
 
 TEST_F(BadInput, EvaluationData) {
-  const std::string good = R"({"query": "a", "choices": ["1", "2"], "gold": 0})" "\n";
+  const std::string good = R"({"query": "a", "choices": ["1", "2"], "gold": 0})"
+                           "\n";
   struct Case {
     const char* name;
     std::string row;
@@ -218,8 +228,8 @@ TEST_F(BadInput, EvaluationData) {
   write_text_atomic(*folder_ / "tasks" / "multiple_choice.test.jsonl", "");
   for (const Case& c : cases) {
     write_text_atomic(*folder_ / "tasks" / "multiple_choice.test.jsonl", good + c.row + "\n");
-    expect_refused(c.name, "liger-eval", {"--model", "model", "--tasks", "multiple_choice", "--data", "tasks",
-        "--output_path", "results"},
+    expect_refused(c.name, "liger-eval",
+                   {"--model", "model", "--tasks", "multiple_choice", "--data", "tasks", "--output_path", "results"},
                    kBadInput, {"multiple_choice.test.jsonl:2:", c.part}, 1000);
   }
 }
@@ -232,28 +242,36 @@ TEST_F(BadInput, Adapters) {
     const char* without = nullptr;  ///< tensors whose names end so are left out
   };
   const std::vector<Case> cases = {
-      {"no peft_type", R"({"peft_type": "remove"})",
+      {"no peft_type",
+       R"({"peft_type": "remove"})",
        {"adapter_config.json: 'peft_type': expected \"LORA\", got nothing"}},
       {"another type", R"({"peft_type": "IA3"})", {"adapter_config.json: 'peft_type': expected \"LORA\", got \"IA3\""}},
       {"rank 0", R"({"r": 0})", {"adapter_config.json: 'r': expected a whole number from 1 to 65536, got 0"}},
       {"another rank", R"({"r": 3})", {"adapter_model.safetensors: ", "lora_A.weight: expected [3, 32], got [4, 32]"}},
       {"A alone", "{}", {"adapter_model.safetensors: ", "missing ", "lora_B.weight [32, 4]"}, ".lora_B.weight"},
-      {"a target that is not there", R"({"target_modules": ["query"]})", {"adapter_config.json: ",
-       "target 'query' matches no"}},
-      {"files that disagree", R"({"target_modules": ["q_proj", "o_proj"]})",
+      {"a target that is not there",
+       R"({"target_modules": ["query"]})",
+       {"adapter_config.json: ", "target 'query' matches no"}},
+      {"files that disagree",
+       R"({"target_modules": ["q_proj", "o_proj"]})",
        {"adapter_model.safetensors: ", "unexpected ", "k_proj.lora_A.weight", "missing "}},
-      {"layers out of range", R"({"layer_replication": [[0, 9]]})",
+      {"layers out of range",
+       R"({"layer_replication": [[0, 9]]})",
        {"adapter_config.json: 'layer_replication' = [[0,9]] is not"}},
-      {"layers reversed", R"({"layer_replication": [[2, 0]]})",
+      {"layers reversed",
+       R"({"layer_replication": [[2, 0]]})",
        {"adapter_config.json: 'layer_replication' = [[2,0]] is not"}},
       {"layers empty", R"({"layer_replication": [[]]})", {"adapter_config.json: 'layer_replication' = [[]] is not"}},
       {"alpha is no number", R"({"lora_alpha": "NaN"})", {"adapter_config.json: 'lora_alpha': expected a number"}},
       {"invalid expression", R"({"rank_pattern": {"(a": 5}})", {"adapter_config.json: ", "regular expression '(a'"}},
-      {"expression with many ways", R"({"target_modules": "((.*)*)*((a*)*)*x"})", {"adapter_config.json: ",
-       "match nothing"}},
-      {"expression with many states", R"({"rank_pattern": {"((a{1000}){1000}){1000}": 5}})", {"adapter_config.json: ",
-       "4096 states"}},
-      {"bias beside DoRA", R"({"bias": "lora_only", "use_dora": true})",
+      {"expression with many ways",
+       R"({"target_modules": "((.*)*)*((a*)*)*x"})",
+       {"adapter_config.json: ", "match nothing"}},
+      {"expression with many states",
+       R"({"rank_pattern": {"((a{1000}){1000}){1000}": 5}})",
+       {"adapter_config.json: ", "4096 states"}},
+      {"bias beside DoRA",
+       R"({"bias": "lora_only", "use_dora": true})",
        {"adapter_config.json: 'bias' = \"lora_only\" is not"}},
   };
   fs::copy(*folder_ / "adapter", *folder_ / "bad");
@@ -269,15 +287,15 @@ TEST_F(BadInput, Adapters) {
   }
   write_text_atomic(*folder_ / "bad" / "adapter_config.json", R"({"peft_type": "LORA", "lora_alpha": NaN})");
   expect_refused("NaN itself", "liger-finetune", {"run.yaml", "--set", "model.adapter=bad"}, kBadInput,
-      {"adapter_config.json:1:"}, 100);
+                 {"adapter_config.json:1:"}, 100);
 }
 
 /// What may be meant is warned of.
 TEST_F(BadInput, AdaptersThatFitButDoNotBelongAreWarnedOf) {
   const auto generate = [&](const std::string& model, const std::string& adapter) {
-    const CommandResult result = test::run_tool("liger-generate", {"--model", model, "--adapter", adapter, "--prompt",
-        "a", "-m", "1"},
-                                                {.directory = folder_->path()});
+    const CommandResult result =
+        test::run_tool("liger-generate", {"--model", model, "--adapter", adapter, "--prompt", "a", "-m", "1"},
+                       {.directory = folder_->path()});
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return result.err;
   };
@@ -286,9 +304,10 @@ TEST_F(BadInput, AdaptersThatFitButDoNotBelongAreWarnedOf) {
   auto tensors = load_tensors(*folder_ / "model" / "model.safetensors");
   tensors["model.norm.weight"] = at::full({32}, 2.0);
   save_tensors(*folder_ / "other" / "model.safetensors", tensors);
-  EXPECT_NE(generate("other",
-      "adapter").find("adapter/liger_base.json: the adapter was trained over other weights than "
-                                              "those of other"), std::string::npos);
+  EXPECT_NE(generate("other", "adapter")
+                .find("adapter/liger_base.json: the adapter was trained over other weights than "
+                      "those of other"),
+            std::string::npos);
   OrderedJson config = read_ordered_json(*folder_ / "model" / "config.json");
   config["liger"]["window"] = 3;
   save_tensors(*folder_ / "other" / "model.safetensors", load_tensors(*folder_ / "model" / "model.safetensors"));
@@ -298,10 +317,11 @@ TEST_F(BadInput, AdaptersThatFitButDoNotBelongAreWarnedOf) {
   EXPECT_NE(warning.find("\"window\":3"), std::string::npos) << warning;
 
   // A rank above what the weights can have, as PEFT does.
-  ASSERT_EQ(finetune({"run.yaml", "--set", "lora.r=40", "--set", "save.dir=wide", "--set",
-      "train.max_steps=1"}).exit_code, 0);
-  EXPECT_NE(generate("model",
-      "wide/final").find("rank 40 of model.layers.0.self_attn.k_proj is more than its weight [16, 32]"),
+  ASSERT_EQ(
+      finetune({"run.yaml", "--set", "lora.r=40", "--set", "save.dir=wide", "--set", "train.max_steps=1"}).exit_code,
+      0);
+  EXPECT_NE(generate("model", "wide/final")
+                .find("rank 40 of model.layers.0.self_attn.k_proj is more than its weight [16, 32]"),
             std::string::npos);
 }
 

@@ -148,7 +148,8 @@ TEST_F(Merge, LargeWeightsInPieces) {
     const at::NoGradGuard no_grad;
     expect_close(merged->named_parameters()[std::string(path) + ".weight"],
                  merged_rows(linear->weight, 0, linear->lora_a(), linear->lora_b(), linear->lora_scale(),
-                             linear->lora_magnitude()), 1e-6, path);
+                             linear->lora_magnitude()),
+                 1e-6, path);
   }
 }
 
@@ -159,8 +160,8 @@ TEST_F(Merge, AnotherTypeAndTheCard) {
   EXPECT_EQ(ModelConfig::read(out_).stored_dtype, "bfloat16");
   EXPECT_EQ(logits(out_).scalar_type(), at::kBFloat16);
   const std::string card = test::read_file(out_ / "README.md");
-  for (const char* text : {"model with the LoRA adapter `adapter` merged into its weights", "13 weights are", "bfloat16",
-                           "| adapter `adapter` |"}) {
+  for (const char* text : {"model with the LoRA adapter `adapter` merged into its weights", "13 weights are",
+                           "bfloat16", "| adapter `adapter` |"}) {
     EXPECT_NE(card.find(text), std::string::npos) << text << "\n" << card;
   }
   EXPECT_EQ(card.find("Not fine-tuned"), std::string::npos);
@@ -177,7 +178,8 @@ TEST_F(Merge, TheToolTellsWhatRoundingChanged) {
   EXPECT_LE(probe["largest_change"].get<double>(), 1e-5 * probe["largest_logit"].get<double>());
 
   to_bfloat16();
-  const auto rounded = run({"--merge", adapter_.string(), "--out", out_.string(), "--json", "--overwrite", "--probe", "mill"});
+  const auto rounded =
+      run({"--merge", adapter_.string(), "--out", out_.string(), "--json", "--overwrite", "--probe", "mill"});
   ASSERT_EQ(rounded.exit_code, 0) << rounded.err;
   EXPECT_GT(Json::parse(rounded.out)["probe"]["largest_change"].get<double>(), 1e-4);
   const auto text = run({"--merge", adapter_.string(), "--out", out_.string(), "--overwrite", "--dry-run"});

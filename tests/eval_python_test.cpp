@@ -24,8 +24,8 @@ TEST(PythonRandom, SampleFollowsCpython) {
   EXPECT_EQ(PythonRandom(1234).sample(7, 7), (Rows{6, 3, 0, 4, 5, 2, 1}));
   EXPECT_EQ(PythonRandom(0).sample(1000, 10), (Rows{864, 394, 776, 911, 430, 41, 265, 988, 523, 497}));
   EXPECT_EQ(PythonRandom(1234).sample(2376, 25),
-            (Rows{1805, 478, 30, 371, 143, 343, 403, 1452, 969, 71, 126, 64, 1417,
-                  1983, 1898, 608, 373, 749, 468, 59, 2060, 1993, 1023, 264, 2216}));
+            (Rows{1805, 478,  30,  371, 143, 343, 403, 1452, 969,  71,   126, 64,  1417,
+                  1983, 1898, 608, 373, 749, 468, 59,  2060, 1993, 1023, 264, 2216}));
 }
 
 TEST(PythonRandom, SampleChangesMethodWhereCpythonDoes) {

@@ -69,8 +69,8 @@ TEST(RequestEncoder, TooLongIsCutOnTheLeft) {
   // The model reads all but the last token, so max_length + 1 fit.
   const RequestEncoder encoder(tokenizer, 5);
   EXPECT_EQ(encoder.encode("abc", "de").context.size(), 4u);
-  EXPECT_EQ(encoder.encode("abcd", "ef").context, (Ids{*tokenizer.id_of("a"), *tokenizer.id_of("b"),
-                                                       *tokenizer.id_of("c"), *tokenizer.id_of("d")}));
+  EXPECT_EQ(encoder.encode("abcd", "ef").context,
+            (Ids{*tokenizer.id_of("a"), *tokenizer.id_of("b"), *tokenizer.id_of("c"), *tokenizer.id_of("d")}));
   EXPECT_EQ(encoder.encode("abcd", "efghi").context, (Ids{*tokenizer.id_of("d")}));
   EXPECT_THROW(encoder.encode("abcd", "efghij"), Error);
 }

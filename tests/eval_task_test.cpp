@@ -87,8 +87,8 @@ TEST_F(Tasks, PackedRowsAreReadWhereThePlainFileIsMissing) {
 }
 
 TEST_F(Tasks, LimitTakesTheFirstRows) {
-  write("multiple_choice.test.jsonl", {R"({"query": "a", "choices": ["1"], "gold": 0})",
-                                       R"({"query": "b", "choices": ["1"], "gold": 7})"});
+  write("multiple_choice.test.jsonl",
+        {R"({"query": "a", "choices": ["1"], "gold": 0})", R"({"query": "b", "choices": ["1"], "gold": 7})"});
   EXPECT_EQ(prompts("multiple_choice", 0, 1).size(), 1u);
 }
 
@@ -137,7 +137,8 @@ TEST_F(Tasks, ExamplesOfATaskWithoutATestSplit) {
 }
 
 TEST_F(Tasks, ExamplesWhereTheDocumentIsThereSeveralTimes) {
-  write("piqa.train.jsonl", {piqa_row(9), piqa_row(9), piqa_row(9), piqa_row(9), piqa_row(1), piqa_row(2), piqa_row(3)});
+  write("piqa.train.jsonl",
+        {piqa_row(9), piqa_row(9), piqa_row(9), piqa_row(9), piqa_row(1), piqa_row(2), piqa_row(3)});
   write("piqa.validation.jsonl", {piqa_row(9)});
   EXPECT_EQ(prompts("piqa", 2)[0].context, shown({1, 3}, 9));
 }
@@ -145,20 +146,23 @@ TEST_F(Tasks, ExamplesWhereTheDocumentIsThereSeveralTimes) {
 TEST_F(Tasks, TooFewExamples) {
   write("piqa.train.jsonl", {piqa_row(1), piqa_row(2)});
   write("piqa.validation.jsonl", {piqa_row(9)});
-  EXPECT_EQ(failure("piqa", 2), path("piqa.train.jsonl") + ": 2 few-shot examples need at least 3 rows to draw from, got 2");
+  EXPECT_EQ(failure("piqa", 2),
+            path("piqa.train.jsonl") + ": 2 few-shot examples need at least 3 rows to draw from, got 2");
   EXPECT_EQ(code_, ErrorCode::kUsage);
 }
 
 TEST_F(Tasks, AMissingFileSaysWhatItShouldHold) {
-  EXPECT_EQ(failure("piqa"), path("piqa.validation.jsonl") +
-                                 R"(: no such file; piqa reads one JSON row a line: {"goal", "sol1", "sol2", "label": 0 or 1})");
+  EXPECT_EQ(failure("piqa"),
+            path("piqa.validation.jsonl") +
+                R"(: no such file; piqa reads one JSON row a line: {"goal", "sol1", "sol2", "label": 0 or 1})");
   EXPECT_EQ(code_, ErrorCode::kBadInput);
 }
 
 TEST_F(Tasks, RowsThatDoNotFitAreNamedByTheirLine) {
   const std::string good = R"({"query": "a", "choices": ["1", "2"], "gold": 0})";
   const std::string file = path("multiple_choice.test.jsonl");
-  const std::string form = R"(; a row of multiple_choice is {"query", "choices": [...], "gold": index of the right one})";
+  const std::string form =
+      R"(; a row of multiple_choice is {"query", "choices": [...], "gold": index of the right one})";
   const auto second = [&](const std::string& row) {
     write("multiple_choice.test.jsonl", {good, "", row});
     return failure("multiple_choice");
@@ -180,8 +184,7 @@ TEST_F(Tasks, RowsThatDoNotFitAreNamedByTheirLine) {
 }
 
 TEST_F(Tasks, AnAnswerThatIsNoLabel) {
-  write("arc_easy.test.jsonl",
-        {R"({"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"})"});
+  write("arc_easy.test.jsonl", {R"({"question": "q", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"})"});
   EXPECT_NE(failure("arc_easy").find(":1: column 'answerKey': 'B' is none of the labels"), std::string::npos);
 }
 
@@ -196,7 +199,8 @@ TEST(FindTask, SuggestsTheNearest) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kUsage);
-    EXPECT_NE(std::string(e.what()).find("unknown task 'arc_esy'; did you mean 'arc_easy'?"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("unknown task 'arc_esy'; did you mean 'arc_easy'?"), std::string::npos)
+        << e.what();
   }
 }
 

@@ -38,9 +38,7 @@ TEST(StopMatcher, TheFirstOfSeveral) {
   EXPECT_EQ(run({"\n\n", "User:"}, {"hi\n", "User", ":"}), "hi|\n||stopped");
 }
 
-TEST(StopMatcher, BytesOfACharacterMayComeApart) {
-  EXPECT_EQ(run({"é"}, {"a\xc3", "\xa9z"}), "a||stopped");
-}
+TEST(StopMatcher, BytesOfACharacterMayComeApart) { EXPECT_EQ(run({"é"}, {"a\xc3", "\xa9z"}), "a||stopped"); }
 
 TEST(StopMatcher, AnEmptyStopIsRefused) { EXPECT_THROW(StopMatcher({""}), Error); }
 

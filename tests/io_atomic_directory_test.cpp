@@ -63,7 +63,9 @@ TEST(AtomicDirectory, HashesOnlyUpToTheLimit) {
 
 TEST(AtomicDirectory, LeavesNothingUnlessCommitted) {
   TempDir dir;
-  { fill(AtomicDirectory(dir / "a" / "b" / "out").path(), "abc"); }
+  {
+    fill(AtomicDirectory(dir / "a" / "b" / "out").path(), "abc");
+  }
   EXPECT_EQ(dir.list(), Names{}) << "not even the parents it made";
   make(dir / "a" / "b" / "out", "abc");
   verify_manifest(dir / "a" / "b" / "out");
@@ -214,7 +216,7 @@ TEST(AtomicDirectory, SwapsInTwoStepsWhereItMust) {
 TEST(AtomicDirectory, FullDiskLeavesNothing) {
   TempDir dir;
   void (*handler)(int) = ::signal(SIGXFSZ, SIG_IGN);
-  struct rlimit old {};
+  struct rlimit old{};
   ::getrlimit(RLIMIT_FSIZE, &old);
   for (const rlim_t size : {0, 3, 40}) {  // the lock's process id, a file, the manifest
     const struct rlimit limit = {size, old.rlim_max};

@@ -59,7 +59,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, Compressed, testing::Values(Kind{".gz", gzip}, K
 
 TEST_P(Compressed, RowsAndLinesAreThoseOfTheFileItself) {
   std::string lines;
-  for (int i = 0; i < 20000; ++i) lines += cat("{\"i\": ", i, ", \"t\": \"", std::string(i % 97, 'x'), "\"}\n", i % 5 ? "" : "\n");
+  for (int i = 0; i < 20000; ++i)
+    lines += cat("{\"i\": ", i, ", \"t\": \"", std::string(i % 97, 'x'), "\"}\n", i % 5 ? "" : "\n");
   put(dir_ / "a.jsonl", lines);
   put(file(), packed(lines));
   const auto expected = rows_of(dir_ / "a.jsonl");

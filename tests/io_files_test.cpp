@@ -18,7 +18,7 @@ using test::put;
 using test::TempDir;
 
 mode_t mode_of(const fs::path& path) {
-  struct stat status {};
+  struct stat status{};
   EXPECT_EQ(::stat(path.c_str(), &status), 0) << path;
   return status.st_mode & 07777;
 }
@@ -39,7 +39,7 @@ class FileSizeLimit {
   FileSizeLimit& operator=(const FileSizeLimit&) = delete;
 
  private:
-  struct rlimit old_ {};
+  struct rlimit old_{};
   void (*handler_)(int);
 };
 
@@ -115,7 +115,9 @@ TEST(AtomicFile, AppearsOnlyAtCommit) {
 TEST(AtomicFile, LeavesNothingUnlessCommitted) {
   TempDir dir;
   put(dir / "a", "old");
-  { AtomicFile(dir / "a").write("new"); }
+  {
+    AtomicFile(dir / "a").write("new");
+  }
   EXPECT_EQ(get(dir / "a"), "old");
   EXPECT_EQ(dir.list(), std::vector<std::string>{"a"});
 }

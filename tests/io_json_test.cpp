@@ -10,7 +10,8 @@ using test::put;
 using test::TempDir;
 
 TEST(Json, ReadsEveryKindOfValue) {
-  const Json json = parse_json(R"( {"a": [1, -2, 1.5, 1e3, true, false, null, "x\u00e9\ud83d\ude00\n"], "b": {}} )", "t");
+  const Json json =
+      parse_json(R"( {"a": [1, -2, 1.5, 1e3, true, false, null, "x\u00e9\ud83d\ude00\n"], "b": {}} )", "t");
   EXPECT_EQ(json["a"], (Json{1, -2, 1.5, 1000.0, true, false, nullptr, "x\u00e9\U0001F600\n"}));
   EXPECT_TRUE(json["a"][0].is_number_unsigned());
   EXPECT_TRUE(json["a"][1].is_number_integer());
@@ -63,10 +64,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadJson{"DuplicateKey", "{\"a\": 1,\n \"b\": {}, \"a\": 2}", "2:11: duplicate key 'a'"},
         BadJson{"DuplicateNested", "[{\"x\": {\"k\": 1, \"k\": 1}}]", "1:17: duplicate key 'k'"},
         BadJson{"DuplicateEscaped", R"({"\"a\\": 1, "\u0022a\\": 2})", "1:14: duplicate key '\"a\\'"},
-        BadJson{"DuplicateEmpty", R"({"": 1, "": 2})", "1:9: duplicate key ''"},
-        BadJson{"Comment", "// x\n1", "1:1: "}, BadJson{"BlockComment", "[1 /* x */]", "1:4: "},
-        BadJson{"HashComment", "# x\n1", "1:1: "}, BadJson{"NotANumber", "[NaN]", "1:2: "},
-        BadJson{"Infinity", "[Infinity]", "1:2: "}, BadJson{"NegativeInfinity", "[-Infinity]", "1:3: "},
+        BadJson{"DuplicateEmpty", R"({"": 1, "": 2})", "1:9: duplicate key ''"}, BadJson{"Comment", "// x\n1", "1:1: "},
+        BadJson{"BlockComment", "[1 /* x */]", "1:4: "}, BadJson{"HashComment", "# x\n1", "1:1: "},
+        BadJson{"NotANumber", "[NaN]", "1:2: "}, BadJson{"Infinity", "[Infinity]", "1:2: "},
+        BadJson{"NegativeInfinity", "[-Infinity]", "1:3: "},
         BadJson{"ByteOrderMark", "\xef\xbb\xbf{}", "1:1: starts with a byte-order mark"},
         BadJson{"TextAfter", "{}\n x", "2:2: "}, BadJson{"SecondDocument", "{}{}", "1:3: "},
         BadJson{"NulAfter", std::string("{}\0", 3), "1:3: NUL byte"},
@@ -74,7 +75,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadJson{"NulInString", std::string("[\"a\0b\"]", 7), "1:4: NUL byte"},
         BadJson{"ControlInString", "[\"a\nb\"]", "1:4: "}, BadJson{"TabInString", "[\"\t\"]", "1:3: "},
         BadJson{"BadUtf8", "[\"\u00e9\xff\"]", "1:4: "}, BadJson{"Overlong", "[\"\xc0\x80\"]", "1:3: "},
-        BadJson{"OverlongThree", "[\"\xe0\x80\xaf\"]", "1:4: "}, BadJson{"EncodedSurrogate", "[\"\xed\xa0\x80\"]", "1:4: "},
+        BadJson{"OverlongThree", "[\"\xe0\x80\xaf\"]", "1:4: "},
+        BadJson{"EncodedSurrogate", "[\"\xed\xa0\x80\"]", "1:4: "},
         BadJson{"AboveUnicode", "[\"\xf4\x90\x80\x80\"]", "1:4: "}, BadJson{"CutUtf8", "[\"\xe2\x82\"]", "1:"},
         BadJson{"LoneHighSurrogate", R"(["\ud800"])", "1:"}, BadJson{"LoneLowSurrogate", R"(["\udc00"])", "1:"},
         BadJson{"SwappedSurrogates", R"(["\udc00\ud800"])", "1:"}, BadJson{"BadEscape", R"(["\x41"])", "1:4: "},
@@ -83,11 +85,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadJson{"TrailingComma", "[1,]", "1:4: "}, BadJson{"TrailingCommaObject", "{\"a\": 1,}", "1:9: "},
         BadJson{"MissingComma", "[1 2]", "1:4: "}, BadJson{"MissingColon", "{\"a\" 1}", "1:6: "},
         BadJson{"Unclosed", "{\"a\": [1", "1:9: "}, BadJson{"UnclosedString", "\"abc", "1:5: "},
-        BadJson{"LeadingZero", "[01]", "1:3: "}, BadJson{"LeadingPlus", "[+1]", "1:2: "}, BadJson{"BareFraction", "[.5]", "1:2: "},
-        BadJson{"NoFraction", "[1.]", "1:4: "}, BadJson{"Hex", "[0x10]", "1:3: "}, BadJson{"CapitalTrue", "[True]", "1:2: "},
+        BadJson{"LeadingZero", "[01]", "1:3: "}, BadJson{"LeadingPlus", "[+1]", "1:2: "},
+        BadJson{"BareFraction", "[.5]", "1:2: "}, BadJson{"NoFraction", "[1.]", "1:4: "},
+        BadJson{"Hex", "[0x10]", "1:3: "}, BadJson{"CapitalTrue", "[True]", "1:2: "},
         BadJson{"LongInteger", "[1, 18446744073709551616]", "1:25: integer 18446744073709551616 does not fit 64 bits"},
         BadJson{"LongNegative", "[-9223372036854775809]", "1:22: integer -9223372036854775809 does not fit 64 bits"},
-        BadJson{"NumberOverflow", "[1e999]", "1:"}, BadJson{"Deep", nested(129, "[", "]"), "1:129: nesting deeper than 128"},
+        BadJson{"NumberOverflow", "[1e999]", "1:"},
+        BadJson{"Deep", nested(129, "[", "]"), "1:129: nesting deeper than 128"},
         BadJson{"DeepObject", nested(129, "{\"a\":", "}"), "1:641: nesting deeper than 128"},
         BadJson{"VeryDeep", nested(1000000, "[", "]"), "1:129: nesting deeper than 128"},
         BadJson{"UnclosedDeep", std::string(1000000, '['), "1:129: nesting deeper than 128"},
@@ -101,7 +105,8 @@ TEST(Json, NestingOf128IsFine) {
 
 TEST(Json, MessagesAreOneShortPrintableLine) {
   const std::string long_key(100000, 'k');
-  const Error long_error = test::error_of([&] { parse_json("{\"" + long_key + "\": 1, \"" + long_key + "\": 1}", "t"); });
+  const Error long_error =
+      test::error_of([&] { parse_json("{\"" + long_key + "\": 1, \"" + long_key + "\": 1}", "t"); });
   EXPECT_LT(std::string(long_error.what()).size(), 200u);
   const Error long_token = test::error_of([&] { parse_json("[\"" + long_key, "t"); });
   EXPECT_LT(std::string(long_token.what()).size(), 400u);
@@ -132,9 +137,9 @@ TEST(Text, FindsInvalidUtf8) {
   constexpr size_t kValid = std::string_view::npos;
   EXPECT_EQ(find_invalid_utf8(""), kValid);
   EXPECT_EQ(find_invalid_utf8("a\u00e9\u20ac\U0001F600\U0010FFFF\xed\x9f\xbf\xee\x80\x80"), kValid);
-  for (const char* bad : {"\x80", "\xbf", "\xc0\xaf", "\xc1\xbf", "\xc3", "\xc3(", "\xe0\x9f\xbf", "\xe2\x82", "\xe2(\xa1",
-                          "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
-                          "\xff", "\xfe"}) {
+  for (const char* bad : {"\x80", "\xbf", "\xc0\xaf", "\xc1\xbf", "\xc3", "\xc3(", "\xe0\x9f\xbf", "\xe2\x82",
+                          "\xe2(\xa1", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x9f\x98",
+                          "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "\xfe"}) {
     EXPECT_EQ(find_invalid_utf8(cat("ab", bad)), 2u) << detail::printable(bad);
     EXPECT_EQ(find_invalid_utf8(cat("ab", bad, "x")), 2u) << detail::printable(bad);
   }

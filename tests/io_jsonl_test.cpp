@@ -87,17 +87,18 @@ TEST_P(RefusedRows, NameTheLine) {
 
 INSTANTIATE_TEST_SUITE_P(
     Corpus, RefusedRows,
-    testing::Values(BadRow{"Broken", "{}\n\n{\"a\": 1\n", "3:8: "}, BadRow{"Array", "{}\n[1]\n", "2: expected an object, got array"},
-                    BadRow{"Text", "\"a\"\n", "1: expected an object, got string"},
-                    BadRow{"Null", "{}\nnull\n", "2: expected an object, got null"},
-                    BadRow{"TwoInALine", "{} {}\n", "1:4: "}, BadRow{"ByteOrderMark", "\xef\xbb\xbf{}\n", "1:1: starts with a byte-order mark"},
-                    BadRow{"BadUtf8", "{}\n{\"a\": \"\xff\"}\n", "2:8: "}, BadRow{"Nul", std::string("{}\0\n", 4), "1:3: NUL byte"},
-                    BadRow{"DuplicateKey", "{\"a\": 1, \"a\": 2}\n", "1:10: duplicate key 'a'"},
-                    BadRow{"NotANumber", "{\"a\": NaN}\n", "1:7: "}, BadRow{"Gzip", "\x1f\x8b\x08 abc", "1:1: "},
-                    BadRow{"ArrayOfNumbers", "[{},\n1]", "2: expected an object, got number", "a.json"},
-                    BadRow{"ObjectAsArrayFile", "{}\n", "1: expected an array of objects", "a.json"},
-                    BadRow{"LinesAsArrayFile", "{}\n{}\n", "2:1: ", "a.json"},
-                    BadRow{"EmptyArrayFile", "", "1:1: ", "a.json"}),
+    testing::Values(
+        BadRow{"Broken", "{}\n\n{\"a\": 1\n", "3:8: "},
+        BadRow{"Array", "{}\n[1]\n", "2: expected an object, got array"},
+        BadRow{"Text", "\"a\"\n", "1: expected an object, got string"},
+        BadRow{"Null", "{}\nnull\n", "2: expected an object, got null"}, BadRow{"TwoInALine", "{} {}\n", "1:4: "},
+        BadRow{"ByteOrderMark", "\xef\xbb\xbf{}\n", "1:1: starts with a byte-order mark"},
+        BadRow{"BadUtf8", "{}\n{\"a\": \"\xff\"}\n", "2:8: "}, BadRow{"Nul", std::string("{}\0\n", 4), "1:3: NUL byte"},
+        BadRow{"DuplicateKey", "{\"a\": 1, \"a\": 2}\n", "1:10: duplicate key 'a'"},
+        BadRow{"NotANumber", "{\"a\": NaN}\n", "1:7: "}, BadRow{"Gzip", "\x1f\x8b\x08 abc", "1:1: "},
+        BadRow{"ArrayOfNumbers", "[{},\n1]", "2: expected an object, got number", "a.json"},
+        BadRow{"ObjectAsArrayFile", "{}\n", "1: expected an array of objects", "a.json"},
+        BadRow{"LinesAsArrayFile", "{}\n{}\n", "2:1: ", "a.json"}, BadRow{"EmptyArrayFile", "", "1:1: ", "a.json"}),
     [](const auto& info) { return info.param.name; });
 
 TEST(Jsonl, AVeryLongLineIsRefusedInBoundedMemory) {

@@ -27,9 +27,10 @@ using test::put;
 using test::TempDir;
 
 // The calls that read or change files; a kill between two of them is a kill before the second.
-const std::set<long> kFileCalls = {
-    SYS_openat, SYS_open,     SYS_write,  SYS_fsync,  SYS_rename, SYS_renameat2, SYS_mkdir, SYS_flock,      SYS_ftruncate, SYS_fallocate,
-    SYS_close,  SYS_pread64,  SYS_unlink, SYS_rmdir,  SYS_link,   SYS_unlinkat,  SYS_fstat, SYS_newfstatat, SYS_getdents64, SYS_exit_group};
+const std::set<long> kFileCalls = {SYS_openat,    SYS_open,    SYS_write,      SYS_fsync,      SYS_rename,
+                                   SYS_renameat2, SYS_mkdir,   SYS_flock,      SYS_ftruncate,  SYS_fallocate,
+                                   SYS_close,     SYS_pread64, SYS_unlink,     SYS_rmdir,      SYS_link,
+                                   SYS_unlinkat,  SYS_fstat,   SYS_newfstatat, SYS_getdents64, SYS_exit_group};
 
 /// A child process that runs `body` and stops before each of its file calls.
 class TracedChild {
@@ -157,8 +158,7 @@ TEST(Kill, AtomicFileIsOldOrNew) {
   TempDir dir;
   std::set<std::string> seen;
   const int runs = kill_everywhere([&] { write_text_atomic(dir / "a", "old"); },
-                                    [&] { write_text_atomic(dir / "a", "new!"); },
-                                    [&] { seen.insert(get(dir / "a")); });
+                                   [&] { write_text_atomic(dir / "a", "new!"); }, [&] { seen.insert(get(dir / "a")); });
   SKIP_UNLESS(runs);
   EXPECT_EQ(seen, (std::set<std::string>{"old", "new!"}));
   write_text_atomic(dir / "a", "x");
@@ -169,7 +169,7 @@ TEST(Kill, NewFolderIsAbsentOrWhole) {
   TempDir dir;
   std::set<std::string> seen;
   const int runs = kill_everywhere([&] { fs::remove_all(dir / "p"); }, [&] { make(dir / "p" / "out", "new"); },
-                                    [&] { seen.insert(content(dir / "p" / "out")); });
+                                   [&] { seen.insert(content(dir / "p" / "out")); });
   SKIP_UNLESS(runs);
   EXPECT_EQ(seen, (std::set<std::string>{"", "new"}));
   make(dir / "p" / "out", "x");
@@ -179,8 +179,8 @@ TEST(Kill, NewFolderIsAbsentOrWhole) {
 TEST(Kill, OverwrittenFolderIsOldOrNew) {
   TempDir dir;
   std::set<std::string> seen;
-  const int runs = kill_everywhere(
-      [&] { reset(dir / "out"); }, [&] { make(dir / "out", "new"); }, [&] { seen.insert(content(dir / "out")); });
+  const int runs = kill_everywhere([&] { reset(dir / "out"); }, [&] { make(dir / "out", "new"); },
+                                   [&] { seen.insert(content(dir / "out")); });
   SKIP_UNLESS(runs);
   EXPECT_EQ(seen, (std::set<std::string>{"old", "new"})) << "never absent";
   make(dir / "out", "x");
@@ -194,12 +194,13 @@ TEST(Kill, TwoStepSwapIsRepaired) {
     reset(dir / "out");
     make(dir / "next", "new");
   };
-  const int runs = kill_everywhere(prepare, [&] { detail::swap_folders(dir / "next", dir / "out", false); },
-                                    [&] {
-                                      detail::recover_swap(dir / "out");
-                                      seen.insert(content(dir / "out"));
-                                      EXPECT_FALSE(fs::exists(detail::sibling(dir / "out", ".old-1")));
-                                    });
+  const int runs = kill_everywhere(
+      prepare, [&] { detail::swap_folders(dir / "next", dir / "out", false); },
+      [&] {
+        detail::recover_swap(dir / "out");
+        seen.insert(content(dir / "out"));
+        EXPECT_FALSE(fs::exists(detail::sibling(dir / "out", ".old-1")));
+      });
   SKIP_UNLESS(runs);
   EXPECT_EQ(seen, (std::set<std::string>{"old", "new"}));
 }
@@ -208,17 +209,19 @@ TEST(Kill, SafetensorsFileIsAbsentOrWhole) {
   TempDir dir;
   std::set<bool> seen;
   const auto save = [&] {
-    SafetensorsWriter writer(dir / "m.safetensors", {{"a", Dtype::kU8, {3'000'000}, 0, 0}, {"b", Dtype::kF32, {5}, 0, 0}});
+    SafetensorsWriter writer(dir / "m.safetensors",
+                             {{"a", Dtype::kU8, {3'000'000}, 0, 0}, {"b", Dtype::kF32, {5}, 0, 0}});
     for (const TensorInfo& info : writer.order()) writer.write(std::vector<std::byte>(info.bytes));
     writer.finish();
   };
-  const int runs = kill_everywhere([&] { fs::remove(dir / "m.safetensors"); }, save, [&] {
-    const bool there = fs::exists(dir / "m.safetensors");
-    if (there) {
-      EXPECT_EQ(SafetensorsFile(dir / "m.safetensors").tensors().size(), 2u);
-    }
-    seen.insert(there);
-  });
+  const int runs = kill_everywhere([&] { fs::remove(dir / "m.safetensors"); }, save,
+                                   [&] {
+                                     const bool there = fs::exists(dir / "m.safetensors");
+                                     if (there) {
+                                       EXPECT_EQ(SafetensorsFile(dir / "m.safetensors").tensors().size(), 2u);
+                                     }
+                                     seen.insert(there);
+                                   });
   SKIP_UNLESS(runs);
   EXPECT_EQ(seen.size(), 2u);
 }
@@ -249,8 +252,8 @@ void refuse_everywhere(int error, const std::function<void()>& prepare, const st
 void expect_clean_refusal(int code, long call) {
   // A file that cannot be looked at may count as absent or in the way; what is refused while cleaning up is no error.
   const bool tolerated = call == SYS_unlink || call == SYS_unlinkat || call == SYS_rmdir || call == SYS_getdents64 ||
-                         call == SYS_close || call == SYS_flock || call == SYS_openat || call == SYS_fstat || call == SYS_newfstatat ||
-                         call == SYS_renameat2;
+                         call == SYS_close || call == SYS_flock || call == SYS_openat || call == SYS_fstat ||
+                         call == SYS_newfstatat || call == SYS_renameat2;
   const bool refused = code == static_cast<int>(ErrorCode::kIo) || code == static_cast<int>(ErrorCode::kLocked);
   EXPECT_TRUE(refused || (tolerated && code == 0)) << "exit code " << code;
 }

@@ -46,7 +46,8 @@ std::string terminal_of(unsigned short columns, Body&& body) {
   ::close(slave);
   std::string out(65536, '\0');
   size_t done = 0;
-  for (ssize_t got = 0; (got = ::read(master, out.data() + done, out.size() - done)) > 0;) done += static_cast<size_t>(got);
+  for (ssize_t got = 0; (got = ::read(master, out.data() + done, out.size() - done)) > 0;)
+    done += static_cast<size_t>(got);
   ::close(master);
   configure_log(LogLevel::kInfo);
   return out.substr(0, done);
@@ -91,7 +92,8 @@ TEST(Log, JsonLinesAreJson) {
   const Json line = parse_json(out.substr(0, newline), "log");
   EXPECT_EQ(line["level"], "warning");
   EXPECT_EQ(line["message"], "a \"quoted\"\nline \uFFFD");
-  EXPECT_TRUE(std::regex_match(line["time"].get<std::string>(), std::regex("\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z")));
+  EXPECT_TRUE(std::regex_match(line["time"].get<std::string>(),
+                               std::regex("\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z")));
   EXPECT_EQ(parse_json(out.substr(newline + 1), "log")["message"].get<std::string>().find("train: 50% (5/10), "), 0u);
 }
 

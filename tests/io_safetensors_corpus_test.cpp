@@ -93,35 +93,47 @@ std::vector<BadFile> texts() {
 std::vector<BadFile> fields() {
   const std::string dtype = "\"dtype\":\"U8\"", shape = "\"shape\":[1]", offsets = "\"data_offsets\":[0,1]";
   const auto tensor = [](const std::string& all) { return padded("{\"a\":{" + all + "}}", 1); };
-  return {{"TensorIsNumber", padded("{\"a\":1}", 0), "expected an object with dtype, shape and data_offsets, got the integer 1"},
-          {"TensorIsNull", padded("{\"a\":null}", 0), "data_offsets, got null"},
-          {"TensorIsString", padded("{\"a\":\"x\"}", 0), "data_offsets, got a string"},
-          {"NoDtype", tensor(shape + "," + offsets), "tensor 'a': 'dtype' is missing"},
-          {"NoShape", tensor(dtype + "," + offsets), "tensor 'a': 'shape' is missing"},
-          {"NoOffsets", tensor(dtype + "," + shape), "tensor 'a': 'data_offsets' is missing"},
-          {"NoFields", tensor(""), "tensor 'a': 'dtype' is missing"},
-          {"DuplicateDtype", tensor(dtype + "," + dtype + "," + shape + "," + offsets), "duplicate field 'dtype'"},
-          {"DuplicateShape", tensor(dtype + "," + shape + "," + shape + "," + offsets), "duplicate field 'shape'"},
-          {"DuplicateOffsets", tensor(dtype + "," + shape + "," + offsets + "," + offsets), "duplicate field 'data_offsets'"},
-          {"UnknownField", tensor(dtype + "," + shape + "," + offsets + ",\"x\":1"), "tensor 'a': unknown field 'x'"},
-          {"UnknownDtype", padded(one("Q7", "[1]", "[0,1]"), 1), "tensor 'a': unknown dtype 'Q7'; expected one of BOOL, U8"},
-          {"LowerCaseDtype", padded(one("f32", "[1]", "[0,4]"), 4), "unknown dtype 'f32'"},
-          {"SubByteDtype", padded(one("F4", "[2]", "[0,1]"), 1), "unknown dtype 'F4'"},
-          {"ComplexDtype", padded(one("C64", "[1]", "[0,8]"), 8), "unknown dtype 'C64'"},
-          {"DtypeIsNumber", tensor("\"dtype\":5," + shape + "," + offsets), "expected the name of a dtype, got the integer 5"},
-          {"DtypeIsList", tensor("\"dtype\":[\"U8\"]," + shape + "," + offsets), "expected the name of a dtype, got a list"},
-          {"DuplicateTensor", padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[0,1]") + "}", 1), "duplicate tensor 'a'"},
-          {"DuplicateOtherShape", padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("\\u0061", "U8", "[2]", "[1,3]") + "}", 3), "duplicate tensor 'a'"},
-          {"NoName", padded("{" + entry("", "U8", "[1]", "[0,1]") + "}", 1), "a tensor without a name"},
-          {"NulInName", padded("{" + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "}", 1), "NUL in the tensor name"},
-          {"LongName", padded("{" + entry(std::string(1025, 'n'), "U8", "[1]", "[0,1]") + "}", 1), "tensor name of 1025 bytes"},
-          {"MetadataIsList", padded("{\"__metadata__\":[]}", 0), "expected an object of strings, got a list"},
-          {"MetadataIsNull", padded("{\"__metadata__\":null}", 0), "expected an object of strings, got null"},
-          {"MetadataNumber", padded("{\"__metadata__\":{\"a\":1}}", 0), "expected a string, got the integer 1"},
-          {"MetadataNested", padded("{\"__metadata__\":{\"a\":{}}}", 0), "expected a string, got an object"},
-          {"MetadataDuplicateKey", padded("{\"__metadata__\":{\"a\":\"1\",\"a\":\"1\"}}", 0), "duplicate metadata key 'a'"},
-          {"MetadataTwice", padded("{\"__metadata__\":{},\"__metadata__\":{}}", 0), "duplicate '__metadata__'"},
-          {"EscapesInName", padded("{" + entry("\\u001b[2J", "Q7", "[1]", "[0,1]") + "}", 1), "tensor '\\x1B[2J': unknown dtype"}};
+  return {
+      {"TensorIsNumber", padded("{\"a\":1}", 0),
+       "expected an object with dtype, shape and data_offsets, got the integer 1"},
+      {"TensorIsNull", padded("{\"a\":null}", 0), "data_offsets, got null"},
+      {"TensorIsString", padded("{\"a\":\"x\"}", 0), "data_offsets, got a string"},
+      {"NoDtype", tensor(shape + "," + offsets), "tensor 'a': 'dtype' is missing"},
+      {"NoShape", tensor(dtype + "," + offsets), "tensor 'a': 'shape' is missing"},
+      {"NoOffsets", tensor(dtype + "," + shape), "tensor 'a': 'data_offsets' is missing"},
+      {"NoFields", tensor(""), "tensor 'a': 'dtype' is missing"},
+      {"DuplicateDtype", tensor(dtype + "," + dtype + "," + shape + "," + offsets), "duplicate field 'dtype'"},
+      {"DuplicateShape", tensor(dtype + "," + shape + "," + shape + "," + offsets), "duplicate field 'shape'"},
+      {"DuplicateOffsets", tensor(dtype + "," + shape + "," + offsets + "," + offsets),
+       "duplicate field 'data_offsets'"},
+      {"UnknownField", tensor(dtype + "," + shape + "," + offsets + ",\"x\":1"), "tensor 'a': unknown field 'x'"},
+      {"UnknownDtype", padded(one("Q7", "[1]", "[0,1]"), 1),
+       "tensor 'a': unknown dtype 'Q7'; expected one of BOOL, U8"},
+      {"LowerCaseDtype", padded(one("f32", "[1]", "[0,4]"), 4), "unknown dtype 'f32'"},
+      {"SubByteDtype", padded(one("F4", "[2]", "[0,1]"), 1), "unknown dtype 'F4'"},
+      {"ComplexDtype", padded(one("C64", "[1]", "[0,8]"), 8), "unknown dtype 'C64'"},
+      {"DtypeIsNumber", tensor("\"dtype\":5," + shape + "," + offsets),
+       "expected the name of a dtype, got the integer 5"},
+      {"DtypeIsList", tensor("\"dtype\":[\"U8\"]," + shape + "," + offsets),
+       "expected the name of a dtype, got a list"},
+      {"DuplicateTensor",
+       padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("a", "U8", "[1]", "[0,1]") + "}", 1),
+       "duplicate tensor 'a'"},
+      {"DuplicateOtherShape",
+       padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("\\u0061", "U8", "[2]", "[1,3]") + "}", 3),
+       "duplicate tensor 'a'"},
+      {"NoName", padded("{" + entry("", "U8", "[1]", "[0,1]") + "}", 1), "a tensor without a name"},
+      {"NulInName", padded("{" + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "}", 1), "NUL in the tensor name"},
+      {"LongName", padded("{" + entry(std::string(1025, 'n'), "U8", "[1]", "[0,1]") + "}", 1),
+       "tensor name of 1025 bytes"},
+      {"MetadataIsList", padded("{\"__metadata__\":[]}", 0), "expected an object of strings, got a list"},
+      {"MetadataIsNull", padded("{\"__metadata__\":null}", 0), "expected an object of strings, got null"},
+      {"MetadataNumber", padded("{\"__metadata__\":{\"a\":1}}", 0), "expected a string, got the integer 1"},
+      {"MetadataNested", padded("{\"__metadata__\":{\"a\":{}}}", 0), "expected a string, got an object"},
+      {"MetadataDuplicateKey", padded("{\"__metadata__\":{\"a\":\"1\",\"a\":\"1\"}}", 0), "duplicate metadata key 'a'"},
+      {"MetadataTwice", padded("{\"__metadata__\":{},\"__metadata__\":{}}", 0), "duplicate '__metadata__'"},
+      {"EscapesInName", padded("{" + entry("\\u001b[2J", "Q7", "[1]", "[0,1]") + "}", 1),
+       "tensor '\\x1B[2J': unknown dtype"}};
 }
 
 std::vector<BadFile> shapes() {
@@ -145,7 +157,8 @@ std::vector<BadFile> shapes() {
           {"ProductOverflowsBeforeZero", shape("[4294967296,4294967296,0]", 0), "overflows"},
           {"BytesOverflow", padded(one("F64", "[2305843009213693952]", "[0,0]"), 0), "overflows"},
           {"BytesWrapToSize", padded(one("F64", "[2305843009213693953]", "[0,8]"), 8), "overflows"},
-          {"SizeTooSmall", padded(one("F32", "[2]", "[0,4]"), 4), "tensor 'a': F32 [2] takes 8 bytes, but data_offsets span 4"},
+          {"SizeTooSmall", padded(one("F32", "[2]", "[0,4]"), 4),
+           "tensor 'a': F32 [2] takes 8 bytes, but data_offsets span 4"},
           {"SizeTooLarge", padded(one("F32", "[1]", "[0,8]"), 8), "takes 4 bytes, but data_offsets span 8"},
           {"ScalarOfNoBytes", padded(one("F32", "[]", "[0,0]"), 0), "takes 4 bytes, but data_offsets span 0"}};
 }
@@ -155,31 +168,39 @@ std::vector<BadFile> offsets() {
   const auto two = [](const std::string& first, const std::string& second, size_t bytes) {
     return padded("{" + entry("a", "U8", "[2]", first) + "," + entry("b", "U8", "[2]", second) + "}", bytes);
   };
-  return {{"NoOffset", with("[]", 1), "expected two data_offsets, got 0"},
-          {"OneOffset", with("[0]", 1), "expected two data_offsets, got 1"},
-          {"ThreeOffsets", with("[0,1,1]", 1), "expected two data_offsets, got more"},
-          {"OffsetNegative", with("[-1,0]", 1), "expected an offset, a whole number from 0, got the integer -1"},
-          {"OffsetFloat", with("[0.0,1]", 1), "expected an offset, a whole number from 0, got the number 0.0"},
-          {"OffsetString", with("[\"0\",1]", 1), "expected an offset, a whole number from 0, got a string"},
-          {"OffsetsObject", with("{\"0\":0}", 1), "expected a list of two offsets, got an object"},
-          {"BeginAfterEnd", with("[1,0]", 1), "data_offsets end before they begin"},
-          {"EndBeyondData", with("[0,1]", 0), "reach beyond the 0 data bytes of the file"},
-          {"EndFarBeyond", padded(one("U8", "[9223372036854775807]", "[0,9223372036854775807]"), 1), "reach beyond the 1 data bytes"},
-          {"OffsetsWrap", with("[18446744073709551615,18446744073709551615]", 1), "reach beyond"},
-          {"HoleAtStart", with("[1,2]", 2), "tensor 'a': 1 unused bytes before it"},
-          {"HoleInMiddle", two("[0,2]", "[3,5]", 5), "tensor 'b': 1 unused bytes before it"},
-          {"BytesAtEnd", with("[0,1]", 2), "1 bytes after the last tensor"},
-          {"OnlyData", padded("{}", 5), "5 bytes after the last tensor"},
-          {"Overlap", two("[0,2]", "[1,3]", 3), "tensor 'b': shares bytes with 'a'"},
-          {"SharedRange", two("[0,2]", "[0,2]", 2), "tensor 'b': shares bytes with 'a'"},
-          {"Contained", padded("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[1]", "[1,2]") + "}", 4), "tensor 'b': shares bytes with 'a'"},
-          {"EmptyInside", padded("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[0]", "[2,2]") + "}", 4), "tensor 'b': shares bytes with 'a'"},
-          {"Misaligned", padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("b", "F32", "[1]", "[1,5]") + "}", 5), "not a multiple of 4"},
-          {"HeaderMisaligns", file_of(one("F32", "[1]", "[0,4]") + repeat(" ", (9 - one("F32", "[1]", "[0,4]").size() % 8) % 8), 4), "not a multiple of 4"}};
+  return {
+      {"NoOffset", with("[]", 1), "expected two data_offsets, got 0"},
+      {"OneOffset", with("[0]", 1), "expected two data_offsets, got 1"},
+      {"ThreeOffsets", with("[0,1,1]", 1), "expected two data_offsets, got more"},
+      {"OffsetNegative", with("[-1,0]", 1), "expected an offset, a whole number from 0, got the integer -1"},
+      {"OffsetFloat", with("[0.0,1]", 1), "expected an offset, a whole number from 0, got the number 0.0"},
+      {"OffsetString", with("[\"0\",1]", 1), "expected an offset, a whole number from 0, got a string"},
+      {"OffsetsObject", with("{\"0\":0}", 1), "expected a list of two offsets, got an object"},
+      {"BeginAfterEnd", with("[1,0]", 1), "data_offsets end before they begin"},
+      {"EndBeyondData", with("[0,1]", 0), "reach beyond the 0 data bytes of the file"},
+      {"EndFarBeyond", padded(one("U8", "[9223372036854775807]", "[0,9223372036854775807]"), 1),
+       "reach beyond the 1 data bytes"},
+      {"OffsetsWrap", with("[18446744073709551615,18446744073709551615]", 1), "reach beyond"},
+      {"HoleAtStart", with("[1,2]", 2), "tensor 'a': 1 unused bytes before it"},
+      {"HoleInMiddle", two("[0,2]", "[3,5]", 5), "tensor 'b': 1 unused bytes before it"},
+      {"BytesAtEnd", with("[0,1]", 2), "1 bytes after the last tensor"},
+      {"OnlyData", padded("{}", 5), "5 bytes after the last tensor"},
+      {"Overlap", two("[0,2]", "[1,3]", 3), "tensor 'b': shares bytes with 'a'"},
+      {"SharedRange", two("[0,2]", "[0,2]", 2), "tensor 'b': shares bytes with 'a'"},
+      {"Contained", padded("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[1]", "[1,2]") + "}", 4),
+       "tensor 'b': shares bytes with 'a'"},
+      {"EmptyInside", padded("{" + entry("a", "U8", "[4]", "[0,4]") + "," + entry("b", "U8", "[0]", "[2,2]") + "}", 4),
+       "tensor 'b': shares bytes with 'a'"},
+      {"Misaligned", padded("{" + entry("a", "U8", "[1]", "[0,1]") + "," + entry("b", "F32", "[1]", "[1,5]") + "}", 5),
+       "not a multiple of 4"},
+      {"HeaderMisaligns",
+       file_of(one("F32", "[1]", "[0,4]") + repeat(" ", (9 - one("F32", "[1]", "[0,4]").size() % 8) % 8), 4),
+       "not a multiple of 4"}};
 }
 
 std::vector<BadFile> foreign_files() {
-  return {{"Zip", std::string("PK\x03\x04\x14\0\0\0", 8) + std::string(100, 'x'), "got a zip archive, perhaps weights pickled"},
+  return {{"Zip", std::string("PK\x03\x04\x14\0\0\0", 8) + std::string(100, 'x'),
+           "got a zip archive, perhaps weights pickled"},
           {"ZipOfSmallVersion", std::string("PK\x03\x04\0\0\0\0", 8) + std::string(100, 'x'), "got a zip archive"},
           {"Pickle", "\x80\x02}q\x01(U\x06weight" + std::string(100, 'x'), "got a pickle, which can run code"},
           {"Gguf", std::string("GGUF\x03\0\0\0", 8) + std::string(100, '\0'), "got a GGUF file"},
@@ -227,7 +248,9 @@ TEST(SafetensorsCorpus, GoodFilesAreRead) {
       {padded("{ \"a\" : { \"data_offsets\" : [ 0 , 1 ] ,\n \"shape\":[1],\"dtype\":\"U8\" } }", 1), 1},
       {padded("{" + entry("b", "U8", "[2]", "[2,4]") + "," + entry("a", "U8", "[2]", "[0,2]") + "}", 4), 2},
       {padded("{" + entry("a", "U8", "[0]", "[2,2]") + "," + entry("b", "U8", "[2]", "[0,2]") + "," +
-                  entry("c", "U8", "[0]", "[0,0]") + "}", 2), 3},
+                  entry("c", "U8", "[0]", "[0,0]") + "}",
+              2),
+       3},
       {padded("{" + entry(std::string(1024, 'n'), "U8", "[1]", "[0,1]") + "}", 1), 1},
       {padded("{" + entry("\\u00e9\\\"\\n", "U8", "[1]", "[0,1]") + "}", 1), 1}};
   for (const auto& [bytes, tensors] : good) {
@@ -284,7 +307,7 @@ TEST(SafetensorsCorpus, SparseTerabyteIsBounded) {
   const SafetensorsFile good(file);
   EXPECT_EQ(good.data(good.tensors()[0]).size(), elements);
   EXPECT_EQ(good.data(good.tensors()[0]).back(), std::byte{0});
-  struct rusage usage {};
+  struct rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   EXPECT_LT(usage.ru_maxrss, 1 << 20) << "KiB";
 }

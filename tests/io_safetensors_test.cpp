@@ -36,11 +36,13 @@ void write_all(SafetensorsWriter& writer) {
 
 TEST(SafetensorsWriter, LaysOutLikeTheReference) {
   TempDir dir;
-  SafetensorsWriter writer(dir / "a.safetensors", {tensor("b", Dtype::kF32, {2}), tensor("a", Dtype::kBF16, {1, 3}),
-                                                   tensor("z\"\n\u00e9", Dtype::kI64, {}), tensor("a2", Dtype::kF32, {0, 5})});
+  SafetensorsWriter writer(dir / "a.safetensors",
+                           {tensor("b", Dtype::kF32, {2}), tensor("a", Dtype::kBF16, {1, 3}),
+                            tensor("z\"\n\u00e9", Dtype::kI64, {}), tensor("a2", Dtype::kF32, {0, 5})});
   write_all(writer);
   const std::string header =
-      "{\"__metadata__\":{\"format\":\"pt\"},\"z\\\"\\n\u00e9\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]},"
+      "{\"__metadata__\":{\"format\":\"pt\"},\"z\\\"\\n\u00e9\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[0,8]}"
+      ","
       "\"a2\":{\"dtype\":\"F32\",\"shape\":[0,5],\"data_offsets\":[8,8]},"
       "\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]},"
       "\"a\":{\"dtype\":\"BF16\",\"shape\":[1,3],\"data_offsets\":[16,22]}}";

@@ -42,8 +42,8 @@ TEST(Settings, ReadsEveryType) {
   EXPECT_EQ(number_of(s, "big"), 1000);
   EXPECT_EQ(number_of(s, "whole"), 5);
   EXPECT_EQ(number_of(s, "int"), -7);
-  for (const auto& [key, expected] : std::map<std::string, int64_t>{
-           {"int", -7}, {"plus", 3}, {"hex", 16}, {"octal", 15}, {"zero", 0}}) {
+  for (const auto& [key, expected] :
+       std::map<std::string, int64_t>{{"int", -7}, {"plus", 3}, {"hex", 16}, {"octal", 15}, {"zero", 0}}) {
     int64_t out = -1;
     s.get(key, out);
     EXPECT_EQ(out, expected) << key;
@@ -124,7 +124,8 @@ TEST(Settings, UnknownKeysSuggestTheNearest) {
     return std::string(test::error_of([&] { s.reject_unknown(); }).what());
   };
   EXPECT_EQ(message("train:\n  learning_rat: 1\n"), "c.yaml:2:3: unknown key 'learning_rat'; did you mean 'lr'?");
-  EXPECT_EQ(message("train:\n  lr: 1\n  bacth_size: 2\n"), "c.yaml:3:3: unknown key 'bacth_size'; did you mean 'batch_size'?");
+  EXPECT_EQ(message("train:\n  lr: 1\n  bacth_size: 2\n"),
+            "c.yaml:3:3: unknown key 'bacth_size'; did you mean 'batch_size'?");
   EXPECT_EQ(message("trian: {}\n"), "c.yaml:1:1: unknown key 'trian'; did you mean 'train'?");
   EXPECT_EQ(message("lr: 1\n"), "c.yaml:1:1: unknown key 'lr'; did you mean 'train.lr'?");
   EXPECT_EQ(message("train:\n  alpha: 1\n"), "c.yaml:2:3: unknown key 'alpha'; did you mean 'lora.alpha'?");
@@ -179,7 +180,8 @@ TEST(Settings, BadOverridesAreRefused) {
 }
 
 TEST(Settings, ReadsJsonObjects) {
-  const Settings s = Settings::from_json(Json{{"window", 64}, {"mix", 0.5}, {"sub", {{"x", {1, 2}}}}}, "config.json: liger");
+  const Settings s =
+      Settings::from_json(Json{{"window", 64}, {"mix", 0.5}, {"sub", {{"x", {1, 2}}}}}, "config.json: liger");
   EXPECT_EQ(number_of(s, "window"), 64);
   std::vector<int64_t> x;
   s.section("sub").get("x", x);
@@ -228,18 +230,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"DuplicateKey", "a: 1\nb: 2\na: 3\n", "3:1: duplicate key 'a', first at c.yaml:1:1"},
         BadYaml{"DuplicateInFlow", "x: {a: 1, a: 2}", "1:11: duplicate key 'a'"},
         BadYaml{"DuplicateQuoted", "a: 1\n\"a\": 2\n", "2:1: duplicate key 'a'"},
-        BadYaml{"Tab", "a:\n\tb: 1\n", "2:1: a tab"},
-        BadYaml{"TabInside", "a: x\ty\n", "1:5: a tab"},
-        BadYaml{"Anchor", "a: &x 1\n", "1:4: anchors"},
-        BadYaml{"AnchorOnMap", "a: &x\n  b: 1\n", "1:4: anchors"},
-        BadYaml{"AnchorOnList", "a: &x [1]\n", "1:4: anchors"},
-        BadYaml{"AnchorOnNull", "a: &x\n", "1:4: anchors"},
-        BadYaml{"Alias", "a: *x\n", "1:4: "},
-        BadYaml{"CyclicAlias", "a: &x [*x]\n", "1:4: anchors"},
-        BadYaml{"Laughs", laughs(), "1:5: anchors"},
-        BadYaml{"Tag", "a: !!str 1\n", "1:4: tags"},
-        BadYaml{"BareTag", "a: ! 1\n", "1:4: tags"},
-        BadYaml{"LocalTag", "a: !x {b: 1}\n", "1:4: tags"},
+        BadYaml{"Tab", "a:\n\tb: 1\n", "2:1: a tab"}, BadYaml{"TabInside", "a: x\ty\n", "1:5: a tab"},
+        BadYaml{"Anchor", "a: &x 1\n", "1:4: anchors"}, BadYaml{"AnchorOnMap", "a: &x\n  b: 1\n", "1:4: anchors"},
+        BadYaml{"AnchorOnList", "a: &x [1]\n", "1:4: anchors"}, BadYaml{"AnchorOnNull", "a: &x\n", "1:4: anchors"},
+        BadYaml{"Alias", "a: *x\n", "1:4: "}, BadYaml{"CyclicAlias", "a: &x [*x]\n", "1:4: anchors"},
+        BadYaml{"Laughs", laughs(), "1:5: anchors"}, BadYaml{"Tag", "a: !!str 1\n", "1:4: tags"},
+        BadYaml{"BareTag", "a: ! 1\n", "1:4: tags"}, BadYaml{"LocalTag", "a: !x {b: 1}\n", "1:4: tags"},
         BadYaml{"VerbatimTag", "a: !<tag:yaml.org,2002:int> 1\n", "1:4: tags"},
         BadYaml{"MergeKey", "a: {<<: {b: 1}}\n", "1:5: merge keys"},
         BadYaml{"SecondDocument", "a: 1\n---\nb: 2\n", "2:1: a second document"},
@@ -251,7 +247,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"BadUtf8", "a: x\n\u00e9: \xc3\x28\n", "2:4: not valid UTF-8"},
         BadYaml{"Overlong", "a: \xc0\xaf\n", "1:4: not valid UTF-8"},
         BadYaml{"Surrogate", "a: \xed\xa0\x80\n", "1:4: not valid UTF-8"},
-        BadYaml{"ByteOrderMark", "\xef\xbb\xbf" "a: 1\n", "1:1: starts with a byte-order mark"},
+        BadYaml{"ByteOrderMark",
+                "\xef\xbb\xbf"
+                "a: 1\n",
+                "1:1: starts with a byte-order mark"},
         BadYaml{"LeadingZero", "a: 010\n", "1:4: '010': a leading zero"},
         BadYaml{"NegativeLeadingZero", "a: -08\n", "1:4: '-08': a leading zero"},
         BadYaml{"Infinity", "a: .inf\n", "1:4: '.inf': numbers must be finite"},
@@ -269,8 +268,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"DeepFlow", "a: " + repeat("[", 64) + repeat("]", 64), "1:67: nesting deeper than 64"},
         BadYaml{"DeepBlock", repeat("- ", 100) + "1\n", "1:129: nesting deeper than 64"},
         BadYaml{"UnclosedDeep", "a: " + repeat("[", 200000), "1:"},
-        BadYaml{"UnclosedDeepMap", repeat("{", 200000), "1:"},
-        BadYaml{"Unclosed", "a: [1, 2\n", "2:1: "},
+        BadYaml{"UnclosedDeepMap", repeat("{", 200000), "1:"}, BadYaml{"Unclosed", "a: [1, 2\n", "2:1: "},
         BadYaml{"UnclosedQuote", "a: \"x\n", "1:4: a quoted text without"},
         BadYaml{"UnclosedSingleQuote", "a: 'x''\nb: 1\n", "1:4: a quoted text without"},
         BadYaml{"NoColon", "a: 1\nb: 2\nsave\n", "3:1: expected ':' after 'save'"},
@@ -278,8 +276,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadYaml{"ValueNotIndented", "a:\nb # x\nc: 1\n", "2:1: expected the value of 'a' to be indented"},
         BadYaml{"FlowNotIndented", "x:\n  a:\n  [1]\n", "3:3: expected the value of 'a' to be indented"},
         BadYaml{"LoneCarriageReturn", "a: 1\rb: 2\n", "1:5: a carriage return"},
-        BadYaml{"MapInLine", "a: b: c\n", "1:5: "},
-        BadYaml{"BadIndent", "a: 1\n  b: 2\n", "2:4: "},
+        BadYaml{"MapInLine", "a: b: c\n", "1:5: "}, BadYaml{"BadIndent", "a: 1\n  b: 2\n", "2:4: "},
         BadYaml{"BadEscape", "a: \"\\q\"\n", "1:7: "}),
     [](const auto& info) { return info.param.name; });
 
@@ -291,9 +288,7 @@ TEST(Settings, NumberWithATailIsText) {
   }
 }
 
-TEST(Settings, NestingOf64IsFine) {
-  EXPECT_NO_THROW(yaml("a: " + repeat("[", 63) + repeat("]", 63)));
-}
+TEST(Settings, NestingOf64IsFine) { EXPECT_NO_THROW(yaml("a: " + repeat("[", 63) + repeat("]", 63))); }
 
 }  // namespace
 }  // namespace liger

@@ -66,12 +66,12 @@ Error error_of(Body&& body) {
   return Error("");
 }
 
-#define EXPECT_LIGER_ERROR(statement, expected_code, expected_text)                       \
-  do {                                                                                    \
-    const ::liger::Error error_ = ::liger::test::error_of([&] { statement; });            \
+#define EXPECT_LIGER_ERROR(statement, expected_code, expected_text)                               \
+  do {                                                                                            \
+    const ::liger::Error error_ = ::liger::test::error_of([&] { statement; });                    \
     EXPECT_EQ(static_cast<int>(error_.code()), static_cast<int>(expected_code)) << error_.what(); \
-    EXPECT_NE(std::string(error_.what()).find(expected_text), std::string::npos)          \
-        << "got: " << error_.what() << "\nexpected: " << (expected_text);                 \
+    EXPECT_NE(std::string(error_.what()).find(expected_text), std::string::npos)                  \
+        << "got: " << error_.what() << "\nexpected: " << (expected_text);                         \
   } while (false)
 
 }  // namespace liger::test

@@ -23,11 +23,14 @@ TEST(Tfevents, Crc32cHasItsKnownValues) {
 TEST(Tfevents, ARecordByteByByte) {
   const TaggedScalar scalar[] = {{"a/b", 0.5}};
   const std::string record = tfevents_scalars_record(1.5, 300, scalar);
-  const std::string event("\x09\0\0\0\0\0\0\xf8\x3f"      // 1: double 1.5
-                          "\x10\xac\x02"                  // 2: varint 300
-                          "\x2a\x0c\x0a\x0a"              // 5: Summary of 12 bytes {1: Value of 10 bytes
-                          "\x0a\x03" "a/b"                //   {1: tag
-                          "\x15\0\0\0\x3f", 26);          //    2: float 0.5}}
+  const std::string event(
+      "\x09\0\0\0\0\0\0\xf8\x3f"  // 1: double 1.5
+      "\x10\xac\x02"              // 2: varint 300
+      "\x2a\x0c\x0a\x0a"          // 5: Summary of 12 bytes {1: Value of 10 bytes
+      "\x0a\x03"
+      "a/b"  //   {1: tag
+      "\x15\0\0\0\x3f",
+      26);  //    2: float 0.5}}
   ASSERT_EQ(record.size(), 8 + 4 + event.size() + 4);
   EXPECT_EQ(record.substr(0, 8), std::string("\x1a\0\0\0\0\0\0\0", 8));
   EXPECT_EQ(record.substr(12, event.size()), event);

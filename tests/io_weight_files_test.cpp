@@ -32,7 +32,8 @@ class WeightFolder : public testing::Test {
     map_ = {{"a", kOne}, {"b", kOne}, {"c", kTwo}};
   }
   void write_index(Json total = 24) {
-    put(dir_ / kIndex, Json{{"metadata", {{"total_size", total}, {"total_parameters", 6}}}, {"weight_map", map_}}.dump(2));
+    put(dir_ / kIndex,
+        Json{{"metadata", {{"total_size", total}, {"total_parameters", 6}}}, {"weight_map", map_}}.dump(2));
   }
   void refused(const std::string& expected, ErrorCode code = ErrorCode::kBadInput) {
     EXPECT_LIGER_ERROR(WeightFiles(dir_.path()), code, expected);
@@ -107,10 +108,10 @@ TEST_F(WeightFolder, ShardNamesAreCheckedBeforeAnyIsOpened) {
   write_shard(dir_ / "outside.safetensors", {"c"});
   fs::create_directory(dir_ / "sub");
   write_shard(dir_ / "sub" / "in.safetensors", {"c"});
-  for (const std::string& name : {std::string("../outside.safetensors"), (dir_ / kTwo).string(), std::string("/etc/passwd"),
-                                  std::string("sub/in.safetensors"), std::string("./") + kTwo, std::string(".."),
-                                  std::string("."), std::string(""), std::string("a\\b.safetensors"),
-                                  std::string("a\0b.safetensors", 15)}) {
+  for (const std::string& name :
+       {std::string("../outside.safetensors"), (dir_ / kTwo).string(), std::string("/etc/passwd"),
+        std::string("sub/in.safetensors"), std::string("./") + kTwo, std::string(".."), std::string("."),
+        std::string(""), std::string("a\\b.safetensors"), std::string("a\0b.safetensors", 15)}) {
     map_["c"] = name;
     write_index();
     refused("expected the plain name of a file in the folder");
@@ -197,9 +198,11 @@ TEST(WeightFiles, FoldersWithoutSafetensors) {
   put(dir / "model.Q4.gguf", "");
   EXPECT_LIGER_ERROR(WeightFiles(dir.path()), ErrorCode::kBadInput, "found neither (but model.Q4.gguf)");
   put(dir / "pytorch_model.bin", "");
-  EXPECT_LIGER_ERROR(WeightFiles(dir.path()), ErrorCode::kBadInput, "pickled weights (pytorch_model.bin), which can run");
+  EXPECT_LIGER_ERROR(WeightFiles(dir.path()), ErrorCode::kBadInput,
+                     "pickled weights (pytorch_model.bin), which can run");
   fs::create_directory(dir / "model.safetensors");
-  EXPECT_LIGER_ERROR(WeightFiles(dir.path()), ErrorCode::kBadInput, "model.safetensors: expected a file, got a directory");
+  EXPECT_LIGER_ERROR(WeightFiles(dir.path()), ErrorCode::kBadInput,
+                     "model.safetensors: expected a file, got a directory");
 }
 
 }  // namespace

@@ -29,7 +29,9 @@ struct Shape {
 MixSettings settings_of(const char* name, const Shape& shape) {
   const Structure* structure = find_structure(name);
   return {{.structure = structure->window_only ? nullptr : structure, .layer = 1, .layers = 4},
-          shape.window, shape.sinks, 0.3};
+          shape.window,
+          shape.sinks,
+          0.3};
 }
 
 // What a layer remembers, at random: also in slots that nothing has been written to, which may not count.
@@ -58,12 +60,14 @@ LayerState exact(const LayerState& state) {
 // One token of each sequence, of the kernel's own precision but in float32.
 MixInputs random_token(const Shape& shape, Type type) {
   const int64_t S = std::ssize(shape.seen);
-  const auto randn = [&](int64_t heads) {
-    return at::randn({S, heads, shape.D}).to(scalar_type(type)).to(at::kFloat);
-  };
+  const auto randn = [&](int64_t heads) { return at::randn({S, heads, shape.D}).to(scalar_type(type)).to(at::kFloat); };
   const at::Tensor angles = at::randn({S, shape.D / 2}) * 10;
-  return {randn(shape.H), randn(shape.Hkv), randn(shape.Hkv), {at::cos(angles), at::sin(angles)},
-          std::vector<int64_t>(static_cast<size_t>(S), 1), {}};
+  return {randn(shape.H),
+          randn(shape.Hkv),
+          randn(shape.Hkv),
+          {at::cos(angles), at::sin(angles)},
+          std::vector<int64_t>(static_cast<size_t>(S), 1),
+          {}};
 }
 
 // A layer's memory as the kernel has it.
@@ -174,9 +178,9 @@ TEST_P(DecodeStepKernel, EqualsTheDefinition) {
     expect_equal_to_definition(name, {{5}, 4, 2, 64, 0, 0}, type, 2);  // recurrence only
 }
 
-constexpr const char* kNames[] = {"gla",    "hgrn2",  "gsa",       "rwkv6",  "gated-retention",
-                                  "mamba2", "mlstm",  "lightning", "retnet", "linear",
-                                  "kda",    "deltanet", "gated-deltanet", "swa"};
+constexpr const char* kNames[] = {
+    "gla",       "hgrn2",  "gsa",    "rwkv6", "gated-retention", "mamba2",         "mlstm",
+    "lightning", "retnet", "linear", "kda",   "deltanet",        "gated-deltanet", "swa"};
 INSTANTIATE_TEST_SUITE_P(Structures, DecodeStepKernel,
                          ::testing::Combine(::testing::ValuesIn(kNames),
                                             ::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf)));
@@ -197,7 +201,7 @@ TEST(DecodeStepKernel, TakesGroupsOfAnySize) {
 }
 
 TEST(DecodeStepKernel, ReadsEveryWindow) {
-  expect_equal_to_definition("gla", {{0, 1, 4}, 1, 1, 64, 1, 0}, Type::kFloat, 2);    // the token alone
+  expect_equal_to_definition("gla", {{0, 1, 4}, 1, 1, 64, 1, 0}, Type::kFloat, 2);     // the token alone
   expect_equal_to_definition("swa", {{0, 1, 2, 5}, 1, 1, 64, 2, 5}, Type::kFloat, 6);  // more sinks than window
   expect_equal_to_definition("swa", {{299}, 2, 1, 64, 300, 0}, Type::kFloat, 1);
 }

@@ -130,8 +130,8 @@ Outputs run_kernels(const Problem& p, Type type, const Options& options = {}) {
   backward.d_b = d_b.as<float>();
   problem = kernels::delta_scan_bwd_values(backward, nullptr);
   EXPECT_EQ(problem, nullptr) << problem;
-  return {o.values(), after.values(), r.values(), d_v.values(), u.values(), w.values(), d_b.values().sum(0),
-          d_before.values()};
+  return {o.values(), after.values(), r.values(),          d_v.values(),
+          u.values(), w.values(),     d_b.values().sum(0), d_before.values()};
 }
 
 /// What the definition makes of features, in float64, with autograd.
@@ -149,8 +149,8 @@ ScanOutputs definition(const Problem& p, const Leaves& in) {
     const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, length).unsqueeze(0); };
     states.push_back(in.states.narrow(0, static_cast<int64_t>(s), 1));
     if (length == 0) continue;
-    const ScanOutputs out = gated_scan({part(in.q), part(in.k), part(in.v), part(in.g), part(in.b), states.back()},
-                                       ScanMethod::kReference);
+    const ScanOutputs out =
+        gated_scan({part(in.q), part(in.k), part(in.v), part(in.g), part(in.b), states.back()}, ScanMethod::kReference);
     o.push_back(out.o.squeeze(0));
     states.back() = out.state;
   }
@@ -252,8 +252,10 @@ INSTANTIATE_TEST_SUITE_P(WideShapes, DeltaScanKernel,
 // Raw projections: the structures of the delta rule, with what core/structure.h says of them.
 kernels::Features features_of(const Structure& s, double divisor) {
   using namespace kernels;
-  return {true, Map::kUnit, Map::kUnit, s.decay == Decay::kNone ? Gate::kConstant : Gate::kLogSigmoid, s.per_channel,
-          static_cast<float>(divisor), nullptr};
+  return {true,          Map::kUnit,
+          Map::kUnit,    s.decay == Decay::kNone ? Gate::kConstant : Gate::kLogSigmoid,
+          s.per_channel, static_cast<float>(divisor),
+          nullptr};
 }
 /// The same in ATen, for the gradients that go through features.
 Leaves features_of(const Structure& s, double divisor, const Leaves& raw) {
@@ -282,8 +284,8 @@ TEST_P(RawDeltaScanKernel, EqualsTheDefinition) {
   expect_close(got.d_states, d[3], tolerance, "d_states");
   const Leaves in = features_of(*layer.structure, layer.divisor(), raw);
   const Remaining rest = remaining(p, in, got);
-  const at::Tensor through = (in.q * rest.q).sum() + (in.k * rest.k).sum() + (in.g * rest.g).sum() +
-                             (in.b * exact(got.d_b)).sum();
+  const at::Tensor through =
+      (in.q * rest.q).sum() + (in.k * rest.k).sum() + (in.g * rest.g).sum() + (in.b * exact(got.d_b)).sum();
   const auto d_raw = torch::autograd::grad({through}, {raw.q, raw.k});
   expect_close(d_raw[0], d[0], tolerance, "d_q");
   expect_close(d_raw[1], d[1], tolerance, "d_k");

@@ -45,8 +45,12 @@ struct Scan {
     const auto randn = [&](int64_t heads, int64_t n) {
       return at::randn({1, starts.back(), heads, n}).to(scalar_type(type)).to(at::kFloat);
     };
-    in = {randn(s.H, s.K), randn(s.Hkv, s.K), randn(s.Hkv, s.V),
-          at::log_sigmoid(at::randn({1, starts.back(), s.Hkv, s.K})) * strength, {}, {}};
+    in = {randn(s.H, s.K),
+          randn(s.Hkv, s.K),
+          randn(s.Hkv, s.V),
+          at::log_sigmoid(at::randn({1, starts.back(), s.Hkv, s.K})) * strength,
+          {},
+          {}};
     states = at::randn({std::ssize(s.lengths), s.Hkv, s.K, s.V});
     d_o = randn(s.H, s.V);
     d_states = at::randn_like(states);
@@ -61,12 +65,24 @@ struct Scan {
 class OnDevice {
  public:
   OnDevice(const Scan& scan, Type type, const kernels::Features& features, const Parts& parts)
-      : type_(scalar_type(type)), starts_(at::tensor(scan.starts)), q_(typed(scan.in.q)), k_(typed(scan.in.k)),
-        v_(typed(scan.in.v)), g_(scan.in.g), state_in_(scan.states), d_o_(typed(scan.d_o)), d_state_out_(scan.d_states),
-        o_(like(scan.d_o)), state_out_(at::full_like(scan.states, NAN)), d_q_(like(scan.in.q)), d_k_(like(scan.in.k)),
-        d_v_(like(scan.in.v)), d_g_(at::full_like(scan.in.g, NAN)), d_state_in_(at::full_like(scan.states, NAN)),
-        states_(at::full({scan.states.size(0), parts.count, scan.states.size(1), scan.states.size(2),
-                          scan.states.size(3)}, NAN)),
+      : type_(scalar_type(type)),
+        starts_(at::tensor(scan.starts)),
+        q_(typed(scan.in.q)),
+        k_(typed(scan.in.k)),
+        v_(typed(scan.in.v)),
+        g_(scan.in.g),
+        state_in_(scan.states),
+        d_o_(typed(scan.d_o)),
+        d_state_out_(scan.d_states),
+        o_(like(scan.d_o)),
+        state_out_(at::full_like(scan.states, NAN)),
+        d_q_(like(scan.in.q)),
+        d_k_(like(scan.in.k)),
+        d_v_(like(scan.in.v)),
+        d_g_(at::full_like(scan.in.g, NAN)),
+        d_state_in_(at::full_like(scan.states, NAN)),
+        states_(at::full(
+            {scan.states.size(0), parts.count, scan.states.size(1), scan.states.size(2), scan.states.size(3)}, NAN)),
         decays_(at::full({scan.states.size(0), parts.count, scan.states.size(1), scan.states.size(2)}, NAN)) {
     scan_.type = type;
     scan_.N = scan.starts.back();
@@ -86,8 +102,8 @@ class OnDevice {
   }
   void read_before_decay(bool before) { scan_.reads_before_decay = before; }
   ScanOutputs forward() {
-    const kernels::DiagonalScanForward args = {scan_, state_in_.as<float>(), state_out_.as<float>(), states_.as<float>(),
-                                               decays_.as<float>(), o_.as<void>()};
+    const kernels::DiagonalScanForward args = {
+        scan_, state_in_.as<float>(), state_out_.as<float>(), states_.as<float>(), decays_.as<float>(), o_.as<void>()};
     const char* problem = kernels::diagonal_scan_fwd(args, nullptr);
     EXPECT_EQ(problem, nullptr) << problem;
     return {o_.values(), state_out_.values()};
@@ -95,8 +111,13 @@ class OnDevice {
   // Of d_o in the place of x.
   ScanOutputs rows() {
     const Guarded y(at::full({1, scan_.N, scan_.H, scan_.K}, NAN));
-    const kernels::DiagonalScanRows args = {scan_, d_o_.as<void>(), state_in_.as<float>(), state_out_.as<float>(),
-                                            states_.as<float>(), decays_.as<float>(), y.as<float>()};
+    const kernels::DiagonalScanRows args = {scan_,
+                                            d_o_.as<void>(),
+                                            state_in_.as<float>(),
+                                            state_out_.as<float>(),
+                                            states_.as<float>(),
+                                            decays_.as<float>(),
+                                            y.as<float>()};
     const char* problem = kernels::diagonal_scan_rows(args, nullptr);
     EXPECT_EQ(problem, nullptr) << problem;
     return {y.values(), state_out_.values()};
@@ -164,8 +185,8 @@ Expected by_definition(const Scan& scan, const Run& run, bool has_g) {
     if (has_g) d_g.push_back(in[3].grad());
     d_states.push_back(in[4].grad());
   }
-  Expected out = {{at::cat(o, 1), at::cat(states)}, {at::cat(d_q, 1), at::cat(d_k, 1), at::cat(d_v, 1),
-                                                     at::cat(d_states)}, {}};
+  Expected out = {
+      {at::cat(o, 1), at::cat(states)}, {at::cat(d_q, 1), at::cat(d_k, 1), at::cat(d_v, 1), at::cat(d_states)}, {}};
   out.k_d_k = scan.in.k * out.gradients[1];
   if (has_g) out.gradients.push_back(at::cat(d_g, 1));
   return out;
@@ -203,8 +224,10 @@ TEST(DiagonalScanRowsKernel, EqualsTheDefinition) {
   for (const Type type : {Type::kFloat, Type::kBFloat16})
     for (const Parts& parts : {Parts{}, Parts{2, true}}) {
       const Scan scan({{37, 0, 16}, 4, 2, 64, 64}, type, 1);
-      OnDevice device(scan, type, {true, kernels::Map::kIdentity, kernels::Map::kForgotten, kernels::Gate::kLogSigmoid,
-                                   true, 16, nullptr}, parts);
+      OnDevice device(
+          scan, type,
+          {true, kernels::Map::kIdentity, kernels::Map::kForgotten, kernels::Gate::kLogSigmoid, true, 16, nullptr},
+          parts);
       const ScanOutputs got = device.rows();
       const double tolerance = type == Type::kFloat ? 1e-5 : 1e-2;
       for (size_t s = 0; s + 1 < scan.starts.size(); ++s) {
@@ -243,15 +266,14 @@ TEST_P(DiagonalScanKernel, EqualsTheDefinition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, DiagonalScanKernel,
-    ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
-                       ::testing::Values(Shape{{1}, 1, 1, 64, 64}, Shape{{63}, 2, 2, 64, 64},
-                                         Shape{{65}, 4, 1, 64, 64}, Shape{{257}, 1, 1, 64, 64},
-                                         Shape{{33}, 2, 1, 128, 128}, Shape{{257}, 1, 1, 128, 128},
-                                         Shape{{65}, 1, 1, 256, 256}, Shape{{17}, 3, 1, 64, 128},
-                                         Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 256},
-                                         Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
+INSTANTIATE_TEST_SUITE_P(Shapes, DiagonalScanKernel,
+                         ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
+                                            ::testing::Values(Shape{{1}, 1, 1, 64, 64}, Shape{{63}, 2, 2, 64, 64},
+                                                              Shape{{65}, 4, 1, 64, 64}, Shape{{257}, 1, 1, 64, 64},
+                                                              Shape{{33}, 2, 1, 128, 128}, Shape{{257}, 1, 1, 128, 128},
+                                                              Shape{{65}, 1, 1, 256, 256}, Shape{{17}, 3, 1, 64, 128},
+                                                              Shape{{18}, 2, 1, 256, 256}, Shape{{17}, 8, 2, 128, 256},
+                                                              Shape{{20, 1, 0, 35, 16}, 2, 1, 64, 64})));
 
 // d_g sums over a whole part: the longest that is planned, of text that is hardly forgotten.
 TEST(DiagonalScanKernel, LongPartsKeepTheirDigits) {
@@ -282,8 +304,8 @@ TEST_P(RawDiagonalScanKernel, EqualsTheDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Structures, RawDiagonalScanKernel,
                          ::testing::Combine(::testing::Values(Type::kFloat, Type::kBFloat16, Type::kHalf),
-                                            ::testing::Values("gla", "hgrn2", "rwkv6", "gated-retention", "mamba2", "retnet",
-                                                              "lightning", "linear")));
+                                            ::testing::Values("gla", "hgrn2", "rwkv6", "gated-retention", "mamba2",
+                                                              "retnet", "lightning", "linear")));
 
 TEST(DiagonalScanKernelThreads, OrderChangesNothing) {
   const Scan scan({{40, 9}, 4, 2, 64, 64}, Type::kBFloat16, 1.0);

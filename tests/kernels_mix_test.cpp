@@ -92,8 +92,11 @@ class EveryStructure : public ::testing::TestWithParam<std::tuple<at::ScalarType
 TEST_P(EveryStructure, EqualsTheDefinition) {
   const auto& [type, name] = GetParam();
   const Structure* structure = find_structure(name);
-  MixSettings settings = {.recurrence = {.structure = structure->window_only ? nullptr : structure, .layer = 1,
-                                         .layers = 4}, .window = 9, .sinks = 2, .window_share = 0.4};
+  MixSettings settings = {
+      .recurrence = {.structure = structure->window_only ? nullptr : structure, .layer = 1, .layers = 4},
+      .window = 9,
+      .sinks = 2,
+      .window_share = 0.4};
   if (structure->window_only) settings.window_share = 1;
   expect_equal_to_definition(settings, {{37, 1, 20}, 4, 2, 64}, type);
 }
@@ -128,7 +131,8 @@ MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
   const auto angles = [&](const at::Tensor& x) {
     return x.view({2, -1, x.size(1)}).narrow(1, begin, length).reshape({2 * length, x.size(1)});
   };
-  return {cut(in.q), cut(in.k), cut(in.v), {angles(in.rotation.cos), angles(in.rotation.sin)}, {length, length}, {}, {}};
+  return {cut(in.q),        cut(in.k), cut(in.v), {angles(in.rotation.cos), angles(in.rotation.sin)},
+          {length, length}, {},        {}};
 }
 
 // A text in pieces, some of them a single token, gives what the whole text gives.
@@ -137,7 +141,9 @@ TEST(CudaMix, ContinuesWhatItHasRead) {
   for (const Structure& structure : structures()) {
     SCOPED_TRACE(structure.name);
     const MixSettings settings = {.recurrence = {.structure = structure.window_only ? nullptr : &structure},
-                                  .window = 8, .sinks = 2, .window_share = structure.window_only ? 1 : 0.5};
+                                  .window = 8,
+                                  .sinks = 2,
+                                  .window_share = structure.window_only ? 1 : 0.5};
     at::manual_seed(3);
     const MixInputs in = random_inputs(settings, {{40, 40}, 4, 2, 64}, at::kFloat);
     MixInputs exact = in;

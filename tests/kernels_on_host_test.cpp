@@ -43,8 +43,9 @@ TEST(CudaOnHostDeathTest, CatchesWhatAGpuWouldNotShow) {
 // What a device answers, or that it does not; an error asked away is not found by whoever asks next.
 TEST(CudaOnHost, DevicesAreRefusedWithTheReason) {
   EXPECT_EQ(kernels::device_refuses(0), nullptr);
-  EXPECT_STREQ(kernels::device_refuses(1), "the device has compute capability 8.x and 99 KiB of shared memory to a "
-                                           "block; the kernels need 8.0 and 163");
+  EXPECT_STREQ(kernels::device_refuses(1),
+               "the device has compute capability 8.x and 99 KiB of shared memory to a "
+               "block; the kernels need 8.0 and 163");
   EXPECT_STREQ(kernels::device_refuses(2), "the device does not answer");
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }

@@ -55,8 +55,8 @@ Inputs make_inputs(const Shape& s, Type type) {
 /// Rows begin .. begin + length - 1 of everything.
 Inputs part_of(const Inputs& in, int64_t begin, int64_t length) {
   const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
-  return {part(in.q), part(in.k), part(in.v), part(in.other), part(in.d_o),
-          {part(in.rotation.cos), part(in.rotation.sin)}};
+  return {part(in.q),     part(in.k),   part(in.v),
+          part(in.other), part(in.d_o), {part(in.rotation.cos), part(in.rotation.sin)}};
 }
 std::vector<int64_t> starts_of(const std::vector<int64_t>& lengths) {
   std::vector<int64_t> starts = {0};
@@ -236,10 +236,13 @@ TEST_P(WindowAttentionKernelInPieces, EqualTheWhole) {
       of_whole.push_back(expected.narrow(0, begin, lengths[i]));
     }
     const auto both = [&](auto member) { return at::cat({member(parts[0]), member(parts[1])}); };
-    const Inputs piece = {both([](const Inputs& x) { return x.q; }), both([](const Inputs& x) { return x.k; }),
-                          both([](const Inputs& x) { return x.v; }), {}, {},
-                          {both([](const Inputs& x) { return x.rotation.cos; }),
-                           both([](const Inputs& x) { return x.rotation.sin; })}};
+    const Inputs piece = {
+        both([](const Inputs& x) { return x.q; }),
+        both([](const Inputs& x) { return x.k; }),
+        both([](const Inputs& x) { return x.v; }),
+        {},
+        {},
+        {both([](const Inputs& x) { return x.rotation.cos; }), both([](const Inputs& x) { return x.rotation.sin; })}};
     Shape now = shape;
     now.lengths = lengths;
     testing::expect_close(run_forward(now, piece, type, false, true, rings).o, at::cat(of_whole),
@@ -365,8 +368,7 @@ TEST(WindowAttentionKernel, SaysWhatItCannotRun) {
   };
   using Args = kernels::WindowAttentionForward;
   EXPECT_EQ(refused([](Args& a) { a.D = 96; }), "the size of a head must be 64, 128 or 256");
-  EXPECT_EQ(refused([](Args& a) { a.window = 0; }),
-            "a window has at least one key, and sinks are not fewer than none");
+  EXPECT_EQ(refused([](Args& a) { a.window = 0; }), "a window has at least one key, and sinks are not fewer than none");
   EXPECT_EQ(refused([](Args& a) { a.window = 1 << 25; }), "at most 2^24 keys in the window, and sinks");
   EXPECT_EQ(refused([](Args& a) { a.N = 65; }), "without starts all sequences have the same number of tokens");
   EXPECT_EQ(refused([](Args& a) { a.Hkv = 0; }), "from 1 to 65535 key/value heads");

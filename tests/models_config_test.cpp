@@ -121,9 +121,9 @@ TEST(Structures, HeadsTooWideForARecurrence) {
 
 TEST(LigerSettings, ComeBackAsTheyWereWritten) {
   for (const Structure& s : structures()) {
-    for (const LigerConfig& liger : {LigerConfig{.recurrence = s.name},
-                                     LigerConfig{.recurrence = s.name, .window = 7, .sinks = 2},
-                                     LigerConfig{.recurrence = s.name, .window = 7, .softmax_layers = {0, 2}}}) {
+    for (const LigerConfig& liger :
+         {LigerConfig{.recurrence = s.name}, LigerConfig{.recurrence = s.name, .window = 7, .sinks = 2},
+          LigerConfig{.recurrence = s.name, .window = 7, .softmax_layers = {0, 2}}}) {
       const ModelConfig config = read(linearized(liger));
       ASSERT_TRUE(config.liger.has_value());
       EXPECT_EQ(*config.liger, liger) << s.name;
@@ -133,8 +133,12 @@ TEST(LigerSettings, ComeBackAsTheyWereWritten) {
   }
   EXPECT_EQ(read(linearized(LigerConfig{.window = 0})).liger->window, 0);
   const Json gla = linearized(LigerConfig{.mix = 0.25, .gate_divisor = 8});
-  EXPECT_EQ(gla["liger"], (Json{{"recurrence", "gla"}, {"window", 65}, {"sinks", 0}, {"mix", 0.25},
-                                {"gate_divisor", 8.0}, {"base_model_type", "llama"}}));
+  EXPECT_EQ(gla["liger"], (Json{{"recurrence", "gla"},
+                                {"window", 65},
+                                {"sinks", 0},
+                                {"mix", 0.25},
+                                {"gate_divisor", 8.0},
+                                {"base_model_type", "llama"}}));
 }
 
 TEST(LigerSettings, HoldWhatHasAMeaningOnly) {
@@ -238,12 +242,14 @@ TEST(ModelTypes, MayNotContradictTheObject) {
   Json config = linearized("gla");
   config["model_type"] = "liger_hgrn2";
   config["liger"].erase("gate_divisor");
-  expect_refused(config, "model_type 'liger_hgrn2' contradicts 'liger', whose recurrence is 'gla'; expected model_type "
-                         "'liger_gla' or recurrence 'hgrn2'");
+  expect_refused(config,
+                 "model_type 'liger_hgrn2' contradicts 'liger', whose recurrence is 'gla'; expected model_type "
+                 "'liger_gla' or recurrence 'hgrn2'");
   config = linearized("gated-retention");
   config["model_type"] = "llama";
-  expect_refused(config, "model_type 'llama' contradicts the object 'liger'; remove the object for softmax attention, "
-                         "or set model_type to 'liger_gated_retention'");
+  expect_refused(config,
+                 "model_type 'llama' contradicts the object 'liger'; remove the object for softmax attention, "
+                 "or set model_type to 'liger_gated_retention'");
   config["model_type"] = "liger_mistral_gla";
   expect_refused(config, "model_type 'liger_mistral_gla' is not supported (llama, gemma, liger_gla, liger_hgrn2");
 }

@@ -73,7 +73,8 @@ TEST(ModelConfig, ReadsBothSpellingsOfWhatItWrites) {
 }
 
 void expect_refused(const char* key, const Json& value, const std::string& message) {
-  Json json = Json::parse(ModelConfig::read(std::filesystem::path(LIGER_TEST_DATA) / "golden" / "gemma").to_json().dump());
+  Json json =
+      Json::parse(ModelConfig::read(std::filesystem::path(LIGER_TEST_DATA) / "golden" / "gemma").to_json().dump());
   json[key] = value;
   if (std::string(key) == "liger") json["model_type"] = "liger_gla";
   try {

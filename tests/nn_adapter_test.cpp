@@ -90,7 +90,8 @@ TEST(Dora, DropoutActsOnTheAdaptersShareAlone) {
   at::manual_seed(11);
   const at::Tensor kept = at::dropout(x, 0.5, true);
   ASSERT_FALSE(kept.equal(x));
-  const at::Tensor merged = merged_rows(linear->weight, 0, linear->lora_a(), linear->lora_b(), 2.0, linear->lora_magnitude());
+  const at::Tensor merged =
+      merged_rows(linear->weight, 0, linear->lora_a(), linear->lora_b(), 2.0, linear->lora_magnitude());
   const at::Tensor base = at::linear(x, linear->weight, linear->bias);
   expect_close(got, base + at::linear(kept, merged - linear->weight), 1e-13, "training");
   linear->eval();
@@ -214,10 +215,13 @@ TEST_F(AdapterFolder, TensorsThatDoNotFitAreToldAllAtOnce) {
     tensors[kQuery + "lora_A.weight"] = at::randn({3, 32});
     tensors["base_model.model.model.layers.1.self_attn.q_proj.lora_magnitude_vector"][3] = NAN;
   });
-  expect_error({"adapter_model.safetensors: 4 tensors do not fit the model", "missing " + kQuery + "lora_B.weight [32, 2]",
-                "unexpected base_model.model.lm_head.lora_A.weight", kQuery + "lora_A.weight: expected [2, 32], got [3, 32]",
+  expect_error({"adapter_model.safetensors: 4 tensors do not fit the model",
+                "missing " + kQuery + "lora_B.weight [32, 2]", "unexpected base_model.model.lm_head.lora_A.weight",
+                kQuery + "lora_A.weight: expected [2, 32], got [3, 32]",
                 "lora_magnitude_vector: holds values that are not finite"});
-  edit([](auto& tensors) { std::erase_if(tensors, [](const auto& t) { return t.first.find("lora_A") == std::string::npos; }); });
+  edit([](auto& tensors) {
+    std::erase_if(tensors, [](const auto& t) { return t.first.find("lora_A") == std::string::npos; });
+  });
   expect_error({"8 tensors do not fit", "missing " + kQuery + "lora_B.weight"});
   edit([](auto& tensors) { tensors[kQuery + "lora_A.default.weight"] = tensors.at(kQuery + "lora_A.weight").clone(); });
   expect_error({"1 tensors", "unexpected"});
@@ -259,9 +263,9 @@ TEST_F(AdapterFolder, ToolsEndWithThreeAndOneLine) {
   test::write_model_folder(folder_ / "model");
   write_text_atomic(folder_ / "adapter" / "adapter_config.json", "{\"peft_type\": \"LORA\", \"lora_alpha\": NaN}");
   save_tensors(folder_ / "ids.safetensors", {{"input_ids", at::full({1, 3}, 2, at::kLong)}});
-  const auto result = test::run_tool("liger-eval", {"--model", (folder_ / "model").string(), "--adapter", dir_.string(),
-                                                    "--input-ids", (folder_ / "ids.safetensors").string(), "--logits",
-                                                    (folder_ / "out.safetensors").string()});
+  const auto result = test::run_tool(
+      "liger-eval", {"--model", (folder_ / "model").string(), "--adapter", dir_.string(), "--input-ids",
+                     (folder_ / "ids.safetensors").string(), "--logits", (folder_ / "out.safetensors").string()});
   EXPECT_EQ(result.exit_code, 3) << result.err;
   EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
   EXPECT_NE(result.err.find("adapter_config.json:1:"), std::string::npos) << result.err;

@@ -49,9 +49,10 @@ TEST(Backend, NamedIsUsedOrRefused) {
   EXPECT_FALSE(runs_fused(Backend::kTorch, settings, inputs(at::kCPU)));
   const MixInputs nowhere = inputs(at::kMeta);
   EXPECT_FALSE(runs_fused(Backend::kAuto, settings, nowhere));
-  EXPECT_EQ(message_of([&] { runs_fused(Backend::kFused, settings, nowhere); }),
-            "backend fused: linearized layers on meta: there is compiled code for the CPU and CUDA only; with backend auto "
-            "LibTorch's operators run them");
+  EXPECT_EQ(
+      message_of([&] { runs_fused(Backend::kFused, settings, nowhere); }),
+      "backend fused: linearized layers on meta: there is compiled code for the CPU and CUDA only; with backend auto "
+      "LibTorch's operators run them");
 }
 
 // A model by each backend, whole and token by token.
@@ -69,9 +70,11 @@ TEST(Backend, ComputesTheSame) {
       CausalLM model(config);
       EXPECT_EQ(StepDecoder::supports(model), backend != Backend::kTorch);
       DecodingState state;
-      std::vector<at::Tensor> out = {model.hidden_states(Sequences(Documents{ids})),
-                                     model.hidden_states(Sequences(Documents{{ids.begin(), ids.begin() + 20}}), &state)};
-      for (size_t i = 20; i < ids.size(); ++i) out.push_back(model.hidden_states(Sequences(Documents{{ids[i]}}), &state));
+      std::vector<at::Tensor> out = {
+          model.hidden_states(Sequences(Documents{ids})),
+          model.hidden_states(Sequences(Documents{{ids.begin(), ids.begin() + 20}}), &state)};
+      for (size_t i = 20; i < ids.size(); ++i)
+        out.push_back(model.hidden_states(Sequences(Documents{{ids[i]}}), &state));
       return out;
     };
     const auto fused = run(Backend::kFused), torch = run(Backend::kTorch);

@@ -198,8 +198,9 @@ TEST(BackwardGraph, FrozenProductsKeepNoInput) {
   const Sequences tokens = Sequences::from_padded(at::randint(50, {1, N}, at::kLong));
   const test::TorchMemory memory;
   const at::Tensor hidden = model->hidden_states(tokens);
-  // norm(x), q (D), k and v (D / 2 each), x after attention; gates and ups; x after all, and what comes out; beside them
-  // states and angles. Not: x, which has no gradient, and the inputs of o_proj (D), gate_proj (D) and down_proj (I).
+  // norm(x), q (D), k and v (D / 2 each), x after attention; gates and ups; x after all, and what comes out; beside
+  // them states and angles. Not: x, which has no gradient, and the inputs of o_proj (D), gate_proj (D) and down_proj
+  // (I).
   const int64_t floats = memory.live() / static_cast<int64_t>(sizeof(float)) / N;
   EXPECT_GE(floats, 6 * D + 2 * I);
   EXPECT_LT(floats, 7 * D + 2 * I);

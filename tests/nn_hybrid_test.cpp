@@ -16,10 +16,8 @@ using testing::expect_close;
 using Documents = std::vector<std::vector<int64_t>>;
 
 ModelConfig hybrid(std::vector<int64_t> softmax_layers, const std::string& structure = "gla") {
-  return test::random_config(50, LigerConfig{.recurrence = structure,
-                                             .window = 5,
-                                             .sinks = 2,
-                                             .softmax_layers = std::move(softmax_layers)});
+  return test::random_config(
+      50, LigerConfig{.recurrence = structure, .window = 5, .sinks = 2, .softmax_layers = std::move(softmax_layers)});
 }
 
 std::vector<int64_t> document(int64_t length, int64_t seed) {

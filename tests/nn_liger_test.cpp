@@ -14,9 +14,9 @@
 #include <cmath>
 
 #include "liger/error.h"
+#include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
-#include "liger/models/family.h"
 #include "tensor_testing.h"
 
 namespace liger {
@@ -90,8 +90,7 @@ at::Tensor defined_attention(const at::Tensor& x, const std::map<std::string, at
       if (h % (H / Hkv) == 0) {
         const at::Tensor key = head(k, t, kv);
         const at::Tensor decay = (at::log_sigmoid(key) / c.gate_divisor).exp();
-        states[kv] = decay.unsqueeze(1) * states[kv] +
-                     at::softmax(key, 0).unsqueeze(1) * head(v, t, kv).unsqueeze(0);
+        states[kv] = decay.unsqueeze(1) * states[kv] + at::softmax(key, 0).unsqueeze(1) * head(v, t, kv).unsqueeze(0);
       }
       const at::Tensor linear = at::softmax(head(q, t, h), 0).matmul(states[kv]);
       std::vector<at::Tensor> scores, values;

@@ -33,13 +33,16 @@ std::string selected(const LoraConfig& config) {
 }
 
 TEST(LoraModules, AreSelectedAsByPeft) {
-  const auto by_names = [](std::vector<std::string> names) { return LoraConfig{.targets = {.names = std::move(names)}}; };
+  const auto by_names = [](std::vector<std::string> names) {
+    return LoraConfig{.targets = {.names = std::move(names)}};
+  };
   const auto by_regex = [](const char* regex) { return LoraConfig{.targets = {.regex = regex}}; };
   EXPECT_EQ(selected(by_names({"q_proj"})), "0.q_proj 1.q_proj");
   EXPECT_EQ(selected(by_names({"1.mlp.up_proj", "model.layers.0.self_attn.o_proj"})), "0.o_proj 1.up_proj");
   EXPECT_EQ(selected(by_regex(R"(.*\.0\..*_attn\.[kq]_proj)")), "0.k_proj 0.q_proj");
-  const std::string all = "0.down_proj 0.gate_proj 0.up_proj 0.k_proj 0.o_proj 0.q_proj 0.v_proj "
-                          "1.down_proj 1.gate_proj 1.up_proj 1.k_proj 1.o_proj 1.q_proj 1.v_proj";
+  const std::string all =
+      "0.down_proj 0.gate_proj 0.up_proj 0.k_proj 0.o_proj 0.q_proj 0.v_proj "
+      "1.down_proj 1.gate_proj 1.up_proj 1.k_proj 1.o_proj 1.q_proj 1.v_proj";
   EXPECT_EQ(selected(by_regex("all-linear")), all);
   EXPECT_EQ(selected(expand_all_linear(by_regex("All-Linear"), linears())), all);
   EXPECT_EQ(expand_all_linear(by_regex("all-linear"), linears()).targets.names.size(), 7u);
@@ -103,11 +106,13 @@ TEST(LoraModules, MistakesAreTold) {
       {{.alpha = 1e300}, "the scale 1.25e+299 from alpha is too large"},
       {{.dropout = 1}, "dropout: expected a share"},
   };
-  for (const auto& [config, text] : cases) EXPECT_NE(error(config).find(text), std::string::npos) << text << "\n" << error(config);
+  for (const auto& [config, text] : cases)
+    EXPECT_NE(error(config).find(text), std::string::npos) << text << "\n" << error(config);
 }
 
 OrderedJson peft_config(const std::string& changes = "{}") {
-  OrderedJson json = parse_ordered_json(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]})", "");
+  OrderedJson json =
+      parse_ordered_json(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]})", "");
   json.update(parse_ordered_json(changes, "changes"));
   return json;
 }
@@ -136,7 +141,8 @@ TEST(PeftConfig, OptionsThatAreOffAreOfNoAccount) {
   const LoraConfig config = LoraConfig::from_peft_json(
       peft_config(R"({"bias": "none", "modules_to_save": null, "layer_replication": [], "fan_in_fan_out": false,
                       "loftq_config": {}, "use_dora": null, "layers_to_transform": 3, "layers_pattern": ["layers"],
-                      "init_lora_weights": "gaussian", "peft_version": "0.99", "of_tomorrow": false})"), "file");
+                      "init_lora_weights": "gaussian", "peft_version": "0.99", "of_tomorrow": false})"),
+      "file");
   EXPECT_EQ(config.layers, std::vector<int64_t>{3});
   EXPECT_FALSE(config.dora);
 }

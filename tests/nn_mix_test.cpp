@@ -153,7 +153,8 @@ class WholeGrid : public ::testing::TestWithParam<size_t> {};
 
 void expect_equal_to_float64(const MixSettings& settings, const MixInputs& in) {
   const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
-  const Tensors expected = results(exact, fused_mix(settings, exact)), got = results(leaves, fused_mix(settings, leaves));
+  const Tensors expected = results(exact, fused_mix(settings, exact)),
+                got = results(leaves, fused_mix(settings, leaves));
   for (size_t i = 0; i < got.size(); ++i)
     expect_close(got[i], expected[i], got[i].scalar_type() == at::kBFloat16 ? 6e-3 : 1e-5, cat("result ", i).c_str());
 }
@@ -206,8 +207,8 @@ TEST_P(Fixtures, OfAnIndependentProgramAreMet) {
   const RecurrenceOutputs defined = recurrence(settings.recurrence, q, k, v, states);
   check(defined.o, defined.states, 1e-11);
   const auto packed = [](const at::Tensor& x) { return x.flatten(0, 1); };
-  const MixOutputs fused = fused_mix(
-      settings, {packed(q), packed(k), packed(v), {}, std::vector<int64_t>(q.size(0), q.size(1)), states});
+  const MixOutputs fused =
+      fused_mix(settings, {packed(q), packed(k), packed(v), {}, std::vector<int64_t>(q.size(0), q.size(1)), states});
   check(fused.o.view(q.sizes()), fused.states, 1e-10);
 }
 

@@ -150,7 +150,7 @@ TEST_P(Steps, LoseNothingToBFloat16) {
   StepDecoder steps(*model, 1);
   std::vector<at::Tensor> rows;
   for (const int64_t& id : ids) rows.push_back(steps.step(std::span(&id, 1), state).clone());
-  const bool cache = model->config().has_softmax_layers();  // which holds keys and values in bfloat16
+  const bool cache = model->config().has_softmax_layers();        // which holds keys and values in bfloat16
   const bool scaled = GetParam().family == std::string("gemma");  // by a factor that is rounded to bfloat16
   expect_close(at::cat(rows), full(*exact, ids), cache || scaled ? 2e-2 : 1e-5, "logits");
 }

@@ -88,7 +88,8 @@ TEST(LinearCrossEntropyTest, Bf16SumsInFloat32) {
   EXPECT_LT(largest_difference(in.weight.grad(), wide.weight.grad()), 2e-2);
 }
 
-// The largest logit is met early, late, or grows from piece to piece; probabilities may be far below what a float holds.
+// The largest logit is met early, late, or grows from piece to piece; probabilities may be far below what a float
+// holds.
 TEST(LinearCrossEntropyTest, PiecesOfTheVocabularyAreOneSoftmax) {
   for (const double slope : {-0.04, 0.04, 0.0}) {
     Inputs in = make_inputs({50, 4, 5000, true, false}, at::kDouble);

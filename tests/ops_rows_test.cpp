@@ -73,9 +73,8 @@ TEST(GatedActivation, EqualsItsDefinition) {
   const std::map<std::string, std::function<at::Tensor(const at::Tensor&)>> activations = {
       {"silu", [](const at::Tensor& x) { return x * at::sigmoid(x); }},
       {"gelu", [](const at::Tensor& x) { return x * (at::erf(x / std::sqrt(2.0)) + 1) / 2; }},
-      {"gelu_pytorch_tanh", [](const at::Tensor& x) {
-         return x * (at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)) + 1) / 2;
-       }}};
+      {"gelu_pytorch_tanh",
+       [](const at::Tensor& x) { return x * (at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)) + 1) / 2; }}};
   for (const auto& [name, activation] : activations)
     for (const at::ScalarType type : kTypes)
       for (const auto& [rows, n] : {std::pair{1, 9}, {3, 7}, {65, 40}, {2, 2049}}) {

@@ -38,7 +38,7 @@ inline LigerConfig short_window() {
 }
 
 inline std::shared_ptr<CausalLM> random_model(const ModelConfig& config, uint64_t seed = 0,
-                                            at::ScalarType dtype = at::kFloat) {
+                                              at::ScalarType dtype = at::kFloat) {
   at::manual_seed(seed);
   auto model = std::make_shared<CausalLM>(config, at::TensorOptions(dtype));
   model->eval();

@@ -30,8 +30,12 @@ void PrintTo(const Shape& s, std::ostream* out) {
 
 ScanInputs random_inputs(const Shape& s, at::ScalarType type) {
   const auto randn = [&](std::vector<int64_t> shape) { return at::randn(shape, at::kDouble).to(type); };
-  return {randn({s.B, s.T, s.H, s.K}), randn({s.B, s.T, s.Hkv, s.K}), randn({s.B, s.T, s.Hkv, s.V}),
-          at::log_sigmoid(randn({s.B, s.T, s.Hkv, s.K})), {}, randn({s.B, s.Hkv, s.K, s.V})};
+  return {randn({s.B, s.T, s.H, s.K}),
+          randn({s.B, s.T, s.Hkv, s.K}),
+          randn({s.B, s.T, s.Hkv, s.V}),
+          at::log_sigmoid(randn({s.B, s.T, s.Hkv, s.K})),
+          {},
+          randn({s.B, s.Hkv, s.K, s.V})};
 }
 
 // The same with a delta rule: keys of length 1 and strengths of 0 to 1, as its users have them.
@@ -102,12 +106,13 @@ TEST_P(Scan, GivesOutputsWithoutGradients) {
   expect_close(got.state, expected.state, 1e-5, "state");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Shapes, Scan,
-    ::testing::Combine(::testing::Values(Shape{1, 1, 1, 1, 8, 8}, Shape{2, 7, 4, 2, 8, 8}, Shape{1, 16, 3, 1, 5, 3},
-                                         Shape{1, 300, 10, 5, 33, 20}, Shape{1, 17, 6, 1, 32, 32}, Shape{1, 300, 2, 2, 8, 8}, Shape{2, 64, 2, 2, 48, 16},
-                                         Shape{1, 65, 10, 2, 33, 20}, Shape{1, 33, 4, 1, 64, 128}),
-                       ::testing::Values(ScanMethod::kChunked, ScanMethod::kFused)));
+INSTANTIATE_TEST_SUITE_P(Shapes, Scan,
+                         ::testing::Combine(::testing::Values(Shape{1, 1, 1, 1, 8, 8}, Shape{2, 7, 4, 2, 8, 8},
+                                                              Shape{1, 16, 3, 1, 5, 3}, Shape{1, 300, 10, 5, 33, 20},
+                                                              Shape{1, 17, 6, 1, 32, 32}, Shape{1, 300, 2, 2, 8, 8},
+                                                              Shape{2, 64, 2, 2, 48, 16}, Shape{1, 65, 10, 2, 33, 20},
+                                                              Shape{1, 33, 4, 1, 64, 128}),
+                                            ::testing::Values(ScanMethod::kChunked, ScanMethod::kFused)));
 
 class HostileGates : public ::testing::TestWithParam<ScanMethod> {};
 
@@ -132,7 +137,8 @@ TEST_P(HostileGates, MinusInfinityForgets) {
   ScanInputs in = random_inputs({1, 40, 2, 1, 8, 8}, at::kFloat);
   in.g.select(1, 25).fill_(-std::numeric_limits<float>::infinity());
   const ScanOutputs whole = gated_scan(in, GetParam());
-  ScanInputs tail = {in.q.narrow(1, 25, 15), in.k.narrow(1, 25, 15), in.v.narrow(1, 25, 15), in.g.narrow(1, 25, 15), {}, {}};
+  ScanInputs tail = {
+      in.q.narrow(1, 25, 15), in.k.narrow(1, 25, 15), in.v.narrow(1, 25, 15), in.g.narrow(1, 25, 15), {}, {}};
   expect_close(whole.o.narrow(1, 25, 15), gated_scan(tail, GetParam()).o, 1e-6, "o");
 }
 
@@ -143,8 +149,12 @@ TEST_P(HostileGates, SplittingChangesNothing) {
   const ScanOutputs whole = gated_scan(in, GetParam());
   for (const int64_t cut : {1, 15, 16, 17, 49}) {
     const auto part = [&](int64_t begin, int64_t length, const at::Tensor& state) {
-      return ScanInputs{in.q.narrow(1, begin, length), in.k.narrow(1, begin, length), in.v.narrow(1, begin, length),
-                        in.g.narrow(1, begin, length), {}, state};
+      return ScanInputs{in.q.narrow(1, begin, length),
+                        in.k.narrow(1, begin, length),
+                        in.v.narrow(1, begin, length),
+                        in.g.narrow(1, begin, length),
+                        {},
+                        state};
     };
     const ScanOutputs first = gated_scan(part(0, cut, in.state), GetParam());
     const ScanOutputs second = gated_scan(part(cut, 50 - cut, first.state), GetParam());

@@ -36,8 +36,8 @@ TEST(DynamicMap, HasTheValuesOfThePaper) {
   // 64 parts of 0.1 to 1, their ends and middles: 0.1 + 0.9 * (i + 0.5) / 64.
   EXPECT_FLOAT_EQ(values(dynamic_quantization_map(true))[254], 0.99296875f);
   EXPECT_FLOAT_EQ(values(dynamic_quantization_map(true))[191], 0.10703125f);
-  EXPECT_FLOAT_EQ(values(dynamic_quantization_map(true))[128], 0.55e-6f);   // one part: its middle
-  EXPECT_FLOAT_EQ(values(dynamic_quantization_map(false))[1], 0.325e-6f);   // two parts
+  EXPECT_FLOAT_EQ(values(dynamic_quantization_map(true))[128], 0.55e-6f);  // one part: its middle
+  EXPECT_FLOAT_EQ(values(dynamic_quantization_map(false))[1], 0.325e-6f);  // two parts
   EXPECT_FLOAT_EQ(values(dynamic_quantization_map(false))[254], 0.996484375f);
 }
 
@@ -80,7 +80,8 @@ constexpr AdamWOptions kBytes = {.weight_decay = 0.1, .eight_bit = true};
 // One of bytes (65 x 64 is no multiple of 256), one too small for them.
 std::vector<NamedParameter> make_parameters() {
   at::manual_seed(3);
-  return {{"large", at::randn({65, 64}).set_requires_grad(true)}, {"small", at::randn({63, 65}).set_requires_grad(true)}};
+  return {{"large", at::randn({65, 64}).set_requires_grad(true)},
+          {"small", at::randn({63, 65}).set_requires_grad(true)}};
 }
 
 void set_grads(const std::vector<NamedParameter>& parameters, int64_t step) {

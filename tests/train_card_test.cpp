@@ -35,14 +35,16 @@ class CardTest : public testing::Test {
 TEST_F(CardTest, OfAnAdapter) {
   const std::string base = (folder_ / "model").string();
   const std::string text = card({});
-  EXPECT_TRUE(text.starts_with(cat("---\nbase_model: \"", base, "\"\nlicense: llama3\nlibrary_name: peft\n",
-                                   "pipeline_tag: text-generation\ntags:\n- \"base_model:adapter:", base,
-                                   "\"\n- liger\n- linear-attention\n- lora\n- transformers\n---\n\n# model, LoRA adapter\n")))
+  EXPECT_TRUE(
+      text.starts_with(cat("---\nbase_model: \"", base, "\"\nlicense: llama3\nlibrary_name: peft\n",
+                           "pipeline_tag: text-generation\ntags:\n- \"base_model:adapter:", base,
+                           "\"\n- liger\n- linear-attention\n- lora\n- transformers\n---\n\n# model, LoRA adapter\n")))
       << text;
   expect(text, {"A LoRA adapter (r 4, alpha 8, on `[\"k_proj\",\"q_proj\",\"v_proj\"]`)", "window 8, ",
-                "- training 1280 of 33312 parameters (3.842%)\n", "| updates | 2 |", "| validation loss before, nats a token |",
-                "| best validation loss, nats a token |", "| training loss at the end, nats a token |",
-                cat("liger-generate --model '", base, "' --adapter DIR"), "PeftModel.from_pretrained(base, \"DIR\")",
+                "- training 1280 of 33312 parameters (3.842%)\n", "| updates | 2 |",
+                "| validation loss before, nats a token |", "| best validation loss, nats a token |",
+                "| training loss at the end, nats a token |", cat("liger-generate --model '", base, "' --adapter DIR"),
+                "PeftModel.from_pretrained(base, \"DIR\")",
                 cat("| 36 | `rows.jsonl` | `", sha256_file(folder_ / "rows.jsonl"), "` |"),
                 "| 4 | `rows.jsonl` | the first of the same file, for validation |", "\n  max_steps: 2  #", "- liger ",
                 "- LibTorch "});
@@ -64,8 +66,9 @@ TEST_F(CardTest, OfAWholeModelFromTheCache) {
   write_base(snapshot, true);
   expect(card({"lora=null", "model.path=" + snapshot.string()}),
          {"base_model: \"org/Base-1B\"\nlicense: llama3\nlibrary_name: transformers\n",
-          "- \"base_model:finetune:org/Base-1B\"\n", "# Base-1B, fine-tuned\n", "All parameters trained by liger-finetune from",
-          "liger-generate --model DIR", "AutoModelForCausalLM.from_pretrained(\"DIR\")"});
+          "- \"base_model:finetune:org/Base-1B\"\n", "# Base-1B, fine-tuned\n",
+          "All parameters trained by liger-finetune from", "liger-generate --model DIR",
+          "AutoModelForCausalLM.from_pretrained(\"DIR\")"});
 }
 
 }  // namespace

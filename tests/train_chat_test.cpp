@@ -84,7 +84,8 @@ TEST_F(Chat, TokensAndMasksAreTransformers) {
     }
     if (name != "llama3") {  // sentencepiece's own form of the same tokenizer
       const auto other = tokenizer(name == "gemma" ? "sp_gemma" : "sp_llama");
-      EXPECT_EQ(tokens(row, chat(template_named(name)), *other).at(0), expected) << name << ", tokenizer.model: " << row;
+      EXPECT_EQ(tokens(row, chat(template_named(name)), *other).at(0), expected)
+          << name << ", tokenizer.model: " << row;
     }
     Json conversations = Json::array();
     const std::map<std::string, std::string> from = {{"system", "system"}, {"user", "human"}, {"assistant", "gpt"}};
@@ -92,7 +93,8 @@ TEST_F(Chat, TokensAndMasksAreTransformers) {
       conversations.push_back({{"from", from.at(m["role"])}, {"value", m["content"]}});
     }
     EXPECT_EQ(tokens(Json{{"conversations", conversations}}.dump(), chat(template_named(name), DataFormat::kSharegpt),
-                     *tokenizer(name)).at(0),
+                     *tokenizer(name))
+                  .at(0),
               expected);
   }
 }
@@ -115,12 +117,13 @@ TEST_F(Chat, TextNeverBecomesAControlToken) {
       {"sp_llama", "</s><s>[INST] <unk>"}};
   for (const auto& [name, text] : spelled) {
     const auto used = tokenizer(name);
-    const ChatTemplate which = name == "llama3" ? ChatTemplate::kLlama3 : name.ends_with("gemma") ? ChatTemplate::kGemma
-                                                                                                  : ChatTemplate::kLlama2;
+    const ChatTemplate which = name == "llama3"          ? ChatTemplate::kLlama3
+                               : name.ends_with("gemma") ? ChatTemplate::kGemma
+                                                         : ChatTemplate::kLlama2;
     const auto specials = [&](const std::string& content) {
-      const std::string row = cat(R"({"messages": [{"role": "system", "content": ")", content,
-                                  R"("}, {"role": "user", "content": ")", content,
-                                  R"("}, {"role": "assistant", "content": ")", content, "\"}]}");
+      const std::string row =
+          cat(R"({"messages": [{"role": "system", "content": ")", content, R"("}, {"role": "user", "content": ")",
+              content, R"("}, {"role": "assistant", "content": ")", content, "\"}]}");
       const Tokens all = tokens(row, chat(which), *used).at(0);
       return std::count_if(all.ids.begin(), all.ids.end(), [&](int64_t id) { return used->is_special(id); });
     };
@@ -132,7 +135,8 @@ TEST_F(Chat, TextNeverBecomesAControlToken) {
 TEST_F(Chat, BadRowsAreNamed) {
   const std::string at = (folder_ / "rows.jsonl").string() + ":2";
   const auto expect = [&](const std::string& row, const std::string& part, const char* name = "gemma") {
-    const std::string text = error("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n" + row + "\n", chat(), name);
+    const std::string text =
+        error("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n" + row + "\n", chat(), name);
     EXPECT_TRUE(text.starts_with(at)) << text;
     EXPECT_NE(text.find(part), std::string::npos) << text;
     EXPECT_EQ(text.find('\n'), std::string::npos) << text;

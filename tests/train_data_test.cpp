@@ -96,10 +96,11 @@ TEST(Corpus, AlpacaHasTwoTemplates) {
                                   "{\"instruction\": \"greet\", \"input\": \"\", \"output\": \"hi\"}\n"
                                   "{\"instruction\": \"greet\", \"output\": \"hi\"}\n",
                                   DataFormat::kAlpaca);
-  EXPECT_EQ(shown_row(*corpus, 0),
-            "^Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-            "response that appropriately completes the request.\n\n### Instruction:\nadd\n\n### Input:\n1 2\n\n"
-            "### Response:\n3$");
+  EXPECT_EQ(
+      shown_row(*corpus, 0),
+      "^Below is an instruction that describes a task, paired with an input that provides further context. Write a "
+      "response that appropriately completes the request.\n\n### Instruction:\nadd\n\n### Input:\n1 2\n\n"
+      "### Response:\n3$");
   EXPECT_EQ(shown_row(*corpus, 1),
             "^Below is an instruction that describes a task. Write a response that appropriately completes the request."
             "\n\n### Instruction:\ngreet\n\n### Response:\nHI$");
@@ -133,7 +134,8 @@ TEST(Corpus, NeedsAnEndOfText) {
 
 TEST(Dataset, ConcatFillsChunksAndKeepsRowsApart) {
   const TemporaryFolder folder;
-  const auto corpus = make_corpus(folder, "{\"text\":\"abc\"}\n{\"text\":\"de\"}\n{\"text\":\"fghij\"}\n", DataFormat::kText);
+  const auto corpus =
+      make_corpus(folder, "{\"text\":\"abc\"}\n{\"text\":\"de\"}\n{\"text\":\"fghij\"}\n", DataFormat::kText);
   const Dataset data(corpus, 0, 3, data_options(7, Packing::kConcat, OverLength::kSplit));
   // ^abc$ ^d | e$ ^fghi | j$: a cut row goes on as another; the piece "e$" predicts "$" from "e".
   EXPECT_EQ(shown_samples(data), (std::vector<std::string>{"[^ABC$][^D]", "[E$][^FGHI]", "[J$]"}));
@@ -184,15 +186,15 @@ TEST(Dataset, NothingToLearnAtAllIsAnError) {
 
 TEST(Dataset, BatchShiftsTargetsWithinEachPiece) {
   const TemporaryFolder folder;
-  const auto corpus = make_corpus(folder,
-                                  "{\"prompt\": \"p\", \"completion\": \"ab\"}\n{\"prompt\": \"\", \"completion\": \"c\"}\n",
-                                  DataFormat::kCompletion);
+  const auto corpus =
+      make_corpus(folder, "{\"prompt\": \"p\", \"completion\": \"ab\"}\n{\"prompt\": \"\", \"completion\": \"c\"}\n",
+                  DataFormat::kCompletion);
   const Dataset data(corpus, 0, 2, data_options(8, Packing::kNone, OverLength::kError));
   const std::vector<int64_t> both = {1, 0};
   const MicroBatch batch = data.batch(both, at::kCPU);
   EXPECT_EQ(batch.tokens.lengths(), (std::vector<int64_t>{3, 5}));  // ^c$ ^pab$
-  const std::vector<int64_t> expected = {id_of('c'), 1,          kIgnoredTarget, kIgnoredTarget,
-                                         id_of('a'), id_of('b'), 1,             kIgnoredTarget};
+  const std::vector<int64_t> expected = {id_of('c'), 1, kIgnoredTarget, kIgnoredTarget, id_of('a'),
+                                         id_of('b'), 1, kIgnoredTarget};
   const auto* targets = batch.targets.const_data_ptr<int64_t>();
   EXPECT_EQ(std::vector<int64_t>(targets, targets + batch.targets.size(0)), expected);
   EXPECT_EQ(batch.target_count, 5);

@@ -45,7 +45,7 @@ class KilledRun : public testing::Test {
                                                 "format: text, max_length: 64, over_length: split}\n", settings));
   }
   CommandResult start(const std::string& run, const CommandOptions& options = {}) const {
-    std::vector<std::string> arguments = {(folder_ / "run.yaml").string(), "--threads", "1", "--json", "--set",
+    std::vector<std::string> arguments = {(folder_ / "run.yaml").string(),       "--threads", "1", "--json", "--set",
                                           "save.dir=" + run_folder(run).string()};
     return test::run_tool("liger-finetune", arguments, options);
   }
@@ -152,10 +152,11 @@ class KilledRun : public testing::Test {
 
 /// Kills a run at 20 moments, most of them within a save or right after one.
 TEST_F(KilledRun, LoraEndsAsTheStraightRunDoes) {
-  configure("lora: {r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, k_proj, v_proj]}\n"
-            "train: {epochs: 2, batch_size: 4, micro_batch_size: 2, lr: 1e-2, scheduler: cosine, warmup_steps: 5, "
-            "eval_every: 5}\nsave: {every: 1, keep: 2}\n"
-            "sample: {prompts: [ann has, bob], every: 3, max_new_tokens: 8, temperature: 1}\n");
+  configure(
+      "lora: {r: 4, alpha: 8, dropout: 0.1, targets: [q_proj, k_proj, v_proj]}\n"
+      "train: {epochs: 2, batch_size: 4, micro_batch_size: 2, lr: 1e-2, scheduler: cosine, warmup_steps: 5, "
+      "eval_every: 5}\nsave: {every: 1, keep: 2}\n"
+      "sample: {prompts: [ann has, bob], every: 3, max_new_tokens: 8, temperature: 1}\n");
   const int64_t steps = straight();
   ASSERT_GT(steps, 60);
   // Before there is anything, before the first save, and within it.
@@ -182,9 +183,10 @@ TEST_F(KilledRun, LoraEndsAsTheStraightRunDoes) {
 }
 
 TEST_F(KilledRun, FullTrainingWithEightBitMomentsToo) {
-  configure("lora: null\n"
-            "train: {max_steps: 14, batch_size: 4, micro_batch_size: 2, optimizer: adamw8bit, scheduler: plateau, "
-            "plateau_patience: 0, eval_every: 2}\nsave: {every: 2}\n");
+  configure(
+      "lora: null\n"
+      "train: {max_steps: 14, batch_size: 4, micro_batch_size: 2, optimizer: adamw8bit, scheduler: plateau, "
+      "plateau_patience: 0, eval_every: 2}\nsave: {every: 2}\n");
   const int64_t steps = straight();
   for (const Moment& moment : {Moment{Moment::Kind::kSave}, Moment{Moment::Kind::kRow, 3, 5'000},
                                Moment{Moment::Kind::kSave, 3, 20'000}, Moment{Moment::Kind::kSave, 4, 3'000}}) {

@@ -51,8 +51,10 @@ LoraOptions lora_of(ModuleSelector targets, double dropout = 0, bool dora = fals
 
 FinetuneOptions options_of(const Case& c) {
   FinetuneOptions options;
-  if (c.full) options.lora.reset();
-  else options.lora = c.lora;
+  if (c.full)
+    options.lora.reset();
+  else
+    options.lora = c.lora;
   options.model.dtype = c.dtype == at::kFloat ? "f32" : "bf16";
   if (c.checkpoints) options.train.activation_checkpointing = ActivationCheckpointing::kFull;
   return options;
@@ -156,11 +158,13 @@ class DryRunTool : public testing::Test {
     if (weights) CausalLM(config).save_weights(folder_ / "model" / "model.safetensors");
   }
   Json run(std::vector<std::string> arguments) {
-    write_text_atomic(folder_ / "run.yaml",
-                      cat("model: {path: ", (folder_ / "model").string(), "}\ndata: {train: ",
-                          (folder_ / "rows.jsonl").string(), ", val_size: 0, format: text, max_length: 256, "
-                          "over_length: split}\ntrain: {max_steps: 2, batch_size: 4, micro_batch_size: 4, scheduler: "
-                          "constant}\nsave: {dir: ", (folder_ / "run").string(), "}\n"));
+    write_text_atomic(
+        folder_ / "run.yaml",
+        cat("model: {path: ", (folder_ / "model").string(), "}\ndata: {train: ", (folder_ / "rows.jsonl").string(),
+            ", val_size: 0, format: text, max_length: 256, "
+            "over_length: split}\ntrain: {max_steps: 2, batch_size: 4, micro_batch_size: 4, scheduler: "
+            "constant}\nsave: {dir: ",
+            (folder_ / "run").string(), "}\n"));
     arguments.insert(arguments.begin(), {(folder_ / "run.yaml").string(), "--json", "--threads", "1"});
     const test::CommandResult result = test::run_tool("liger-finetune", arguments);
     EXPECT_EQ(result.exit_code, 0) << result.err;

@@ -148,14 +148,16 @@ TrainOptions schedule_options(SchedulerKind kind) {
 TEST(Schedule, WarmsUpAndFallsAsTorchs) {
   const std::vector<std::pair<SchedulerKind, std::vector<double>>> cases = {
       {SchedulerKind::kConstant, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
-      {SchedulerKind::kCosine, {1.0, 0.977975432333, 0.914057647469, 0.814503363532, 0.689057647469, 0.55, 0.410942352531,
-                                0.285496636468, 0.185942352531, 0.122024567667, 0.1}},
+      {SchedulerKind::kCosine,
+       {1.0, 0.977975432333, 0.914057647469, 0.814503363532, 0.689057647469, 0.55, 0.410942352531, 0.285496636468,
+        0.185942352531, 0.122024567667, 0.1}},
       {SchedulerKind::kLinear, {1.0, 0.91, 0.82, 0.73, 0.64, 0.55, 0.46, 0.37, 0.28, 0.19, 0.1}},
   };
   for (const auto& [kind, rates] : cases) {
     const Schedule schedule(schedule_options(kind), 14);
     for (int64_t step = 0; step < 4; ++step) EXPECT_DOUBLE_EQ(schedule.lr(step), 0.25 * static_cast<double>(step + 1));
-    for (size_t i = 0; i < rates.size(); ++i) EXPECT_NEAR(schedule.lr(static_cast<int64_t>(i) + 4), rates[i], 1e-12) << i;
+    for (size_t i = 0; i < rates.size(); ++i)
+      EXPECT_NEAR(schedule.lr(static_cast<int64_t>(i) + 4), rates[i], 1e-12) << i;
   }
   TrainOptions options = schedule_options(SchedulerKind::kCosine);
   options.warmup_steps = 0;

@@ -48,9 +48,9 @@ TEST(FinetuneOptions, LoraNullIsFullTraining) {
 
 TEST(FinetuneOptions, WhatIsPrintedReadsTheSame) {
   FinetuneOptions o = read(std::string(kShortest) + "lora: null\n",
-                           {"model.path='a \"b\": #c'", "model.attention=liger_gla", "model.window=17", "train.lr=3.3e-4",
-                            "train.max_steps=7", "data.over_length=split", "data.pack=none", "data.format=text",
-                            "train.scheduler=cosine", "log.svg=false", "save.resume=never"});
+                           {"model.path='a \"b\": #c'", "model.attention=liger_gla", "model.window=17",
+                            "train.lr=3.3e-4", "train.max_steps=7", "data.over_length=split", "data.pack=none",
+                            "data.format=text", "train.scheduler=cosine", "log.svg=false", "save.resume=never"});
   const FinetuneOptions again = read(to_yaml(o));
   EXPECT_EQ(to_yaml(again), to_yaml(o));
   EXPECT_EQ(to_json(again), to_json(o));
@@ -85,7 +85,8 @@ TEST(FinetuneOptions, LoraOfEveryKind) {
   EXPECT_EQ(to_yaml(read(to_yaml(o))), to_yaml(o));
   EXPECT_EQ(to_json(read(to_yaml(o))), to_json(o));
   EXPECT_EQ(read(kShortest, {"lora.targets=all-linear"}).lora->targets.regex, "all-linear");
-  EXPECT_EQ(read(kShortest, {"lora.targets=[o_proj]", "lora.layers=[1, 3]"}).lora->layers, (std::vector<int64_t>{1, 3}));
+  EXPECT_EQ(read(kShortest, {"lora.targets=[o_proj]", "lora.layers=[1, 3]"}).lora->layers,
+            (std::vector<int64_t>{1, 3}));
 }
 
 TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
@@ -106,7 +107,8 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"model.mix=1.5"}), {"mix", "at most 1"});
   expect(error_of(kShortest, {"data.format=dialogue"}), {"format", "alpaca, completion, text, chat, sharegpt"});
   expect(error_of(kShortest, {"data.template=llama2"}), {"data.template", "chat and sharegpt"});
-  expect(error_of(kShortest, {"data.format=chat", "data.template=llama4"}), {"template", "null, llama2, llama3, gemma"});
+  expect(error_of(kShortest, {"data.format=chat", "data.template=llama4"}),
+         {"template", "null, llama2, llama3, gemma"});
   expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
   expect(error_of(kShortest, {"data.val_size=0"}), {"scheduler", "plateau"});
   expect(error_of(kShortest, {"model.attention=softmax", "model.window=8"}), {"window", "softmax"});

@@ -35,9 +35,14 @@ TEST(Launch, IsReadFromEachLauncher) {
   const Launch alone = launch_of({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "4"}});  // a batch script outside srun
   EXPECT_EQ(alone.size, 1);
 
-  const Launch torchrun = launch_of({{"RANK", "5"}, {"WORLD_SIZE", "8"}, {"LOCAL_RANK", "1"}, {"LOCAL_WORLD_SIZE", "4"},
-                                     {"MASTER_ADDR", "node1"}, {"MASTER_PORT", "1234"},
-                                     {"TORCHELASTIC_USE_AGENT_STORE", "True"}, {"TORCHELASTIC_RESTART_COUNT", "2"}});
+  const Launch torchrun = launch_of({{"RANK", "5"},
+                                     {"WORLD_SIZE", "8"},
+                                     {"LOCAL_RANK", "1"},
+                                     {"LOCAL_WORLD_SIZE", "4"},
+                                     {"MASTER_ADDR", "node1"},
+                                     {"MASTER_PORT", "1234"},
+                                     {"TORCHELASTIC_USE_AGENT_STORE", "True"},
+                                     {"TORCHELASTIC_RESTART_COUNT", "2"}});
   EXPECT_EQ(torchrun.rank, 5);
   EXPECT_EQ(torchrun.size, 8);
   EXPECT_EQ(torchrun.local_rank, 1);
@@ -47,16 +52,21 @@ TEST(Launch, IsReadFromEachLauncher) {
   EXPECT_TRUE(torchrun.agent_listens);
   EXPECT_EQ(torchrun.attempt, "2");
 
-  const Launch open_mpi = launch_of({{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"},
-                                     {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}, {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}});
+  const Launch open_mpi = launch_of({{"OMPI_COMM_WORLD_RANK", "1"},
+                                     {"OMPI_COMM_WORLD_SIZE", "2"},
+                                     {"OMPI_COMM_WORLD_LOCAL_RANK", "1"},
+                                     {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}});
   EXPECT_EQ(open_mpi.rank, 1);
   EXPECT_EQ(open_mpi.host, "127.0.0.1");
 
   const Launch mpich = launch_of({{"PMI_RANK", "1"}, {"PMI_SIZE", "3"}, {"MASTER_ADDR", "a"}});
   EXPECT_EQ(mpich.size, 3);
 
-  const Launch slurm = launch_of({{"SLURM_PROCID", "3"}, {"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_LOCALID", "1"},
-                                  {"SLURM_STEP_NODELIST", "gpu[07-09,12],cpu1"}, {"SLURM_JOB_ID", "123456"}});
+  const Launch slurm = launch_of({{"SLURM_PROCID", "3"},
+                                  {"SLURM_STEP_NUM_TASKS", "4"},
+                                  {"SLURM_LOCALID", "1"},
+                                  {"SLURM_STEP_NODELIST", "gpu[07-09,12],cpu1"},
+                                  {"SLURM_JOB_ID", "123456"}});
   EXPECT_EQ(slurm.rank, 3);
   EXPECT_EQ(slurm.local_rank, 1);
   EXPECT_EQ(slurm.host, "gpu07");
@@ -82,8 +92,7 @@ TEST(Launch, WhatMakesNoSenseIsNamed) {
 
 TEST(Shards, CoverEveryNumberOnceInAboutEqualParts) {
   const std::vector<NamedParameter> parameters = {
-      {"a", at::empty({7})}, {"b", at::empty({100, 1000})},
-      {"c", at::empty({300})}, {"d", at::empty({513, 97})}};
+      {"a", at::empty({7})}, {"b", at::empty({100, 1000})}, {"c", at::empty({300})}, {"d", at::empty({513, 97})}};
   int64_t all = 0;
   for (const NamedParameter& p : parameters) all += p.value.numel();
   for (const int ranks : {1, 2, 3, 4, 7}) {
@@ -139,8 +148,9 @@ class RanksTest : public testing::Test {
       for (const std::string& assignment : assignments) arguments.insert(arguments.end(), {"--set", assignment});
       if (own.contains(rank)) arguments.insert(arguments.end(), {"--set", own.at(rank)});
       CommandOptions options;
-      options.environment = {{"RANK", cat(rank)},       {"WORLD_SIZE", cat(size)},       {"LOCAL_RANK", cat(rank)},
-                             {"MASTER_PORT", cat(port_)}, {"LOCAL_WORLD_SIZE", cat(size)}, {"MASTER_ADDR", "127.0.0.1"}};
+      options.environment = {
+          {"RANK", cat(rank)},         {"WORLD_SIZE", cat(size)},       {"LOCAL_RANK", cat(rank)},
+          {"MASTER_PORT", cat(port_)}, {"LOCAL_WORLD_SIZE", cat(size)}, {"MASTER_ADDR", "127.0.0.1"}};
       options.on_start = [this, rank](pid_t pid) { pids_[rank] = pid; };
       if (rank == 0 && on_stderr) options.on_stderr = [&](pid_t, const std::string& text) { on_stderr(text); };
       threads.emplace_back([&results, rank, arguments, options] {
@@ -164,7 +174,8 @@ class RanksTest : public testing::Test {
       for (const char* key : {"loss", "eval_loss", "lr", "epoch", "total_tokens", "tokens"}) {
         if (!expected[i].contains(key) || expected[i][key].is_null()) continue;
         const double value = expected[i][key];
-        EXPECT_NEAR(actual[i][key].get<double>(), value, tolerance * std::abs(value)) << other << " " << key << " " << i;
+        EXPECT_NEAR(actual[i][key].get<double>(), value, tolerance * std::abs(value))
+            << other << " " << key << " " << i;
       }
     }
   }
@@ -188,7 +199,8 @@ class RanksTest : public testing::Test {
   std::vector<std::atomic<pid_t>> pids_;  // of the ranks of the run
 };
 
-const std::vector<std::string> kSinglesWithDropout = {"train.micro_batch_size=1", "lora.dropout=0.1", "train.eval_every=2"};
+const std::vector<std::string> kSinglesWithDropout = {"train.micro_batch_size=1", "lora.dropout=0.1",
+                                                      "train.eval_every=2"};
 
 TEST_F(RanksTest, LearnTheSameAsOne) {
   expect_success(run(1, "one", kSinglesWithDropout));
@@ -196,8 +208,9 @@ TEST_F(RanksTest, LearnTheSameAsOne) {
     const std::string name = cat("ranks", size);
     expect_success(run(size, name, kSinglesWithDropout));
     expect_same_curve("one", name, 1e-6);
-    EXPECT_LT(difference(folder_ / "one/final/adapter_model.safetensors", folder_ / name / "final/adapter_model.safetensors"),
-              1e-5);
+    EXPECT_LT(
+        difference(folder_ / "one/final/adapter_model.safetensors", folder_ / name / "final/adapter_model.safetensors"),
+        1e-5);
   }
 }
 
@@ -218,8 +231,10 @@ TEST_F(RanksTest, ShareTheOptimizerOfAllParameters) {
     expect_success(run(1, one, settings));
     expect_success(run(3, three, settings));
     expect_same_curve(one, three, 1e-9);
-    EXPECT_LT(difference(folder_ / one / "ckpt-8/optimizer.safetensors", folder_ / three / "ckpt-8/optimizer.safetensors"),
-              1e-9) << optimizer;
+    EXPECT_LT(
+        difference(folder_ / one / "ckpt-8/optimizer.safetensors", folder_ / three / "ckpt-8/optimizer.safetensors"),
+        1e-9)
+        << optimizer;
   }
 }
 
@@ -259,7 +274,8 @@ TEST_F(RanksTest, OneThatIsKilledEndsTheOthersAndTheRunGoesOn) {
   EXPECT_EQ(results[1].exit_code, 128 + SIGKILL);
   for (const int rank : {0, 2}) {
     EXPECT_EQ(results[rank].exit_code, static_cast<int>(ErrorCode::kIo)) << results[rank].err;
-    EXPECT_NE(results[rank].err.find(cat("rank ", rank, " of 3 lost another one")), std::string::npos) << results[rank].err;
+    EXPECT_NE(results[rank].err.find(cat("rank ", rank, " of 3 lost another one")), std::string::npos)
+        << results[rank].err;
   }
   EXPECT_NE(results[0].err.find("saved in"), std::string::npos) << results[0].err;
 
@@ -290,7 +306,8 @@ TEST_F(RanksTest, DifferentSettingsAreNamed) {
   const auto results = run(2, "run", {"train.micro_batch_size=1"}, {}, {{1, "train.lr=0.5"}});
   for (const CommandResult& result : results) {
     EXPECT_EQ(result.exit_code, static_cast<int>(ErrorCode::kUsage)) << result.err;
-    EXPECT_NE(result.err.find("rank 1 has train.lr 0.5 where rank 0 has train.lr 0.01"), std::string::npos) << result.err;
+    EXPECT_NE(result.err.find("rank 1 has train.lr 0.5 where rank 0 has train.lr 0.01"), std::string::npos)
+        << result.err;
   }
 }
 
@@ -303,8 +320,8 @@ TEST_F(RanksTest, MoreOfThemThanMicroBatchesAreRefused) {
 
 // A launcher tells one of them, or all: they end together, after the same update.
 TEST_F(RanksTest, ASignalToOneStopsAllAfterASave) {
-  std::vector<std::string> settings = {"train.micro_batch_size=1", "train.max_steps=40", "save.every=0", "lora.dropout=0.1",
-                                       "model.dtype=f64"};
+  std::vector<std::string> settings = {"train.micro_batch_size=1", "train.max_steps=40", "save.every=0",
+                                       "lora.dropout=0.1", "model.dtype=f64"};
   expect_success(run(2, "straight", settings));
   bool sent = false;
   const auto results = run(2, "run", settings, [&](const std::string& text) {

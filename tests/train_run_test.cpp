@@ -33,7 +33,8 @@ class TrainerTest : public testing::Test {
   }
   fs::path final_weights(const std::string& run) const {
     const fs::path result = folder_ / run / "final";
-    return result / (fs::exists(result / "adapter_model.safetensors") ? "adapter_model.safetensors" : "model.safetensors");
+    return result /
+           (fs::exists(result / "adapter_model.safetensors") ? "adapter_model.safetensors" : "model.safetensors");
   }
   std::vector<Json> metrics(const std::string& run) const { return test::metrics_without_clock(folder_ / run); }
   // With a manifest that fits.
@@ -115,9 +116,10 @@ TEST_F(TrainerTest, AccumulationIsNormalisedByTokens) {
 
 TEST_F(TrainerTest, ResumedRunIsTheUninterruptedOne) {
   // Dropout draws random numbers, an epoch ends within, and step 3 and 6 are saved.
-  const std::vector<std::string> settings = {"lora.dropout=0.1", "lora.dora=true", "lora.targets=all-linear",
-                                             "lora.rank_pattern={o_proj: 3}", "lora.plus_ratio=4", "save.keep=9", "train.scheduler=plateau",
-                                             "train.plateau_patience=0", "log.every=2"};
+  const std::vector<std::string> settings = {
+      "lora.dropout=0.1",  "lora.dora=true", "lora.targets=all-linear", "lora.rank_pattern={o_proj: 3}",
+      "lora.plus_ratio=4", "save.keep=9",    "train.scheduler=plateau", "train.plateau_patience=0",
+      "log.every=2"};
   train("straight", settings);
   for (const char* checkpoint : {"ckpt-3", "ckpt-6"}) {
     // As if the process had been killed later on: what was logged after the checkpoint is written again.
@@ -238,8 +240,8 @@ TEST_F(TrainerTest, ARunFromBeforeThereWasAKeyHadItsDefault) {
 
 TEST_F(TrainerTest, OverfitsAFewLines) {
   write_text_atomic(folder_ / "rows.jsonl", "{\"text\": \"the cat sat on the mat\"}\n{\"text\": \"a dog ran\"}\n");
-  const FinetuneResult result = train("run", {"lora=null", "data.val_size=0", "train.max_steps=60", "train.batch_size=2",
-                                              "train.lr=1e-2", "save.every=0", "log.every=20"});
+  const FinetuneResult result = train("run", {"lora=null", "data.val_size=0", "train.max_steps=60",
+                                              "train.batch_size=2", "train.lr=1e-2", "save.every=0", "log.every=20"});
   EXPECT_LT(*result.loss, 0.2);
   EXPECT_GT(metrics("run").front()["loss"].get<double>(), 1.5);
 }

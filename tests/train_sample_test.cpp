@@ -51,8 +51,9 @@ TEST_F(SampleTest, TheyAreWhatTheModelGeneratesThen) {
   const std::vector<Json> rows = samples("run");
   std::vector<std::pair<int64_t, std::string>> got;
   for (const Json& row : rows) got.push_back({row["step"], row["prompt"]});
-  const std::vector<std::pair<int64_t, std::string>> expected = {
-      {0, "ann has"}, {0, "bob "}, {3, "ann has"}, {3, "bob "}, {6, "ann has"}, {6, "bob "}, {8, "ann has"}, {8, "bob "}};
+  const std::vector<std::pair<int64_t, std::string>> expected = {{0, "ann has"}, {0, "bob "},    {3, "ann has"},
+                                                                 {3, "bob "},    {6, "ann has"}, {6, "bob "},
+                                                                 {8, "ann has"}, {8, "bob "}};
   EXPECT_EQ(got, expected);
   const auto generated = [&](const fs::path& adapter, const std::string& prompt) {
     LoadOptions options;
@@ -75,7 +76,8 @@ TEST_F(SampleTest, TheyAreWhatTheModelGeneratesThen) {
 }
 
 TEST_F(SampleTest, OtherAttentionTypesAndTrainingSample) {
-  for (const char* setting : {"model.attention=softmax", "model.dtype=f64", "model.dtype=bf16", "model.backend=torch"}) {
+  for (const char* setting :
+       {"model.attention=softmax", "model.dtype=f64", "model.dtype=bf16", "model.backend=torch"}) {
     train(setting, {kTwoPrompts, setting});
     EXPECT_EQ(samples(setting).size(), 8u) << setting;
   }

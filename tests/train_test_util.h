@@ -34,11 +34,12 @@ inline void write_byte_tokenizer(const std::filesystem::path& dir) {
     vocab[utf8] = byte + 2;
   }
   const auto special = [](int id, const char* text) {
-    return OrderedJson{{"id", id},          {"content", text},    {"single_word", false}, {"lstrip", false},
-                       {"rstrip", false},   {"normalized", false}, {"special", true}};
+    return OrderedJson{{"id", id},        {"content", text},     {"single_word", false}, {"lstrip", false},
+                       {"rstrip", false}, {"normalized", false}, {"special", true}};
   };
   const char* const pattern =
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
       "|\\s+(?!\\S)|\\s+";
   const OrderedJson byte_level = {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
@@ -50,13 +51,14 @@ inline void write_byte_tokenizer(const std::filesystem::path& dir) {
   json["pre_tokenizer"] = {
       {"type", "Sequence"},
       {"pretokenizers",
-       OrderedJson::array({{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}},
-                           byte_level})}};
+       OrderedJson::array(
+           {{{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", "Isolated"}, {"invert", false}},
+            byte_level})}};
   json["post_processor"] = nullptr;
   json["decoder"] = byte_level;
-  json["model"] = {{"type", "BPE"},          {"dropout", nullptr},   {"unk_token", nullptr},
-                   {"fuse_unk", false},      {"byte_fallback", false}, {"ignore_merges", false},
-                   {"vocab", vocab},         {"merges", OrderedJson::array()}};
+  json["model"] = {
+      {"type", "BPE"},          {"dropout", nullptr},     {"unk_token", nullptr}, {"fuse_unk", false},
+      {"byte_fallback", false}, {"ignore_merges", false}, {"vocab", vocab},       {"merges", OrderedJson::array()}};
   json["model"]["continuing_subword_prefix"] = json["model"]["end_of_word_suffix"] = nullptr;
   write_text_atomic(dir / "tokenizer.json", json.dump());
   write_text_atomic(dir / "tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
@@ -119,7 +121,8 @@ inline std::shared_ptr<const Corpus> make_corpus(const std::filesystem::path& fi
 inline std::string tiny_run(const std::filesystem::path& dir, const std::string& run = "run") {
   return cat("model: {path: ", (dir / "model").string(), "}\n",
              "lora: {r: 4, alpha: 8, targets: [q_proj, k_proj, v_proj]}\n",
-             "data: {train: ", (dir / "rows.jsonl").string(), ", val_size: 4, format: text, max_length: 64, "
+             "data: {train: ", (dir / "rows.jsonl").string(),
+             ", val_size: 4, format: text, max_length: 64, "
              "over_length: split}\n",
              "train: {epochs: 100, max_steps: 8, batch_size: 4, micro_batch_size: 2, lr: 1e-2, scheduler: cosine, "
              "eval_every: 3}\n",

@@ -112,7 +112,8 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   expect("chat.jsonl", "{\"messages\": []}\n", {"chat.jsonl:1: a conversation without a message"},
          {"data.format=chat", "data.template=llama2"});
   const std::string text = OrderedJson{{"text", std::string(100, 'x')}}.dump() + "\n";
-  expect("over.jsonl", good + text, {"over.jsonl:2: the row has 102 tokens", "data.over_length"}, {"data.over_length=error"});
+  expect("over.jsonl", good + text, {"over.jsonl:2: the row has 102 tokens", "data.over_length"},
+         {"data.over_length=error"});
   expect("all_over.jsonl", text + text, {"all_over.jsonl:1: ", "2 were dropped"}, {"data.over_length=drop"});
   fs::resize_file(folder_ / "long.jsonl", uint64_t{1} << 32);  // sparse
   expect_failure({"--set", cat("data.val=", (folder_ / "long.jsonl").string())}, 3,
@@ -178,14 +179,16 @@ TEST_F(FinetuneTool, FullDiskInASaveLeavesNoHalfFolder) {
 
 TEST_F(FinetuneTool, NonFiniteTrainingIsExit5) {
   // The update blows the weights up; the next loss is not a number.
-  const CommandResult result = run({"--set", "train.lr=1e30", "--set", "train.scheduler=constant", "--set", "train.eval_every=0"});
+  const CommandResult result =
+      run({"--set", "train.lr=1e30", "--set", "train.scheduler=constant", "--set", "train.eval_every=0"});
   EXPECT_EQ(result.exit_code, 5) << result.err;
   EXPECT_NE(result.err.find("update 2"), std::string::npos) << result.err;
   EXPECT_FALSE(fs::exists(folder_ / "run" / "final"));
 }
 
 TEST_F(FinetuneTool, SignalSavesAndTheSameCommandGoesOn) {
-  const std::vector<std::string> settings = {"--set", "train.max_steps=60", "--set", "save.every=0", "--set", "lora.dropout=0.1"};
+  const std::vector<std::string> settings = {"--set", "train.max_steps=60", "--set", "save.every=0",
+                                             "--set", "lora.dropout=0.1"};
   ASSERT_EQ(run(settings).exit_code, 0);
   const std::string straight = slurp(folder_ / "run" / "final" / "adapter_model.safetensors");
   fs::remove_all(folder_ / "run");
@@ -237,8 +240,8 @@ TEST_F(FinetuneTool, SignalBeforeTheFirstAndAfterTheLastUpdateSavesToo) {
 TEST_F(FinetuneTool, ShippedConfigurationsAreValid) {
   for (const char* name : {"lora.yaml", "lora_qkvo.yaml", "full.yaml", "distributed.yaml"}) {
     const CommandResult result =
-        test::run_tool("liger-finetune", {LIGER_SOURCE "/configs/" + std::string(name), "--model", "m", "--print-config",
-                                          "--set", "data.train=d.jsonl", "--set", "save.dir=out"});
+        test::run_tool("liger-finetune", {LIGER_SOURCE "/configs/" + std::string(name), "--model", "m",
+                                          "--print-config", "--set", "data.train=d.jsonl", "--set", "save.dir=out"});
     EXPECT_EQ(result.exit_code, 0) << result.err;
   }
 }

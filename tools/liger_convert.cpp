@@ -24,8 +24,9 @@ struct Options {
   tool::CommonOptions common;
   ConvertOptions convert;
   std::string model, dtype, softmax_layers;
-  std::string probe = "The river runs past the old mill, and in 1897 its keeper counted 12 boats a day, most of them "
-                      "loaded with grain; today there are none.";
+  std::string probe =
+      "The river runs past the old mill, and in 1897 its keeper counted 12 boats a day, most of them "
+      "loaded with grain; today there are none.";
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
@@ -164,11 +165,10 @@ void add_options(CLI::App& app, Options& o) {
   add_liger_options(app, o);
   app.set_help_all_flag("--help-all", "Also say what each structure is");
   app.formatter(std::make_shared<HelpFormatter>());
-  app.footer(
-      architecture_names() +
-      "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
-      "query); the paper's Eq. 10 says 64. Its hybrid \"-H\" is --keep-softmax 7.\n"
-      "Example: liger-convert --model llama3-8b --arch gla --dry-run");
+  app.footer(architecture_names() +
+             "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
+             "query); the paper's Eq. 10 says 64. Its hybrid \"-H\" is --keep-softmax 7.\n"
+             "Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
 
 std::vector<int64_t> parse_layers(const std::string& text) {
@@ -282,8 +282,9 @@ void convert(Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Turns a pretrained Transformer's attention into gated linear recurrence (Liger), and back; merges adapters.",
-               "liger-convert");
+  CLI::App app(
+      "Turns a pretrained Transformer's attention into gated linear recurrence (Liger), and back; merges adapters.",
+      "liger-convert");
   Options options;
   add_options(app, options);
   tool::add_common_options(app, options.common);

@@ -50,7 +50,8 @@ void add_options(CLI::App& app, Arguments& a) {
       ->check(CLI::NonNegativeNumber)
       ->option_text("N");
   app.add_option("--limit", a.limit, "Rows per task: a number, or a share below 1")->option_text("N|0.x");
-  app.add_option("--batch_size", a.batch_size, "Sequences at once; auto = by a budget of tokens")->option_text("N|auto");
+  app.add_option("--batch_size", a.batch_size, "Sequences at once; auto = by a budget of tokens")
+      ->option_text("N|auto");
   app.add_option("--output_path", a.output_path, "Also write results_{time}.json under DIR/{model}")
       ->option_text("DIR");
   app.add_flag("--log_samples", a.eval.keep_samples, "With --output_path: every row's requests and scores as well");
@@ -68,9 +69,7 @@ void add_options(CLI::App& app, Arguments& a) {
   tool::add_common_options(app, a.common);
 }
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::shared_ptr<CausalLM> load_model(const Arguments& a, LoadOptions options, const std::filesystem::path& dir) {
   options.softmax = a.attention == "softmax";

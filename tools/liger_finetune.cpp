@@ -86,9 +86,10 @@ void finetune(const Options& o, bool json) {
 
 int main(int argc, char** argv) {
   keep_tensor_memory();  // every update asks for the same again
-  CLI::App app("Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
-               "means: --help-config.",
-               "liger-finetune");
+  CLI::App app(
+      "Fine-tunes a model: LoRA, or all parameters (lora: null). Every key of the configuration and what it "
+      "means: --help-config.",
+      "liger-finetune");
   tool::CommonOptions common;
   Options options;
   app.add_option("config", options.config, "Configuration, such as configs/lora.yaml")
@@ -100,10 +101,11 @@ int main(int argc, char** argv) {
       ->option_text("KEY=VALUE")
       ->take_all()
       ->expected(1);
-  app.add_flag("--dry-run{auto}", options.dry_run,
-               "Check everything, foretell memory and disk, and make one update on random tokens; keep nothing but the "
-               "tokens in data.cache. --dry-run=plan: no update, the model is not loaded; =step: an update in any case; "
-               "otherwise where it takes seconds");
+  app.add_flag(
+      "--dry-run{auto}", options.dry_run,
+      "Check everything, foretell memory and disk, and make one update on random tokens; keep nothing but the "
+      "tokens in data.cache. --dry-run=plan: no update, the model is not loaded; =step: an update in any case; "
+      "otherwise where it takes seconds");
   app.add_flag("--print-config", options.print_config, "Print the configuration with every key, and end");
   app.add_flag_callback(
       "--help-config",

@@ -33,8 +33,10 @@ constexpr const char* kDescription =
     "  liger-generate --model DIR --prompt 'Once upon a time' --max-tokens 100\n"
     "  liger-generate --model DIR -f prompt.txt --temp 0.8 --top-p 0.95 --seed 7 --stats\n\n"
     "The prompt comes from --prompt, a file or standard input, of which one newline at the end is dropped. An empty\n"
-    "prompt is the bare BOS. With --state-in the prompt, maybe empty, goes on where the saved text ended: nothing of it\n"
-    "is read again, and a Liger model's file is of the same size after any text. With --temp 0, the default, the most probable token is taken. Otherwise, in this order,\n"
+    "prompt is the bare BOS. With --state-in the prompt, maybe empty, goes on where the saved text ended: nothing of "
+    "it\n"
+    "is read again, and a Liger model's file is of the same size after any text. With --temp 0, the default, the most "
+    "probable token is taken. Otherwise, in this order,\n"
     "--top-k keeps the k most probable tokens, --top-p the fewest of these that hold a share P of their probability,\n"
     "--min-p those with at least X times the highest probability.";
 
@@ -77,8 +79,8 @@ std::string read_prompt(const Arguments& a) {
 void warn_if_long(const CausalLM& model, int64_t prompt_tokens, int64_t max_tokens) {
   const int64_t positions = model.config().max_position_embeddings;
   if (!model.config().has_softmax_layers() || positions <= 0 || prompt_tokens + max_tokens <= positions) return;
-  log_warning(cat("prompt and text together may reach ", prompt_tokens + max_tokens,
-                  " tokens, more than the ", positions, " positions this model was trained for"));
+  log_warning(cat("prompt and text together may reach ", prompt_tokens + max_tokens, " tokens, more than the ",
+                  positions, " positions this model was trained for"));
 }
 
 void print_stats(const Generation& g) {

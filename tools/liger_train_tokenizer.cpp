@@ -38,12 +38,18 @@ std::vector<std::string> read_texts(const Options& options) {
 // One thread and every sentence: the same text gives the same bytes.
 std::string train(const Options& options, const std::vector<std::string>& texts) {
   const std::unordered_map<std::string, std::string> settings = {
-      {"model_type", "bpe"},          {"vocab_size", std::to_string(options.vocab_size)},
-      {"byte_fallback", "true"},      {"normalization_rule_name", "identity"},
-      {"add_dummy_prefix", "true"},   {"remove_extra_whitespaces", "false"},
-      {"unk_id", "0"},                {"bos_id", "1"},
-      {"eos_id", "2"},                {"pad_id", "-1"},
-      {"num_threads", "1"},           {"max_sentence_length", "1000000"},
+      {"model_type", "bpe"},
+      {"vocab_size", std::to_string(options.vocab_size)},
+      {"byte_fallback", "true"},
+      {"normalization_rule_name", "identity"},
+      {"add_dummy_prefix", "true"},
+      {"remove_extra_whitespaces", "false"},
+      {"unk_id", "0"},
+      {"bos_id", "1"},
+      {"eos_id", "2"},
+      {"pad_id", "-1"},
+      {"num_threads", "1"},
+      {"max_sentence_length", "1000000"},
       {"minloglevel", "2"},
   };
   std::string model;
@@ -54,9 +60,15 @@ std::string train(const Options& options, const std::vector<std::string>& texts)
 }
 
 liger::OrderedJson tokenizer_config() {
-  return {{"tokenizer_class", "LlamaTokenizer"}, {"add_bos_token", true}, {"add_eos_token", false},
-          {"bos_token", "<s>"},                  {"eos_token", "</s>"},   {"unk_token", "<unk>"},
-          {"clean_up_tokenization_spaces", false}, {"legacy", true},      {"model_max_length", 1024}};
+  return {{"tokenizer_class", "LlamaTokenizer"},
+          {"add_bos_token", true},
+          {"add_eos_token", false},
+          {"bos_token", "<s>"},
+          {"eos_token", "</s>"},
+          {"unk_token", "<unk>"},
+          {"clean_up_tokenization_spaces", false},
+          {"legacy", true},
+          {"model_max_length", 1024}};
 }
 
 }  // namespace
@@ -64,15 +76,19 @@ liger::OrderedJson tokenizer_config() {
 int main(int argc, char** argv) {
   Options options;
   liger::tool::CommonOptions common;
-  CLI::App app("Trains a sentencepiece tokenizer of Llama 2's kind on the text of a jsonl file", "liger-train-tokenizer");
+  CLI::App app("Trains a sentencepiece tokenizer of Llama 2's kind on the text of a jsonl file",
+               "liger-train-tokenizer");
   app.add_option("--data", options.data, "jsonl file to learn from")->required()->option_text("FILE");
   app.add_option("--out", options.out, "Folder that gets tokenizer.model and tokenizer_config.json")
-      ->required()->option_text("DIR");
+      ->required()
+      ->option_text("DIR");
   app.add_option("--field", options.field, "Field of a row that holds the text")->capture_default_str();
   app.add_option("--vocab-size", options.vocab_size, "Pieces, the 256 byte pieces and 3 specials among them")
-      ->check(CLI::Range(260, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(260, 1 << 20))
+      ->capture_default_str();
   app.add_option("--max-rows", options.max_rows, "Rows to learn from, from the start of the file")
-      ->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_flag("--overwrite", options.overwrite, "Replace a tokenizer that is there");
   liger::tool::add_common_options(app, common);
   return liger::tool::run(app, common, argc, argv, [&] {

@@ -102,7 +102,8 @@ void add_common_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--log-format", options.log_format, "How log lines look on stderr: text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->option_text("FORMAT");
-  app.add_option("--threads", options.threads, "Computing threads; 0 = one per core, shared with the other ranks on this machine")
+  app.add_option("--threads", options.threads,
+                 "Computing threads; 0 = one per core, shared with the other ranks on this machine")
       ->check(CLI::Range(0, 4096))
       ->option_text("N");
   app.set_version_flag("--version", "liger " LIGER_VERSION " (LibTorch " TORCH_VERSION ")",

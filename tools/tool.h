@@ -19,7 +19,7 @@ struct CommonOptions {
   bool quiet = false;  ///< warnings and errors only, no progress
   int verbose = 0;
   std::string log_format = "text";
-  int threads = 0;     ///< 0 = one per core
+  int threads = 0;  ///< 0 = one per core
 };
 
 /// Adds --json, --quiet, -v, --log-format, --threads and --version.

@@ -53,8 +53,12 @@ Gpu current_gpu() {
   check(cudaGetDevice(&device), "no CUDA device");
   cudaDeviceProp p = {};
   check(cudaGetDeviceProperties(&p, device), "no CUDA device");
-  Gpu out = {.name = p.name, .major = p.major, .minor = p.minor, .multiprocessors = p.multiProcessorCount,
-             .l2_bytes = p.l2CacheSize, .memory_bytes = static_cast<int64_t>(p.totalGlobalMem)};
+  Gpu out = {.name = p.name,
+             .major = p.major,
+             .minor = p.minor,
+             .multiprocessors = p.multiProcessorCount,
+             .l2_bytes = p.l2CacheSize,
+             .memory_bytes = static_cast<int64_t>(p.totalGlobalMem)};
   const double khz = attribute(cudaDevAttrMemoryClockRate, device);
   out.nominal_bandwidth = 2 * khz * 1e3 * attribute(cudaDevAttrGlobalMemoryBusWidth, device) / 8;  // two bits a clock
   check(cudaDriverGetVersion(&out.driver), "cudaDriverGetVersion");

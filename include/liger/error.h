@@ -9,13 +9,13 @@ namespace liger {
 
 /// What went wrong, as the tools' exit codes tell it.
 enum class ErrorCode {
-  kInternal = 1,    ///< a bug of ours
-  kUsage = 2,       ///< command line or configuration
-  kBadInput = 3,    ///< a file or tensor that is not what it claims to be
-  kIo = 4,          ///< the system refused: disk full, no permission, read error
-  kNonFinite = 5,   ///< training met a NaN or an infinity
+  kInternal = 1,   ///< a bug of ours
+  kUsage = 2,      ///< command line or configuration
+  kBadInput = 3,   ///< a file or tensor that is not what it claims to be
+  kIo = 4,         ///< the system refused: disk full, no permission, read error
+  kNonFinite = 5,  ///< training met a NaN or an infinity
   kOutOfMemory = 6,
-  kLocked = 7,      ///< the output is in use or not empty
+  kLocked = 7,        ///< the output is in use or not empty
   kInterrupted = 75,  ///< stopped by a signal after a good save; can be resumed
   kCancelled = 130    ///< stopped by a signal, nothing saved
 };
@@ -58,15 +58,15 @@ decltype(auto) with_context(const std::string& where, Body&& body) {
 }  // namespace liger
 
 /// For anything a user or a file can cause: throws Error(kBadInput) unless `cond` holds.
-#define LIGER_CHECK(cond, ...)                                     \
-  do {                                                             \
-    if (!(cond)) [[unlikely]]                                      \
-      ::liger::fail(::liger::ErrorCode::kBadInput, __VA_ARGS__);   \
+#define LIGER_CHECK(cond, ...)                                   \
+  do {                                                           \
+    if (!(cond)) [[unlikely]]                                    \
+      ::liger::fail(::liger::ErrorCode::kBadInput, __VA_ARGS__); \
   } while (false)
 
 /// For a setting or an option that cannot be: throws Error(kUsage).
-#define LIGER_CHECK_USAGE(cond, ...)                               \
-  do {                                                             \
-    if (!(cond)) [[unlikely]]                                      \
-      ::liger::fail(::liger::ErrorCode::kUsage, __VA_ARGS__);      \
+#define LIGER_CHECK_USAGE(cond, ...)                          \
+  do {                                                        \
+    if (!(cond)) [[unlikely]]                                 \
+      ::liger::fail(::liger::ErrorCode::kUsage, __VA_ARGS__); \
   } while (false)

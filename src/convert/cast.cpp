@@ -59,12 +59,9 @@ LIGER_INLINE uint16_t f16_from_f32(float x) {
 // Float32 magnitudes from this on become infinite.
 uint32_t overflow_of(Dtype to) {
   switch (to) {
-    case Dtype::kF16:
-      return 0x477ff000;
-    case Dtype::kBF16:
-      return 0x7f7f8000;
-    default:
-      return kInfinity;
+    case Dtype::kF16: return 0x477ff000;
+    case Dtype::kBF16: return 0x7f7f8000;
+    default: return kInfinity;
   }
 }
 
@@ -88,19 +85,11 @@ LIGER_INLINE float f32_from_f64(double x) { return static_cast<float>(x); }
 
 LIGER_INLINE int64_t load(Dtype from, const std::byte* in, float* out, int64_t n) {
   switch (from) {
-    case Dtype::kF32:
-      std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
-      return 0;
-    case Dtype::kBF16:
-      convert_all<uint16_t, float, f32_from_bf16>(in, out, n);
-      return 0;
-    case Dtype::kF16:
-      convert_all<uint16_t, float, f32_from_f16>(in, out, n);
-      return 0;
-    case Dtype::kF64:
-      break;
-    default:
-      fail(ErrorCode::kInternal, "cannot cast from ", to_string(from));
+    case Dtype::kF32: std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float)); return 0;
+    case Dtype::kBF16: convert_all<uint16_t, float, f32_from_bf16>(in, out, n); return 0;
+    case Dtype::kF16: convert_all<uint16_t, float, f32_from_f16>(in, out, n); return 0;
+    case Dtype::kF64: break;
+    default: fail(ErrorCode::kInternal, "cannot cast from ", to_string(from));
   }
   convert_all<double, float, f32_from_f64>(in, out, n);
   const double* wide = reinterpret_cast<const double*>(in);
@@ -111,15 +100,10 @@ LIGER_INLINE int64_t load(Dtype from, const std::byte* in, float* out, int64_t n
 
 LIGER_INLINE void store(Dtype to, const float* in, std::byte* out, int64_t n) {
   switch (to) {
-    case Dtype::kF32:
-      std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
-      return;
-    case Dtype::kBF16:
-      return convert_all<float, uint16_t, bf16_from_f32>(in, out, n);
-    case Dtype::kF16:
-      return convert_all<float, uint16_t, f16_from_f32>(in, out, n);
-    default:
-      fail(ErrorCode::kInternal, "cannot cast to ", to_string(to));
+    case Dtype::kF32: std::memcpy(out, in, static_cast<size_t>(n) * sizeof(float)); return;
+    case Dtype::kBF16: return convert_all<float, uint16_t, bf16_from_f32>(in, out, n);
+    case Dtype::kF16: return convert_all<float, uint16_t, f16_from_f32>(in, out, n);
+    default: fail(ErrorCode::kInternal, "cannot cast to ", to_string(to));
   }
 }
 

@@ -38,14 +38,10 @@ void link_file(const PlannedFile& file, const fs::path& to) {
 
 const char* to_string(FileAction action) {
   switch (action) {
-    case FileAction::kLink:
-      return "link";
-    case FileAction::kCopy:
-      return "copy";
-    case FileAction::kRewrite:
-      return "rewrite";
-    case FileAction::kWrite:
-      return "write";
+    case FileAction::kLink: return "link";
+    case FileAction::kCopy: return "copy";
+    case FileAction::kRewrite: return "rewrite";
+    case FileAction::kWrite: return "write";
   }
   return "?";
 }
@@ -59,21 +55,16 @@ fs::path run_conversion(const ConvertPlan& plan) {
   for (const PlannedFile& file : plan.files) total += is_rewritten(file) ? file.bytes : 0;
   std::optional<Progress> progress;
   constexpr uint64_t kMegabyte = 1'000'000;
-  if (total >= kMegabyte) progress.emplace(edits.empty() ? "converting, MB" : "merging, MB", static_cast<int64_t>(total / kMegabyte));
+  if (total >= kMegabyte)
+    progress.emplace(edits.empty() ? "converting, MB" : "merging, MB", static_cast<int64_t>(total / kMegabyte));
 
   for (const PlannedFile& file : plan.files) {
     throw_if_interrupted();
     const fs::path to = folder.path() / file.name;
     switch (file.action) {
-      case FileAction::kLink:
-        link_file(file, to);
-        break;
-      case FileAction::kCopy:
-        copy_bytes(file.from, to);
-        break;
-      case FileAction::kWrite:
-        write_text_atomic(to, file.content);
-        break;
+      case FileAction::kLink: link_file(file, to); break;
+      case FileAction::kCopy: copy_bytes(file.from, to); break;
+      case FileAction::kWrite: write_text_atomic(to, file.content); break;
       case FileAction::kRewrite:
         rewrite_file(weights, to, file.tensors, edits, [&](uint64_t bytes) {
           done += bytes;
@@ -94,11 +85,15 @@ OrderedJson to_json(const ConvertPlan& plan) {
     files.push_back({{"name", file.name}, {"action", to_string(file.action)}, {"bytes", file.bytes}});
   }
   const auto text = [](const std::string& value) { return value.empty() ? OrderedJson() : OrderedJson(value); };
-  return {{"model", plan.options.model.string()},  {"arch", text(plan.options.arch)},
+  return {{"model", plan.options.model.string()},
+          {"arch", text(plan.options.arch)},
           {"merge", text(plan.options.merge.string())},
-          {"out", plan.options.out.string()},      {"files", std::move(files)},
-          {"config_changes", plan.config_changes}, {"warnings", plan.warnings},
-          {"bytes_written", plan.bytes_written},   {"peak_memory_bytes", plan.peak_memory_bytes}};
+          {"out", plan.options.out.string()},
+          {"files", std::move(files)},
+          {"config_changes", plan.config_changes},
+          {"warnings", plan.warnings},
+          {"bytes_written", plan.bytes_written},
+          {"peak_memory_bytes", plan.peak_memory_bytes}};
 }
 
 }  // namespace liger

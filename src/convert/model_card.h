@@ -18,7 +18,7 @@ struct CardFacts {
   std::vector<std::string> warnings;
   std::filesystem::path adapter = {};  ///< merged into the weights; empty = none
   size_t merged_tensors = 0;           ///< weights it changed
-  std::string dtype;  ///< the weights were converted to; empty = unchanged
+  std::string dtype;                   ///< the weights were converted to; empty = unchanged
 };
 
 /// README.md of a converted model: front matter, what it is, settings, what it was made from, what to do next.

@@ -187,17 +187,14 @@ uint64_t resident_bytes() {
 
 std::string config_dtype_name(Dtype dtype) {
   switch (dtype) {
-    case Dtype::kF16:
-      return "float16";
-    case Dtype::kBF16:
-      return "bfloat16";
-    default:
-      return "float32";
+    case Dtype::kF16: return "float16";
+    case Dtype::kBF16: return "bfloat16";
+    default: return "float32";
   }
 }
 
 OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options) {
-  OrderedJson config = options.arch.empty()       ? before
+  OrderedJson config = options.arch.empty()        ? before
                        : options.arch == "softmax" ? softmax_config(before, model)
                                                    : linearized_config(before, model, options.liger);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));

@@ -51,8 +51,8 @@ void run_heads(const std::vector<int64_t>& lengths, int64_t heads, int64_t (*scr
   });
 }
 
-/// Runs body(member, members) once on each thread, at the same time. Bodies may wait for each other with team_barrier(),
-/// which all must call equally often; they may not throw.
+/// Runs body(member, members) once on each thread, at the same time. Bodies may wait for each other with
+/// team_barrier(), which all must call equally often; they may not throw.
 template <typename Body>
 void run_team(const Body& body);
 void team_barrier();

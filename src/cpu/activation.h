@@ -36,9 +36,8 @@ V activation_slope(GateActivation activation, V x) {
   if (activation == GateActivation::kGelu)  // the density of the normal distribution is its slope
     return normal_share<T>(x) + x * T(0.39894228040143268) * exp(x * x * T(-0.5));
   const V s = sigmoid<T>(activation == GateActivation::kSilu ? x : twice_u(x));
-  const V inner = activation == GateActivation::kSilu
-                      ? V{} + T(1)
-                      : T(1.5957691216057308) * (x * x * (3 * T(0.044715)) + T(1));
+  const V inner =
+      activation == GateActivation::kSilu ? V{} + T(1) : T(1.5957691216057308) * (x * x * (3 * T(0.044715)) + T(1));
   return s + x * s * (T(1) - s) * inner;
 }
 

@@ -29,7 +29,7 @@ class Arena {
 
 /// What the heads of one job work with.
 struct Workspace {
-  Arena own;     ///< a head's alone from chunk to chunk
+  Arena own;  ///< a head's alone from chunk to chunk
   /// Of the head whose turn it is, laid out alike for all: zeroed before the first, dirty after. So a run leaves alone
   /// what it counts on being zero.
   Arena shared;

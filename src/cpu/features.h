@@ -63,9 +63,7 @@ struct RowMaps {
       case FeatureMap::kSoftmax: return softmax_backward(y, dy, dx);
       case FeatureMap::kUnit: {
         const T inverse = inverse_norm(x), along = dot(y, dy);
-        return each([&](int64_t d) {
-          store(dx + d, load(dx + d) + (load(dy + d) - load(y + d) * along) * inverse);
-        });
+        return each([&](int64_t d) { store(dx + d, load(dx + d) + (load(dy + d) - load(y + d) * along) * inverse); });
       }
       case FeatureMap::kComplement:
         return each([&](int64_t d) {

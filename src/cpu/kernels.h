@@ -17,11 +17,11 @@ enum class Element { kFloat, kBFloat16, kDouble };
 /// attention, or both:  o = window_share * window + (1 - window_share) * recurrence.
 struct MixHead {
   Element element;
-  int64_t tokens, group, D;     ///< group: query heads that share the key/value head
-  const Structure* structure;   ///< nullptr: window only
-  double divisor;               ///< of the log-decay, 1 = none
-  double constant_log_decay;    ///< of this head, where the structure is not gated
-  int64_t window, sinks;        ///< window 0: recurrence only
+  int64_t tokens, group, D;    ///< group: query heads that share the key/value head
+  const Structure* structure;  ///< nullptr: window only
+  double divisor;              ///< of the log-decay, 1 = none
+  double constant_log_decay;   ///< of this head, where the structure is not gated
+  int64_t window, sinks;       ///< window 0: recurrence only
   double window_share;
   int64_t seen;                 ///< tokens of the sequence before these
   const void *q, *k, *v;        ///< as projected: [tokens][group][D], [tokens][D] twice, a token's vectors contiguous
@@ -31,13 +31,13 @@ struct MixHead {
 
 /// What a pass reads and leaves beside the head's inputs. Floats are of the compute type.
 struct MixForward {
-  void* o;                   ///< as q, with its strides
-  void* states[2];           ///< [D][columns] (state_shapes()), in and out; the second for slots only
+  void* o;          ///< as q, with its strides
+  void* states[2];  ///< [D][columns] (state_shapes()), in and out; the second for slots only
   /// [window + sinks][D], rotated keys and values, position p in slot p % window, sink j in window + j; in and out;
   /// nullptr: the sequence starts and ends here.
   void *ring_keys, *ring_values;
-  void* checkpoints;         ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
-  void* lse;                 ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
+  void* checkpoints;  ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
+  void* lse;          ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
 };
 
 struct MixBackward {
@@ -70,13 +70,13 @@ struct ScanBackward {
 
 /// One token of one sequence and key/value head of softmax attention over a cache, in which it is placed.
 struct CacheHead {
-  Element element;          ///< of the cache: kFloat or kBFloat16
-  int64_t group, D, seen;   ///< tokens in the cache before this one
-  const float *q, *k, *v;   ///< [group][D], [D] twice, as projected
-  const float *cos, *sin;   ///< [D / 2]
-  void *keys, *values;      ///< rotated keys and values, `stride` elements from one token to the next
+  Element element;         ///< of the cache: kFloat or kBFloat16
+  int64_t group, D, seen;  ///< tokens in the cache before this one
+  const float *q, *k, *v;  ///< [group][D], [D] twice, as projected
+  const float *cos, *sin;  ///< [D / 2]
+  void *keys, *values;     ///< rotated keys and values, `stride` elements from one token to the next
   int64_t stride;
-  float* o;                 ///< [group][D]
+  float* o;  ///< [group][D]
 };
 
 /// A weight [rows, columns], row-major, at any address: it may lie in a mapped file.
@@ -101,8 +101,7 @@ struct StepKernels {
   /// gates = activation(gates) * ups.
   void (*gate_by)(GateActivation activation, const float* ups, int64_t n, float* gates);
   /// y[r] += scale * B[r] . h for the rows [begin, end), h [rank].
-  void (*add_low_rank)(const float* B, const float* h, int64_t rank, float scale, int64_t begin, int64_t end,
-                       float* y);
+  void (*add_low_rank)(const float* B, const float* h, int64_t rank, float scale, int64_t begin, int64_t end, float* y);
   /// out = x / sqrt(mean(x^2) + eps) * weight, or * (1 + weight).
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, bool adds_one, float* out);
   /// A row of a weight as floats.
@@ -141,8 +140,8 @@ struct RowKernels {
                         void* d_gates, void* d_ups);
   /// Returns log(sum(exp(logits))) - logits[target]; with `gradient` the logits, kFloat or kDouble, become theirs.
   double (*cross_entropy)(Element, void* logits, int64_t n, int64_t target, bool gradient);
-  /// Takes n more logits, kFloat or kDouble, into `row`; with `keep` they become exp(logits - row.largest). Returns what
-  /// sums of earlier ones are to be multiplied by, as `largest` may have grown.
+  /// Takes n more logits, kFloat or kDouble, into `row`; with `keep` they become exp(logits - row.largest). Returns
+  /// what sums of earlier ones are to be multiplied by, as `largest` may have grown.
   double (*softmax_piece)(Element, void* logits, int64_t n, SoftmaxRow& row, bool keep);
 };
 

@@ -98,9 +98,8 @@ class HeadsRun {
 
 template <typename Head, bool kBackward>
 int64_t scratch(const Head& head, int64_t heads) {
-  return with_run<kBackward>(head, [&](auto run) {
-    return HeadsRun<typename decltype(run)::type, kBackward>::bytes(head, heads);
-  });
+  return with_run<kBackward>(
+      head, [&](auto run) { return HeadsRun<typename decltype(run)::type, kBackward>::bytes(head, heads); });
 }
 template <typename Head>
 int64_t checkpoint_scalars(const Head& head) {
@@ -111,9 +110,8 @@ int64_t checkpoint_scalars(const Head& head) {
 template <typename Head, typename Pass, bool kBackward>
 void run_pass(const Head* heads, const Pass* passes, int64_t count, void* memory) {
   const FlushDenormals flush;
-  with_run<kBackward>(heads[0], [&](auto run) {
-    HeadsRun<typename decltype(run)::type, kBackward>(heads, passes, count, memory);
-  });
+  with_run<kBackward>(
+      heads[0], [&](auto run) { HeadsRun<typename decltype(run)::type, kBackward>(heads, passes, count, memory); });
 }
 
 // Calls body with the weight in its own type.

@@ -17,9 +17,7 @@ inline constexpr int64_t kSegment = 128, kSegmentChunks = kSegment / kChunk;
 static_assert(kSegment % kChunk == 0);
 
 inline int64_t segments(int64_t tokens) { return (tokens + kSegment - 1) / kSegment; }
-inline int64_t chunk_tokens(int64_t tokens, int64_t first) {
-  return tokens - first < kChunk ? tokens - first : kChunk;
-}
+inline int64_t chunk_tokens(int64_t tokens, int64_t first) { return tokens - first < kChunk ? tokens - first : kChunk; }
 
 /// Run has states(), one block of state_scalars(), and checkpoints() for them, nullptr if not wanted; forward(first,
 /// n); and expect(first, n), which tells Ahead about a chunk's rows.
@@ -35,9 +33,12 @@ void forward_pass(std::vector<Run>& runs, int64_t tokens, Ahead& ahead) {
       if (auto* to = runs[h].checkpoints()) store_row(runs[h].states(), size, to + begin / kSegment * size);
       for (int64_t first = begin; first < end; first += kChunk) {
         ahead.start();
-        if (first + kChunk < end) expect(h, first + kChunk);
-        else if (h + 1 < runs.size()) expect(h + 1, begin);
-        else expect(0, end);
+        if (first + kChunk < end)
+          expect(h, first + kChunk);
+        else if (h + 1 < runs.size())
+          expect(h + 1, begin);
+        else
+          expect(0, end);
         runs[h].forward(first, chunk_tokens(tokens, first));
       }
     }
@@ -64,8 +65,10 @@ void backward_pass(std::vector<Run>& runs, int64_t tokens, T* starts, Ahead& ahe
       for (int64_t chunk = 0; chunk < last; ++chunk) {
         const int64_t first = begin + chunk * kChunk;
         ahead.start();
-        if (chunk + 1 < last) run.expect_advance(first + kChunk, kChunk);
-        else expect_backward(last);
+        if (chunk + 1 < last)
+          run.expect_advance(first + kChunk, kChunk);
+        else
+          expect_backward(last);
         run.advance(first, kChunk, before(chunk), starts + chunk * size);
       }
       for (int64_t chunk = last; chunk >= 0; --chunk) {

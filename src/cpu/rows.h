@@ -1,4 +1,5 @@
-// Training's operations on rows: norm, gated activation, cross-entropy, each with its gradient in one pass over the data.
+// Training's operations on rows: norm, gated activation, cross-entropy, each with its gradient in one pass over the
+// data.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +35,8 @@ class NormRows {
   using T = ComputeType<E>;
 
  public:
-  NormRows(const NormView& norm) : n_(norm.columns), norm_(norm), x_(padded<T>(n_)), d_(padded<T>(n_)), weight_(padded<T>(n_)) {
+  NormRows(const NormView& norm)
+      : n_(norm.columns), norm_(norm), x_(padded<T>(n_)), d_(padded<T>(n_)), weight_(padded<T>(n_)) {
     load_row(static_cast<const E*>(norm.weight), n_, weight_.data());
     if (norm.adds_one)
       for (int64_t i = 0; i < n_; ++i) weight_[i] += 1;

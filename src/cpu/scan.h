@@ -158,8 +158,7 @@ class ChunkScan {
   // and what the queries from `first` on do: the decays to each of them, and what meets in the middle.
   void prepare_queries(const ScanRows<T>& x, int64_t first) {
     const int64_t Kp = s_.Kp, half = kHalf * Kp;
-    if (s_.delta_rule)
-      std::memcpy(x.q + s_.group * kChunk * Kp, x.k, sizeof(T) * static_cast<size_t>(kChunk * Kp));
+    if (s_.delta_rule) std::memcpy(x.q + s_.group * kChunk * Kp, x.k, sizeof(T) * static_cast<size_t>(kChunk * Kp));
     decays_to_here(x.a, P_);
     decays_to_here(x.a + half, halves_.P);
     for (int64_t at = 0; at < half; at += Kp)
@@ -291,7 +290,7 @@ class ChunkScan {
   Ahead& ahead_;
   T *P_, *R_;                              // [kChunk][Kp]
   T *first_half_, *second_half_, *whole_;  // [Kp], the decay of each half and of both
-  T *qP_, *kR_;         // [queries][kChunk][Kp], [kChunk][Kp]
+  T *qP_, *kR_;                            // [queries][kChunk][Kp], [kChunk][Kp]
   Halves halves_;
   T* A_;                // [queries][kChunk][kChunk]
   T *u_, *error_, *o_;  // [kChunk][Vp] twice, [queries][kChunk][Vp]

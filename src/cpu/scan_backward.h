@@ -119,8 +119,7 @@ class ChunkScanBackward : public ChunkScan<T> {
       for (int64_t c = 0; c < Vp; c += kWidth<T>) total += load(S + i * s_.Sp + c) * load(dS + i * s_.Sp + c);
       through_[r + i] = sum<T>(total) * this->whole_[r + i];
     }
-    product<Into::kScale>(n, Vp, rows,
-                          Product<T>{this->qP_ + r, 1, s_.Kp, do_, Vp, dS, s_.Sp, dS, this->whole_ + r});
+    product<Into::kScale>(n, Vp, rows, Product<T>{this->qP_ + r, 1, s_.Kp, do_, Vp, dS, s_.Sp, dS, this->whole_ + r});
   }
 
   void within_halves(const ScanRows<T>& x, const ScanGradients<T>& d) {
@@ -241,8 +240,8 @@ class ChunkScanBackward : public ChunkScan<T> {
 
   T *do_, *do_t_, *u_t_;  // [queries][kChunk][Vp], its transpose, u transposed
   T *dqP_t_, *dkR_t_, *dqP_, *dkR_;
-  T* dA_;       // [queries][kChunk][kChunk]
-  T* through_;  // [Kp]
+  T* dA_;                  // [queries][kChunk][kChunk]
+  T* through_;             // [Kp]
   T *dq_half_, *dk_half_;  // of halves_.q and .k
 };
 

@@ -110,8 +110,10 @@ class ScanRun {
   static T* to(void* base, int64_t token, int64_t stride) { return static_cast<T*>(base) + token * stride; }
   // The gradient of the last state takes the place of the state, on its way to that of the first.
   void* last_state() const {
-    if constexpr (kBackward) return pass_.dstate;
-    else return pass_.state;
+    if constexpr (kBackward)
+      return pass_.dstate;
+    else
+      return pass_.state;
   }
 
   void load_rows(int64_t first, int64_t n, bool queries) {
@@ -127,8 +129,7 @@ class ScanRun {
       if (head_.delta_rule) rows_.b[i] = real ? *from(head_.b, i, head_.b_stride) : T(0);
     });
     // Not row by row: while rows are on their way from memory there must be room for many loads.
-    for (int64_t at = 0; at < kChunk * shape_.Kp; at += kWidth<T>)
-      store(rows_.a + at, exp(liger::load(rows_.a + at)));
+    for (int64_t at = 0; at < kChunk * shape_.Kp; at += kWidth<T>) store(rows_.a + at, exp(liger::load(rows_.a + at)));
   }
 
   ScanHead head_;

@@ -19,10 +19,16 @@ template <typename T>
 class ChunkSlots {
  public:
   ChunkSlots(int64_t group, int64_t K, int64_t M, Arena& arena)
-      : group_(group), K_(K), M_(M),
-        k_t_(arena.take<T>(kChunk * Kp_)), A_(arena.take<T>(group * kChunk * kChunk)),
-        P_(arena.take<T>(kChunk * Mp_)), R_(arena.take<T>(kChunk * Mp_)), sR_(arena.take<T>(kChunk * Mp_)),
-        whole_(arena.take<T>(Mp_)), read_(arena.take<T>(group * kChunk * Mp_)) {}
+      : group_(group),
+        K_(K),
+        M_(M),
+        k_t_(arena.take<T>(kChunk * Kp_)),
+        A_(arena.take<T>(group * kChunk * kChunk)),
+        P_(arena.take<T>(kChunk * Mp_)),
+        R_(arena.take<T>(kChunk * Mp_)),
+        sR_(arena.take<T>(kChunk * Mp_)),
+        whole_(arena.take<T>(Mp_)),
+        read_(arena.take<T>(group * kChunk * Mp_)) {}
 
   /// z [group][kChunk][Mp] of a chunk whose state before is S [K][Sp], which stays.
   void outputs(const SlotRows<T>& x, const T* S, T* z) {
@@ -88,7 +94,7 @@ class ChunkSlots {
   }
 
   int64_t group_, K_, M_, Kp_ = padded<T>(K_), Mp_ = padded<T>(M_), Sp_ = state_stride<T>(M_);
-  T *k_t_, *A_;                        // keys transposed; q . k of all pairs [group][kChunk][kChunk]
+  T *k_t_, *A_;                       // keys transposed; q . k of all pairs [group][kChunk][kChunk]
   T *P_, *R_, *sR_, *whole_, *read_;  // [kChunk][Mp] three times, [Mp], [group][kChunk][Mp]
 };
 
@@ -97,10 +103,14 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
  public:
   ChunkSlotsBackward(int64_t group, int64_t K, int64_t M, Arena& arena)
       : ChunkSlots<T>(group, K, M, arena),
-        dzP_(arena.take<T>(group * kChunk * Mp_)), dzP_t_(arena.take<T>(group * kChunk * Mp_)),
-        s_t_(arena.take<T>(kChunk * Mp_)), dA_(arena.take<T>(group * kChunk * kChunk)),
-        dq_t_(arena.take<T>(group * kChunk * Kp_)), dk_t_(arena.take<T>(kChunk * Kp_)),
-        pairs_(arena.take<T>(group * kChunk * kChunk * kWidth<T>)), from_state_(arena.take<T>(kChunk * Mp_)) {}
+        dzP_(arena.take<T>(group * kChunk * Mp_)),
+        dzP_t_(arena.take<T>(group * kChunk * Mp_)),
+        s_t_(arena.take<T>(kChunk * Mp_)),
+        dA_(arena.take<T>(group * kChunk * kChunk)),
+        dq_t_(arena.take<T>(group * kChunk * Kp_)),
+        dk_t_(arena.take<T>(kChunk * Kp_)),
+        pairs_(arena.take<T>(group * kChunk * kChunk * kWidth<T>)),
+        from_state_(arena.take<T>(kChunk * Mp_)) {}
 
   /// `dz` [group][kChunk][Mp]; writes dq, dk; adds to ds and dg [kChunk][Mp]; dS [K][Sp] as in ChunkScanBackward.
   void backward(const SlotRows<T>& x, const T* S, const T* dz, T* dS, T* dq, T* dk, T* ds, T* dg) {
@@ -135,8 +145,7 @@ class ChunkSlotsBackward : public ChunkSlots<T> {
       const auto row = [&](auto* base, int64_t i) { return base + i * Mp_ + c; };
       const auto sent_back = [&](int64_t i, int64_t j) {
         Vec<T> total = {};
-        for (int64_t h = 0; h < group_; ++h)
-          total += this->A(h)[i * kChunk + j] * load(row(dz, h * kChunk + i));
+        for (int64_t h = 0; h < group_; ++h) total += this->A(h)[i * kChunk + j] * load(row(dz, h * kChunk + i));
         return total;
       };
       for (int64_t j = 0; j < kChunk; ++j) {

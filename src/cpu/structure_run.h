@@ -135,9 +135,7 @@ class StructureRun {
     if (structure_.delta_rule) rows_.b[i] = sigmoid<T>(splat(maps_.mean(k)))[0];
     if (structure_.slots) {
       T* s = rows_.k + i * maps_.Dp;
-      maps_.each([&](int64_t d) {
-        store(s + d, -expm1_negative(log_decay(structure_.decay, load(k + d), inverse)));
-      });
+      maps_.each([&](int64_t d) { store(s + d, -expm1_negative(log_decay(structure_.decay, load(k + d), inverse))); });
       maps_.clear_padding(s);
     }
   }
@@ -154,8 +152,7 @@ class StructureRun {
 
   void query_slots(const RawRows<T>& raw, const T* S) {
     slots_.outputs(slot_rows(raw), S, z_);
-    for (int64_t r = 0; r < head_.group * kChunk; ++r)
-      maps_.softmax(z_ + r * maps_.Dp, rows_.q + r * maps_.Dp);
+    for (int64_t r = 0; r < head_.group * kChunk; ++r) maps_.softmax(z_ + r * maps_.Dp, rows_.q + r * maps_.Dp);
   }
 
   T denominator(const T* row) const {

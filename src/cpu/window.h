@@ -346,9 +346,9 @@ class WindowBackward {
   T *key_columns_, *value_columns_;          // [Dp][slots]
   T *key_rows_, *grad_keys_, *grad_values_;  // [slots][Dp]
   // Not shared between heads: of a short last chunk the rest of its rows stays zero, and counts as queries.
-  T *queries_, *grad_out_;                   // [batch][rows][Dp]
-  T *weights_, *grad_scores_;                // [batch][rows][slots]
-  T* turned_;                                // [rows][Dp]
+  T *queries_, *grad_out_;     // [batch][rows][Dp]
+  T *weights_, *grad_scores_;  // [batch][rows][slots]
+  T* turned_;                  // [rows][Dp]
 };
 
 }  // namespace

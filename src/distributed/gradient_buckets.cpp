@@ -26,7 +26,7 @@ int64_t bytes(const at::Tensor& tensor) { return static_cast<int64_t>(tensor.nby
 
 struct GradientBuckets::Bucket {
   std::vector<at::Tensor> parameters;
-  at::Tensor flat;       // their gradients one after the other, as what `gradients` are views of
+  at::Tensor flat;  // their gradients one after the other, as what `gradients` are views of
   std::vector<at::Tensor> gradients;
   std::vector<bool> complete;  // which of them the last backward pass has brought
   std::function<void()> wait;
@@ -56,7 +56,8 @@ GradientBuckets::GradientBuckets(const std::vector<at::Tensor>& parameters, cons
 
 GradientBuckets::~GradientBuckets() {
   for (const Bucket& bucket : buckets_) {
-    for (const at::Tensor& parameter : bucket.parameters) torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
+    for (const at::Tensor& parameter : bucket.parameters)
+      torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
   }
 }
 
@@ -70,9 +71,8 @@ void GradientBuckets::close(std::vector<at::Tensor>& parameters) {
     bucket.gradients.push_back(bucket.flat.narrow(0, begin, parameter.numel()).view(parameter.sizes()));
     begin += parameter.numel();
     torch::autograd::impl::set_post_acc_grad_hooks(
-        parameter, std::make_unique<WhenComplete>([this, index = buckets_.size(), i = bucket.gradients.size() - 1] {
-          complete(index, i);
-        }));
+        parameter, std::make_unique<WhenComplete>(
+                       [this, index = buckets_.size(), i = bucket.gradients.size() - 1] { complete(index, i); }));
   }
   bucket.parameters = std::exchange(parameters, {});
   buckets_.push_back(std::move(bucket));
@@ -97,7 +97,9 @@ void GradientBuckets::last_backward() { last_ = true; }
 
 void GradientBuckets::complete(size_t index, size_t parameter) {
   if (!last_) return;
-  const auto is_complete = [](const Bucket& b) { return std::find(b.complete.begin(), b.complete.end(), false) == b.complete.end(); };
+  const auto is_complete = [](const Bucket& b) {
+    return std::find(b.complete.begin(), b.complete.end(), false) == b.complete.end();
+  };
   if (buckets_[index].complete[parameter]) {
     fail(ErrorCode::kInternal, "a gradient came twice in one backward pass; its sum over the ranks may have begun");
   }

@@ -12,8 +12,8 @@ namespace liger {
 
 /// The gradients of parameters, summed over all ranks bucket by bucket, while the backward pass still computes those of
 /// the layers below (PyTorch Distributed, arXiv 2006.15704, section 3.2). c10d's own Reducer is not used: it averages,
-/// waits for ever for a rank that has no micro-batch left in an update, and cuts its buckets anew after the first one, so
-/// that a resumed run would add up in another order.
+/// waits for ever for a rank that has no micro-batch left in an update, and cuts its buckets anew after the first one,
+/// so that a resumed run would add up in another order.
 ///
 /// An update: begin(), backward passes, of which last_backward() announces the last one, finish().
 class GradientBuckets {

@@ -39,7 +39,8 @@ std::optional<int> number(const Environment& environment, const char* name, int 
 std::string first_host(const std::string& list) {
   const size_t end = list.find_first_of("[,");
   std::string host = list.substr(0, end);
-  if (end != std::string::npos && list[end] == '[') host += list.substr(end + 1, list.find_first_of("-,]", end) - end - 1);
+  if (end != std::string::npos && list[end] == '[')
+    host += list.substr(end + 1, list.find_first_of("-,]", end) - end - 1);
   return host;
 }
 
@@ -52,7 +53,8 @@ void find_meeting_place(Launch& launch, const Launcher& launcher, const Environm
     launch.host = first_host(nodes);
   } else {
     LIGER_CHECK_USAGE(launch.local_size == launch.size, "MASTER_ADDR is not set and only ", launch.local_size, " of ",
-                      launch.size, " processes are on this machine; set it everywhere to the address of the machine of "
+                      launch.size,
+                      " processes are on this machine; set it everywhere to the address of the machine of "
                       "rank 0 (Open MPI: mpirun -x MASTER_ADDR=ADDRESS)");
   }
   // Jobs that share a machine must not share a port.

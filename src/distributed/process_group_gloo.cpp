@@ -10,7 +10,8 @@
 
 namespace liger {
 
-ProcessGroup make_gloo(const Store& store, int rank, int size, const std::string& address, std::chrono::seconds timeout) {
+ProcessGroup make_gloo(const Store& store, int rank, int size, const std::string& address,
+                       std::chrono::seconds timeout) {
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
   options->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)

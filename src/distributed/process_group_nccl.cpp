@@ -19,7 +19,8 @@ ProcessGroup make_nccl(const Store& store, int rank, int size, std::chrono::seco
 #else
 
 ProcessGroup make_nccl(const Store&, int, int, std::chrono::seconds) {
-  fail(ErrorCode::kUsage, "more than one process on GPUs needs NCCL: build liger with the LibTorch of a CUDA wheel, and "
+  fail(ErrorCode::kUsage,
+       "more than one process on GPUs needs NCCL: build liger with the LibTorch of a CUDA wheel, and "
        "nccl.h (the nvidia-nccl wheel beside it, or Debian's libnccl-dev)");
 }
 

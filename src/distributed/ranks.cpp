@@ -38,10 +38,10 @@ std::string own_address(const std::string& host, int port) {
     sockaddr_storage own{};
     socklen_t length = sizeof own;
     char text[NI_MAXHOST];
-    const bool known = connect(socket, address->ai_addr, address->ai_addrlen) == 0 &&
-                       getsockname(socket, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
-                       getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0,
-                                   NI_NUMERICHOST) == 0;
+    const bool known =
+        connect(socket, address->ai_addr, address->ai_addrlen) == 0 &&
+        getsockname(socket, reinterpret_cast<sockaddr*>(&own), &length) == 0 &&
+        getnameinfo(reinterpret_cast<sockaddr*>(&own), length, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
     close(socket);
     if (known) return text;
   }
@@ -54,7 +54,8 @@ std::string brief(const std::string& what) {
   if (text.starts_with('[')) {
     if (const size_t end = text.find("] "); end != std::string::npos) text = text.substr(end + 2);
   }
-  if (const size_t advice = text.find(". This is typically"); advice != std::string::npos) text = text.substr(0, advice);
+  if (const size_t advice = text.find(". This is typically"); advice != std::string::npos)
+    text = text.substr(0, advice);
   return text;
 }
 
@@ -94,7 +95,8 @@ Ranks::Ranks(const Launch& launch, at::Device device, seconds timeout) : launch_
     throw;
   } catch (const std::exception& e) {
     throw LostRank(cat("rank ", launch.rank, " of ", launch.size, " does not find the others at ", launch.host, ":",
-                       launch.port, " (", brief(e.what()), "); are all of them started, with the same MASTER_ADDR and "
+                       launch.port, " (", brief(e.what()),
+                       "); are all of them started, with the same MASTER_ADDR and "
                        "MASTER_PORT, and is the port free?"));
   }
 }
@@ -196,7 +198,8 @@ void Ranks::check_same(const std::string& lines) const {
 void Ranks::leave_with(const Error& error) {
   if (!connection_) return;
   try {
-    const std::string text = cat(static_cast<int>(error.code()), " rank ", rank(), " of ", size(), " stopped: ", error.what());
+    const std::string text =
+        cat(static_cast<int>(error.code()), " rank ", rank(), " of ", size(), " stopped: ", error.what());
     in_time(seconds(5), [store = connection_->store, text] {
       store->compareSet(kFailure, {}, bytes_of(text));  // the first one is the cause of the others
     });

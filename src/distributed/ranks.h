@@ -53,7 +53,7 @@ class Ranks {
   void part(std::chrono::seconds patience);
 
   Launch launch_;
-  at::Device device_;  // of the tensors that texts travel in
+  at::Device device_;                       // of the tensors that texts travel in
   std::unique_ptr<Connection> connection_;  // null = alone, or left
 };
 

@@ -30,8 +30,8 @@ PreparedTask prepare(const Task& task, const EvalOptions& options) {
   if (task.kind == Task::Kind::kPerplexity) return prepared;
   prepared.shots = options.num_fewshot;
   if (prepared.shots > 0) prepared.examples = read_task_data(task, task.examples_split, options.data);
-  prepared.prompts = build_prompts(task, prepared.documents, prepared.examples, prepared.scored, prepared.shots,
-                                   options.fewshot_seed);
+  prepared.prompts =
+      build_prompts(task, prepared.documents, prepared.examples, prepared.scored, prepared.shots, options.fewshot_seed);
   return prepared;
 }
 

@@ -65,7 +65,8 @@ void write_logits(CausalLM& model, const std::filesystem::path& input, const std
   check_range(ids, mask, vocab, input.string());
   if (mask.defined()) ids = ids * mask;
 
-  with_context(input.string(), [&] { return Sequences::from_padded(ids, mask); });  // refused before anything is written
+  with_context(input.string(),
+               [&] { return Sequences::from_padded(ids, mask); });  // refused before anything is written
   TensorInfo info;
   info.name = "logits";
   info.dtype = to_file_dtype(model.dtype());

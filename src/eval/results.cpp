@@ -119,8 +119,8 @@ std::string file_time(double seconds) {
 OrderedJson results_json(const std::vector<TaskResult>& results, const EvalOptions& options, const RunDescription& run,
                          const Tokenizer& tokenizer) {
   OrderedJson document;
-  for (const char* key : {"results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better",
-                          "n-samples"}) {
+  for (const char* key :
+       {"results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"}) {
     document[key] = OrderedJson::object();
   }
   OrderedJson hashes = OrderedJson::object();
@@ -162,7 +162,10 @@ std::string results_table(const std::vector<TaskResult>& results) {
       const bool count = metric.name == "tokens";
       const std::string error = metric.standard_error ? fixed(*metric.standard_error) : "N/A";
       rows.push_back({first ? result.task->name : "", first ? cat(result.task->version) : "", "none",
-                      std::to_string(result.shots), metric.name, count ? "" : metric.higher_is_better ? "↑" : "↓",
+                      std::to_string(result.shots), metric.name,
+                      count                     ? ""
+                      : metric.higher_is_better ? "↑"
+                                                : "↓",
                       count ? std::to_string(static_cast<int64_t>(metric.value)) : fixed(metric.value),
                       metric.has_standard_error ? "±" : "", metric.has_standard_error ? error : ""});
       first = false;

@@ -20,7 +20,8 @@ std::string text_field(const OrderedJson& row, const char* key, const std::strin
 
 std::vector<std::string> text_list(const OrderedJson& row, const char* key, const std::string& where) {
   const OrderedJson& value = field(row, key, where);
-  const bool fits = value.is_array() && std::all_of(value.begin(), value.end(), [](const auto& v) { return v.is_string(); });
+  const bool fits =
+      value.is_array() && std::all_of(value.begin(), value.end(), [](const auto& v) { return v.is_string(); });
   LIGER_CHECK(fits, where, ": column '", key, "': expected a list of strings, got ",
               value.is_array() ? "other items in it" : value.type_name());
   LIGER_CHECK(!value.empty(), where, ": column '", key, "': no choices");

@@ -176,7 +176,8 @@ void Scorer::score_forked(std::span<const Group> batch) {
   const Sequences sequences(contexts, model_.device());
   read(model_.hidden_states(sequences, forks.empty() ? nullptr : &state), targets);
   if (forks.empty()) return;
-  const int64_t by_memory = std::max<int64_t>(1, kForkBytes * std::ssize(contexts) / std::max<int64_t>(1, state.bytes()));
+  const int64_t by_memory =
+      std::max<int64_t>(1, kForkBytes * std::ssize(contexts) / std::max<int64_t>(1, state.bytes()));
   for (size_t begin = 0; begin < forks.size();) {
     size_t end = begin;
     int64_t longest = 0;

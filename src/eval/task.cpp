@@ -161,8 +161,8 @@ TaskData read_task_data(const Task& task, const char* split, const std::filesyst
     result.rows.push_back(std::move(*row));
     result.lines.push_back(reader.line());
   }
-  LIGER_CHECK(!result.rows.empty(), result.file.string(), ": no rows; ", task.name, " reads one JSON row a line: ",
-              task.columns);
+  LIGER_CHECK(!result.rows.empty(), result.file.string(), ": no rows; ", task.name,
+              " reads one JSON row a line: ", task.columns);
   return result;
 }
 

@@ -116,8 +116,9 @@ void check_target(const fs::path& dir, bool overwrite) {
   }
   const auto foreign = detail::first_unlisted(dir);
   if (foreign) {
-    fail(ErrorCode::kLocked, foreign->string(), ": ", detail::kManifest, " does not list it, so it is not liger's, and ",
-         dir.string(), " will not be overwritten; move it away or choose another output");
+    fail(ErrorCode::kLocked, foreign->string(), ": ", detail::kManifest,
+         " does not list it, so it is not liger's, and ", dir.string(),
+         " will not be overwritten; move it away or choose another output");
   }
 }
 

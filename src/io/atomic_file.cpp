@@ -24,7 +24,8 @@ void remove_stale(const fs::path& folder, const std::string& prefix) {
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     const std::string name = entry->path().filename().string();
     const auto digits = [](char c) { return std::isdigit(static_cast<unsigned char>(c)) || c == '-'; };
-    if (!name.starts_with(prefix) || !std::all_of(name.begin() + static_cast<long>(prefix.size()), name.end(), digits)) {
+    if (!name.starts_with(prefix) ||
+        !std::all_of(name.begin() + static_cast<long>(prefix.size()), name.end(), digits)) {
       continue;
     }
     const detail::Fd fd(::open(entry->path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
@@ -57,7 +58,7 @@ void AtomicFile::Impl::create() {
     // Another process may take the new file for a stale one before the lock is ours; then it goes, and we retry.
     // Where there are no locks nobody removes files either.
     const bool taken = ::flock(fd.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-    struct stat status {};
+    struct stat status{};
     if (!taken && (::fstat(fd.get(), &status) != 0 || status.st_nlink > 0)) return;
   }
 }

@@ -46,7 +46,7 @@ class ByteSource {
   uint64_t offset_ = 0;
   std::unique_ptr<Decoder> decoder_;  // null = as it is
   std::vector<char> packed_;
-  std::string_view unread_;           // of packed_
+  std::string_view unread_;  // of packed_
   uint64_t unpacked_ = 0;
 };
 

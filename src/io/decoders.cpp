@@ -34,8 +34,8 @@ class GzipDecoder : public Decoder {
     const size_t taken = stream_.avail_in, room = stream_.avail_out;
     const int status = inflate(&stream_, Z_NO_FLUSH);
     if (status == Z_MEM_ERROR) fail(ErrorCode::kOutOfMemory, "gzip: out of memory");
-    LIGER_CHECK(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR, "the gzip stream is damaged: ",
-                stream_.msg != nullptr ? stream_.msg : "unknown reason");
+    LIGER_CHECK(status == Z_OK || status == Z_STREAM_END || status == Z_BUF_ERROR,
+                "the gzip stream is damaged: ", stream_.msg != nullptr ? stream_.msg : "unknown reason");
     between_streams_ = status == Z_STREAM_END;
     in.remove_prefix(taken - stream_.avail_in);
     return room - stream_.avail_out;

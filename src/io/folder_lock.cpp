@@ -20,7 +20,8 @@ std::string read_holder(const Fd& fd, const fs::path& file) {
   for (int attempt = 0; attempt < 20; ++attempt) {
     char text[32];
     const size_t size = read_at(fd, text, sizeof(text), 0, file);
-    if (size > 0 && std::all_of(text, text + size, [](char c) { return std::isdigit(static_cast<unsigned char>(c)); })) {
+    if (size > 0 &&
+        std::all_of(text, text + size, [](char c) { return std::isdigit(static_cast<unsigned char>(c)); })) {
       return "process " + std::string(text, size);
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -57,7 +58,7 @@ FolderLock::FolderLock(const fs::path& folder) : file_(sibling(folder, ".lock"))
 
 bool FolderLock::is_named() const {
   // The last holder may have removed the file between our open and our lock: then we hold a lock on nothing.
-  struct stat ours {}, named {};
+  struct stat ours{}, named{};
   return ::fstat(fd_.get(), &ours) == 0 && ::stat(file_.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
          ours.st_dev == named.st_dev;
 }

@@ -18,7 +18,7 @@ void on_signal(int) {
 }  // namespace
 
 void watch_for_interrupts() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;  // not every read in every library expects to be broken off
   ::sigaction(SIGINT, &action, nullptr);

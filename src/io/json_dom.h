@@ -85,7 +85,7 @@ class DomBuilder : public StrictSax {
 
   LongIntegers long_integers_;
   J root_;
-  std::vector<J*> stack_;               // a parent is not touched while a child is open, so the pointers hold
+  std::vector<J*> stack_;                    // a parent is not touched while a child is open, so the pointers hold
   std::vector<std::set<std::string>> seen_;  // keys of each open object; a tree, for no input makes it slow
   J* member_ = nullptr;
   std::vector<size_t> rows_;

@@ -10,16 +10,11 @@ namespace liger::detail {
 
 std::string describe_type(const Json& value) {
   switch (value.type()) {
-    case Json::value_t::null:
-      return "null";
-    case Json::value_t::object:
-      return "an object";
-    case Json::value_t::array:
-      return "an array";
-    case Json::value_t::string:
-      return "the string '" + printable(value.get_ref<const std::string&>()) + "'";
-    default:
-      return value.dump();
+    case Json::value_t::null: return "null";
+    case Json::value_t::object: return "an object";
+    case Json::value_t::array: return "an array";
+    case Json::value_t::string: return "the string '" + printable(value.get_ref<const std::string&>()) + "'";
+    default: return value.dump();
   }
 }
 

@@ -112,7 +112,8 @@ void JsonlReader::Impl::read_array() {
   detail::DomBuilder<OrderedJson> builder(json);
   detail::run_strict_sax(json, builder);
   OrderedJson array = builder.take();
-  LIGER_CHECK(array.is_array(), file.string(), ":1: expected an array of objects; a file of one object per line is "
+  LIGER_CHECK(array.is_array(), file.string(),
+              ":1: expected an array of objects; a file of one object per line is "
               "named .jsonl");
   int64_t at_line = 1;
   size_t at = 0;

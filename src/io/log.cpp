@@ -36,7 +36,8 @@ void LogState::configure(LogLevel new_level, LogFormat new_format) {
   logger = std::make_unique<spdlog::logger>("liger", std::move(sink));
   logger->set_level(spdlog::level::trace);  // the level is ours to check
   if (format == LogFormat::kJson) {
-    logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","message":%v})", spdlog::pattern_time_type::utc);
+    logger->set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%eZ","level":"%l","message":%v})",
+                        spdlog::pattern_time_type::utc);
   } else {
     logger->set_pattern("%H:%M:%S %^%-7l%$ %v");
   }

@@ -36,14 +36,14 @@ Fd open_regular(const std::filesystem::path& file) {
   // O_NONBLOCK: opening a named pipe must not wait for a writer. Regular files ignore it.
   Fd fd(::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd) fail_errno(file, "open");
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) fail_errno(file, "stat");
   LIGER_CHECK(S_ISREG(status.st_mode), file.string(), ": expected a file, got ", kind_of(status.st_mode));
   return fd;
 }
 
 uint64_t size_of(const Fd& fd, const std::filesystem::path& file) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd.get(), &status) != 0) fail_errno(file, "stat");
   return static_cast<uint64_t>(status.st_size);
 }

@@ -37,7 +37,7 @@ bool is_terminal() {
 }
 
 size_t terminal_width() {
-  struct winsize size {};
+  struct winsize size{};
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
@@ -53,7 +53,13 @@ std::string cut(const std::string& text, size_t columns) {
 }  // namespace
 
 Progress::Progress(std::string title, int64_t total, double seconds, int64_t first)
-    : title_(detail::printable(title)), total_(total), first_(first), done_(first), interval_(seconds), start_(now()), last_draw_(start_),
+    : title_(detail::printable(title)),
+      total_(total),
+      first_(first),
+      done_(first),
+      interval_(seconds),
+      start_(now()),
+      last_draw_(start_),
       terminal_(is_terminal() && detail::log_format() == LogFormat::kText) {}
 
 Progress::~Progress() {
@@ -93,8 +99,9 @@ void Progress::draw() {
   const size_t room = columns > used ? columns - used : 0;  // the note needs it more
   const size_t width = std::clamp(room, kNarrowestBar, kWidestBar);
   const auto filled = static_cast<size_t>(share * static_cast<double>(width));
-  const std::string bar =
-      total_ > 0 ? cat(percent, " [", std::string(filled, '='), std::string(width - filled, ' '), "]") : cat(" ", done_);
+  const std::string bar = total_ > 0
+                              ? cat(percent, " [", std::string(filled, '='), std::string(width - filled, ' '), "]")
+                              : cat(" ", done_);
   detail::draw_bar(cut(title_ + bar + rest, columns));
 }
 

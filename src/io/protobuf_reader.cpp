@@ -33,15 +33,9 @@ bool ProtobufReader::next() {
   kind_ = static_cast<Kind>(tag & 7);
   payload_ = {};
   switch (kind_) {
-    case Kind::kVarint:
-      number_ = read_varint();
-      return true;
-    case Kind::kFixed64:
-      number_ = read_fixed(8);
-      return true;
-    case Kind::kFixed32:
-      number_ = read_fixed(4);
-      return true;
+    case Kind::kVarint: number_ = read_varint(); return true;
+    case Kind::kFixed64: number_ = read_fixed(8); return true;
+    case Kind::kFixed32: number_ = read_fixed(4); return true;
     case Kind::kBytes: {
       const uint64_t size = read_varint();
       LIGER_CHECK(size <= bytes_.size() - at_, where_, ": field ", field_, " claims ", size, " bytes, ",

@@ -36,19 +36,13 @@ class Compiler {
 
   void emit(const RegexNode& node) {
     switch (node.kind) {
-      case RegexNode::Kind::kSet:
-        add({.kind = Kind::kSet, .set = node.set});
-        return;
-      case RegexNode::Kind::kAssert:
-        add({.kind = Kind::kAssert, .assertion = node.assertion});
-        return;
+      case RegexNode::Kind::kSet: add({.kind = Kind::kSet, .set = node.set}); return;
+      case RegexNode::Kind::kAssert: add({.kind = Kind::kAssert, .assertion = node.assertion}); return;
       case RegexNode::Kind::kSequence:
         for (const RegexNode& child : node.children) emit(child);
         return;
-      case RegexNode::Kind::kChoice:
-        return emit_choice(node.children);
-      case RegexNode::Kind::kRepeat:
-        return emit_repeat(node);
+      case RegexNode::Kind::kChoice: return emit_choice(node.children);
+      case RegexNode::Kind::kRepeat: return emit_repeat(node);
     }
   }
 
@@ -100,14 +94,10 @@ bool holds(Regex::Assertion assertion, std::string_view text, size_t at) {
   const bool before = at > 0 && is_word(static_cast<unsigned char>(text[at - 1]));
   const bool after = at < text.size() && is_word(static_cast<unsigned char>(text[at]));
   switch (assertion) {
-    case Regex::Assertion::kBegin:
-      return at == 0;
-    case Regex::Assertion::kEnd:
-      return at == text.size();
-    case Regex::Assertion::kWordBoundary:
-      return before != after;
-    case Regex::Assertion::kNoWordBoundary:
-      return before == after;
+    case Regex::Assertion::kBegin: return at == 0;
+    case Regex::Assertion::kEnd: return at == text.size();
+    case Regex::Assertion::kWordBoundary: return before != after;
+    case Regex::Assertion::kNoWordBoundary: return before == after;
   }
   return false;
 }

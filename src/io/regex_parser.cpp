@@ -27,20 +27,13 @@ Regex::Set set_of(bool (*member)(unsigned char)) {
 /// What a backslash and a letter mean in and out of a class, if they mean a set.
 std::optional<Regex::Set> named_set(char letter) {
   switch (letter) {
-    case 'd':
-      return set_of(is_digit);
-    case 'D':
-      return ~set_of(is_digit);
-    case 'w':
-      return set_of(is_word);
-    case 'W':
-      return ~set_of(is_word);
-    case 's':
-      return set_of(is_space);
-    case 'S':
-      return ~set_of(is_space);
-    default:
-      return {};
+    case 'd': return set_of(is_digit);
+    case 'D': return ~set_of(is_digit);
+    case 'w': return set_of(is_word);
+    case 'W': return ~set_of(is_word);
+    case 's': return set_of(is_space);
+    case 'S': return ~set_of(is_space);
+    default: return {};
   }
 }
 

@@ -32,7 +32,9 @@ class HeaderSax : public StrictSax {
   enum Field { kNoField = 0, kDtype = 1, kShape = 2, kOffsets = 4, kAllFields = 7 };
 
   const char* expected() const;
-  [[noreturn]] void refuse(const std::string& got) const { fail_here(std::string("expected ") + expected() + ", got " + got); }
+  [[noreturn]] void refuse(const std::string& got) const {
+    fail_here(std::string("expected ") + expected() + ", got " + got);
+  }
   void start_tensor(std::string& name);
   void start_field(const std::string& name);
   std::string tensor() const { return "tensor '" + printable(now_.name) + "'"; }
@@ -107,7 +109,8 @@ bool HeaderSax::key(std::string& name) {
 
 void HeaderSax::start_tensor(std::string& name) {
   if (name.empty()) fail_at_string("a tensor without a name");
-  if (name.size() > kMaxName) fail_at_string("tensor name of " + std::to_string(name.size()) + " bytes, at most 1024 are allowed");
+  if (name.size() > kMaxName)
+    fail_at_string("tensor name of " + std::to_string(name.size()) + " bytes, at most 1024 are allowed");
   if (name.find('\0') != std::string::npos) fail_at_string("NUL in the tensor name '" + printable(name) + "'");
   if (out_.tensors.size() == kMaxTensors) fail_at_string("more than 1000000 tensors");
   if (!out_.by_name.try_emplace(name, 0).second) fail_at_string("duplicate tensor '" + printable(name) + "'");
@@ -210,7 +213,8 @@ SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_
     LIGER_CHECK(info.offset <= data_bytes && info.bytes <= data_bytes - info.offset, where, ": data_offsets [",
                 info.offset, ", ", info.offset + info.bytes, "] reach beyond the ", data_bytes,
                 " data bytes of the file; an incomplete download?");
-    LIGER_CHECK(info.offset >= end, where, ": shares bytes with '", printable(header.tensors[i == 0 ? 0 : i - 1].name), "'");
+    LIGER_CHECK(info.offset >= end, where, ": shares bytes with '", printable(header.tensors[i == 0 ? 0 : i - 1].name),
+                "'");
     LIGER_CHECK(info.offset == end, where, ": ", info.offset - end, " unused bytes before it");
     check_tensor(info, data_start, where);
     end = info.offset + info.bytes;

@@ -18,8 +18,8 @@ void check_tensor(const TensorInfo& info) {
               where, ": not a name for a tensor");
   LIGER_CHECK(detail::find_invalid_utf8(info.name) == std::string::npos, where, ": the name is not UTF-8");
   LIGER_CHECK(info.shape.size() <= detail::kMaxRank, where, ": more than 8 dimensions");
-  LIGER_CHECK(detail::checked_bytes(info.shape, info.dtype).has_value(), where, ": shape ",
-              shape_to_string(info.shape), " is negative or overflows");
+  LIGER_CHECK(detail::checked_bytes(info.shape, info.dtype).has_value(), where, ": shape ", shape_to_string(info.shape),
+              " is negative or overflows");
 }
 
 /// Compact JSON in the reference library's spelling, padded so that the data begin at a multiple of 8.
@@ -29,8 +29,8 @@ std::string header_json(const std::vector<TensorInfo>& tensors, const std::map<s
   uint64_t offset = 0;
   for (const TensorInfo& info : tensors) {
     if (out.size() > 1) out += ',';
-    out += Json(info.name).dump() + ":{\"dtype\":\"" + to_string(info.dtype) + "\",\"shape\":" +
-           Json(info.shape).dump() + ",\"data_offsets\":[" + std::to_string(offset) + "," +
+    out += Json(info.name).dump() + ":{\"dtype\":\"" + to_string(info.dtype) +
+           "\",\"shape\":" + Json(info.shape).dump() + ",\"data_offsets\":[" + std::to_string(offset) + "," +
            std::to_string(offset + info.bytes) + "]}";
     offset += info.bytes;
   }

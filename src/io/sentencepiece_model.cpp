@@ -129,20 +129,11 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
   ProtobufReader message(bytes, "the document");
   while (message.next()) {
     switch (message.field()) {
-      case 1:
-        model.pieces.push_back(read_piece(message.bytes(), model.pieces.size()));
-        break;
-      case 2:
-        read_trainer_spec(message.bytes(), model, byte_fallback);
-        break;
-      case 3:
-        read_normalizer_spec(message.bytes(), model);
-        break;
-      case 5:
-        refuse_denormalizer(message.bytes());
-        break;
-      default:
-        break;
+      case 1: model.pieces.push_back(read_piece(message.bytes(), model.pieces.size())); break;
+      case 2: read_trainer_spec(message.bytes(), model, byte_fallback); break;
+      case 3: read_normalizer_spec(message.bytes(), model); break;
+      case 5: refuse_denormalizer(message.bytes()); break;
+      default: break;
     }
   }
   check_pieces(model, byte_fallback);

@@ -12,7 +12,7 @@ namespace liger::detail {
 namespace {
 
 using Type = SentencePieceModel::Type;
-constexpr int kFatalOnly = 3;  // of the library's levels of logging
+constexpr int kFatalOnly = 3;                        // of the library's levels of logging
 constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581 stands for a space in pieces
 // A second normalizer_spec, which a reader of the format merges into the first: no dummy prefix, spaces kept.
 constexpr std::string_view kKeepSpaces{"\x1A\x04\x18\x00\x20\x00", 6};

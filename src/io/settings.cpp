@@ -173,7 +173,8 @@ void get_scalar(Node& map, std::string_view key, T& out) {
   const Node& value = *member->value;
   if (const char* expected = read(value, out)) {
     const bool quote = std::is_same_v<T, std::string> && value.kind == Kind::kScalar && !value.scalar.is_null();
-    fail_value(map, value, key, cat("expected ", expected, ", got ", describe(value), quote ? "; put it in quotes" : ""));
+    fail_value(map, value, key,
+               cat("expected ", expected, ", got ", describe(value), quote ? "; put it in quotes" : ""));
   }
 }
 

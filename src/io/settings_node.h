@@ -50,7 +50,9 @@ struct SettingsNode {
   }
   bool is_null() const { return kind == Kind::kScalar && scalar.is_null(); }
   void set(std::string key, Ptr value, std::shared_ptr<const SettingsSource> key_source, size_t key_offset);
-  std::string join(std::string_view key) const { return path.empty() ? std::string(key) : path + "." + std::string(key); }
+  std::string join(std::string_view key) const {
+    return path.empty() ? std::string(key) : path + "." + std::string(key);
+  }
 };
 
 /// "lora.yaml:7:3"

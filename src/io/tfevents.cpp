@@ -95,8 +95,8 @@ std::string tfevents_version_record(double wall_time) {
 std::string tfevents_scalars_record(double wall_time, int64_t step, std::span<const TaggedScalar> scalars) {
   std::string summary;
   for (const TaggedScalar& scalar : scalars) {
-    summary += bytes_field(kSummaryValue, bytes_field(kTag, scalar.tag) +
-                                              float_field(kSimpleValue, static_cast<float>(scalar.value)));
+    summary += bytes_field(kSummaryValue,
+                           bytes_field(kTag, scalar.tag) + float_field(kSimpleValue, static_cast<float>(scalar.value)));
   }
   return summary_record(wall_time, step, summary);
 }

@@ -37,7 +37,8 @@ bool is_pickled(const fs::path& file) {
   if (!pickled.empty()) {
     fail(ErrorCode::kBadInput, dir.string(), ": holds pickled weights (", detail::printable(pickled.front()),
          "), which can run code and are not read; convert them once: python -c \"from transformers import "
-         "AutoModelForCausalLM as M; M.from_pretrained('", dir.string(), "').save_pretrained('NEW_FOLDER')\"");
+         "AutoModelForCausalLM as M; M.from_pretrained('",
+         dir.string(), "').save_pretrained('NEW_FOLDER')\"");
   }
   fail(ErrorCode::kBadInput, dir.string(), ": expected ", kSingle, " or ", kIndex, ", found neither",
        others.empty() ? "" : " (but " + detail::printable(others.front()) + ")");
@@ -124,8 +125,8 @@ void WeightFiles::load_shards(const fs::path& dir) {
   std::map<std::string, std::shared_ptr<SafetensorsFile>> shards;
   for (const auto& [tensor, shard] : index.shard_of) shards.try_emplace(shard);
   for (auto& [shard, file] : shards) {
-    LIGER_CHECK(fs::exists(fs::symlink_status(dir / shard, error)), (dir / shard).string(), ": missing, though ", kIndex,
-                " names it; an incomplete download?");
+    LIGER_CHECK(fs::exists(fs::symlink_status(dir / shard, error)), (dir / shard).string(), ": missing, though ",
+                kIndex, " names it; an incomplete download?");
     file = std::make_shared<SafetensorsFile>(file_inside(dir, shard));
     for (const TensorInfo& info : file->tensors()) {
       const auto listed = index.shard_of.find(info.name);

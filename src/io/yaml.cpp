@@ -124,7 +124,8 @@ class Builder : public YAML::EventHandler {
     check(mark, "?", anchor);
     if (wants_key()) refuse(mark, "expected a key, got nothing");
     // yaml-cpp takes a line without a colon for a key whose value is null, and reports the key's place.
-    if (key_ && flow_depth_ == 0 && offset(mark) == key_offset_) refuse(mark, "expected ':' after '" + printable(*key_) + "'");
+    if (key_ && flow_depth_ == 0 && offset(mark) == key_offset_)
+      refuse(mark, "expected ':' after '" + printable(*key_) + "'");
     put(mark, SettingsNode::Kind::kScalar);
   }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { refuse(mark, "aliases are not allowed"); }
@@ -244,7 +245,9 @@ void check_bytes(const SettingsSource& source, std::string_view text) {
   for (size_t at = text.find('\r'); at != std::string_view::npos; at = text.find('\r', at + 1)) {
     if (text.substr(at, 2) != "\r\n") fail_at(source, at, "a carriage return that ends no line");
   }
-  const auto control = [](char c) { return (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\r') || c == 0x7F; };
+  const auto control = [](char c) {
+    return (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\r') || c == 0x7F;
+  };
   if (const auto at = std::find_if(text.begin(), text.end(), control); at != text.end()) {
     fail_at(source, static_cast<size_t>(at - text.begin()),
             *at == '\t' ? "a tab; use spaces (inside double quotes: \\t)"

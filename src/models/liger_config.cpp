@@ -27,8 +27,8 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
   std::sort(c.softmax_layers.begin(), c.softmax_layers.end());
   validate(c, source, ErrorCode::kBadInput);
   const Structure& structure = *find_structure(c.recurrence);
-  LIGER_CHECK(!says_divisor || structure.uses_divisor, source, ": gate_divisor: ", structure.name,
-              " has none, as ", structure.forgets);
+  LIGER_CHECK(!says_divisor || structure.uses_divisor, source, ": gate_divisor: ", structure.name, " has none, as ",
+              structure.forgets);
   return c;
 }
 

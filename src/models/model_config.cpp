@@ -82,8 +82,7 @@ RopeConfig read_rope_scaling(const Reader& reader, RopeConfig rope) {
     rope.factor = reader.positive("factor");
     rope.low_freq_factor = reader.positive("low_freq_factor");
     rope.high_freq_factor = reader.positive("high_freq_factor");
-    rope.original_max_position_embeddings =
-        reader.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
+    rope.original_max_position_embeddings = reader.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
     if (rope.high_freq_factor <= rope.low_freq_factor) reader.bad("high_freq_factor", "more than low_freq_factor");
   } else {
     fail(ErrorCode::kBadInput, reader.source(), ": rope type '", type,
@@ -222,8 +221,8 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   c.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", c.family->tied_by_default);
   c.attention_bias = reader.boolean_or("attention_bias", false);
   c.mlp_bias = reader.boolean_or("mlp_bias", false);
-  c.hidden_act = c.family->ignores_hidden_act ? c.family->hidden_act
-                                              : reader.text_or("hidden_act", c.family->hidden_act);
+  c.hidden_act =
+      c.family->ignores_hidden_act ? c.family->hidden_act : reader.text_or("hidden_act", c.family->hidden_act);
   if (c.hidden_act != "silu" && c.hidden_act != "gelu_pytorch_tanh" && c.hidden_act != "gelu")
     reader.bad("hidden_act", "silu, gelu or gelu_pytorch_tanh");
   if (reader.has("bos_token_id")) c.bos_token_id = reader.integer("bos_token_id", 0, kMaxSize);

@@ -84,8 +84,8 @@ void read_tensors(const SafetensorsFile& file, std::map<std::string, Slot> slots
     }
     const at::Tensor stored = map_tensor(file, info);
     if (info.shape != slot->second.shape) {
-      problems.add(cat(info.name, ": expected ", shape_to_string(slot->second.shape), ", got ",
-                       shape_to_string(info.shape)));
+      problems.add(
+          cat(info.name, ": expected ", shape_to_string(slot->second.shape), ", got ", shape_to_string(info.shape)));
     } else if (!stored.is_floating_point() || !stored.isfinite().all().item<bool>()) {
       problems.add(info.name + ": holds values that are not finite numbers");
     }

@@ -47,8 +47,8 @@ void randomize(torch::nn::Module& model, const ModelConfig& config) {
 CausalLM::CausalLM(Uninitialized, ModelConfig config, const at::TensorOptions& options) : config_(std::move(config)) {
   model_ = register_module("model", std::make_shared<Decoder>(config_, options));
   if (!config_.tie_word_embeddings) {
-    lm_head_ = register_module("lm_head",
-                               std::make_shared<Linear>(config_.hidden_size, config_.vocab_size, false, options));
+    lm_head_ =
+        register_module("lm_head", std::make_shared<Linear>(config_.hidden_size, config_.vocab_size, false, options));
   }
 }
 

@@ -56,8 +56,8 @@ void check_layer(const LayerState& layer, const CausalLM& model, int64_t index, 
   const int64_t slots = liger.window_share() > 0 ? liger.window + liger.sinks : 0;
   for (const at::Tensor& ring : {layer.keys, layer.values})
     if (slots > 0 ? !fits(ring, wide, {1, Hkv, slots, D}) : ring.defined()) fail_at("keys");
-  const auto shapes = liger.window_share() < 1 ? state_shapes(*find_structure(liger.recurrence), D)
-                                               : std::vector<StateShape>{};
+  const auto shapes =
+      liger.window_share() < 1 ? state_shapes(*find_structure(liger.recurrence), D) : std::vector<StateShape>{};
   if (layer.recurrent.size() != shapes.size()) fail_at("recurrent");
   for (size_t i = 0; i < shapes.size(); ++i)
     if (!fits(layer.recurrent[i], wide, {1, Hkv, shapes[i].rows, shapes[i].columns})) fail_at("recurrent");

@@ -43,7 +43,8 @@ const at::Tensor& constants_of(const LayerRecurrence& layer, int64_t kv_heads, a
   if (constants.defined()) return constants;
   std::vector<float> of_heads;
   for (int64_t h = 0; h < kv_heads; ++h)
-    of_heads.push_back(static_cast<float>(constant_log_decay(*layer.structure, h, kv_heads, layer.layer, layer.layers)));
+    of_heads.push_back(
+        static_cast<float>(constant_log_decay(*layer.structure, h, kv_heads, layer.layer, layer.layers)));
   return constants = at::tensor(of_heads, at::kFloat).to(device);
 }
 
@@ -53,7 +54,9 @@ bool kernel_reads(at::ScalarType type) { return type == at::kFloat || type == at
 
 kernels::Type kernel_type(at::ScalarType type) {
   LIGER_CHECK(kernel_reads(type), "CUDA kernels: expected float32, bfloat16 or float16, got ", type);
-  return type == at::kFloat ? kernels::Type::kFloat : type == at::kHalf ? kernels::Type::kHalf : kernels::Type::kBFloat16;
+  return type == at::kFloat  ? kernels::Type::kFloat
+         : type == at::kHalf ? kernels::Type::kHalf
+                             : kernels::Type::kBFloat16;
 }
 
 void* kernel_stream(const at::Tensor& x) {

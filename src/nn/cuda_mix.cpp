@@ -27,7 +27,10 @@ using Optional = std::optional<at::Tensor>;
 // One call: contiguous tensors on the device.
 struct Call {
   Call(const MixSettings& settings_, const MixInputs& in)
-      : settings(settings_), q(in.q.contiguous()), k(in.k.contiguous()), v(in.v.contiguous()),
+      : settings(settings_),
+        q(in.q.contiguous()),
+        k(in.k.contiguous()),
+        v(in.v.contiguous()),
         tokens(in.lengths, in.starts, in.q.device()) {
     LIGER_CHECK(tokens.N == q.size(0) && k.size(0) == q.size(0) && v.sizes() == k.sizes() &&
                     q.size(1) % k.size(1) == 0 && q.size(2) == k.size(2),
@@ -138,12 +141,16 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
     std::vector<at::Tensor> states;
     for (const Optional& state : {first, second})
       if (state) states.push_back(*state);
-    const Call call(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, states,
+    const Call call(settings, {q,
+                               k,
+                               v,
+                               {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())},
+                               lengths,
+                               states,
                                starts.value_or(at::Tensor())});
     CudaRecurrence run;
     if (call.recurs()) run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, states, true);
-    const at::Tensor lse =
-        settings.window > 0 ? at::empty({call.tokens.N, q.size(1)}, call.floats()) : at::Tensor();
+    const at::Tensor lse = settings.window > 0 ? at::empty({call.tokens.N, q.size(1)}, call.floats()) : at::Tensor();
     variable_list out = {with_window(call, run.o, lse)};
     out.insert(out.end(), run.states.begin(), run.states.end());
 
@@ -265,8 +272,7 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
   if (settings.recurrence.structure)
-    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D); !reason.empty())
-      return reason;
+    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D); !reason.empty()) return reason;
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};
   args.type = kernel_type(type);
@@ -306,8 +312,8 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
   if (state.recurrent.empty()) state.recurrent = call.zero_states();
   const bool has_window = settings.window > 0;
   if (has_window && !state.keys.defined()) {
-    state.keys = at::zeros({call.tokens.sequences, call.k.size(1), settings.window + settings.sinks, call.D()},
-                           call.floats());
+    state.keys =
+        at::zeros({call.tokens.sequences, call.k.size(1), settings.window + settings.sinks, call.D()}, call.floats());
     state.values = at::zeros_like(state.keys);
   }
   call.check_states(state.recurrent);

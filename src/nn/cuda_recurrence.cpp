@@ -63,10 +63,11 @@ struct Diagonal {
   at::Tensor rows(const at::Tensor& x, at::Tensor& last) {
     const at::Tensor y = empty_floats(k, {scan.N, scan.H, scan.K});
     last = at::empty_like(state);
-    check_kernel(kernels::diagonal_scan_rows({scan, x.const_data_ptr(), state.const_data_ptr<float>(),
-                                              last.mutable_data_ptr<float>(), of_parts(), decays_data(),
-                                              y.mutable_data_ptr<float>()},
-                                             kernel_stream(k)), k);
+    check_kernel(kernels::diagonal_scan_rows(
+                     {scan, x.const_data_ptr(), state.const_data_ptr<float>(), last.mutable_data_ptr<float>(),
+                      of_parts(), decays_data(), y.mutable_data_ptr<float>()},
+                     kernel_stream(k)),
+                 k);
     return y;
   }
 
@@ -74,7 +75,8 @@ struct Diagonal {
     at::Tensor q, k, v, state;
   };
   // `last` as columns() or rows() left it; d_last may be undefined: zeros.
-  Gradients backward(const at::Tensor& d_o, const at::Tensor& last, const at::Tensor& d_last, bool wants_values = true) {
+  Gradients backward(const at::Tensor& d_o, const at::Tensor& last, const at::Tensor& d_last,
+                     bool wants_values = true) {
     Gradients out = {at::empty_like(q), at::empty_like(k), wants_values ? at::empty_like(v) : at::Tensor(),
                      at::empty_like(state)};
     const at::Tensor d_state_out = d_last.defined() ? d_last.contiguous() : d_last;
@@ -89,8 +91,7 @@ struct Diagonal {
     args.d_k = out.k.mutable_data_ptr();
     args.d_v = wants_values ? out.v.mutable_data_ptr() : nullptr;
     args.d_state_in = out.state.mutable_data_ptr<float>();
-    const at::Tensor workspace =
-        at::empty({kernels::diagonal_scan_bwd_workspace(args)}, k.options().dtype(at::kByte));
+    const at::Tensor workspace = at::empty({kernels::diagonal_scan_bwd_workspace(args)}, k.options().dtype(at::kByte));
     args.workspace = workspace.mutable_data_ptr();
     check_kernel(kernels::diagonal_scan_bwd(args, kernel_stream(k)), k);
     return out;
@@ -104,7 +105,8 @@ struct Diagonal {
     const at::Tensor o = at::empty({scan.N, scan.H, scan.V}, k.options());
     check_kernel(kernels::diagonal_scan_fwd({scan, state.const_data_ptr<float>(), last, of_parts(), decays_data(),
                                              o.mutable_data_ptr(), states_are_there},
-                                            kernel_stream(k)), k);
+                                            kernel_stream(k)),
+                 k);
     return o;
   }
   float* of_parts() { return states.defined() ? states.mutable_data_ptr<float>() : nullptr; }
@@ -264,15 +266,17 @@ CudaRecurrenceGradients delta_backward(const Layer& in, const CudaRecurrence& fo
   check_kernel(kernels::delta_scan_bwd_values(args, kernel_stream(in.k)), in.k);
 
   // The forward pass has left no states of parts.
-  Diagonal scan(beside_heads(in, in.q, in.k), in.k, u.to(in.v.scalar_type()), in.states[0], in.tokens,
-                in.features, /*serial=*/true);
+  Diagonal scan(beside_heads(in, in.q, in.k), in.k, u.to(in.v.scalar_type()), in.states[0], in.tokens, in.features,
+                /*serial=*/true);
   scan.scan.last_head_is_strict = true;
   const auto d = scan.backward(beside_heads(in, d_o, w), forward.states[0], d_last, /*wants_values=*/false);
   const at::Tensor d_q = d.q.view({N, Hkv, G + 1, D});
   const at::Tensor b = at::sigmoid(in.k.mean(-1, true, at::kFloat));
   const at::Tensor d_mean = d_b.sum(0).unsqueeze(-1) * b * (1 - b) / static_cast<double>(D);
   return {d_q.narrow(2, 0, G).reshape(in.q.sizes()),
-          (d.k + d_q.select(2, G) + d_mean).to(in.k.scalar_type()), d_v, {d_state}};
+          (d.k + d_q.select(2, G) + d_mean).to(in.k.scalar_type()),
+          d_v,
+          {d_state}};
 }
 
 }  // namespace

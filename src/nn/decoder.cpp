@@ -22,10 +22,10 @@ void begin(DecodingState& state, int64_t sequences, int64_t layers) {
     state.layers.resize(layers);
     state.seen.assign(sequences, 0);
   }
-  LIGER_CHECK(static_cast<int64_t>(state.layers.size()) == layers &&
-                  static_cast<int64_t>(state.seen.size()) == sequences,
-              "decoding state: expected ", layers, " layers of ", sequences, " sequences, got ", state.layers.size(),
-              " of ", state.seen.size());
+  LIGER_CHECK(
+      static_cast<int64_t>(state.layers.size()) == layers && static_cast<int64_t>(state.seen.size()) == sequences,
+      "decoding state: expected ", layers, " layers of ", sequences, " sequences, got ", state.layers.size(), " of ",
+      state.seen.size());
 }
 
 }  // namespace
@@ -64,8 +64,7 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
   const MixerContext context{tokens, liger::rotation(frequencies, positions), past, seen};
   at::Tensor x = embed_tokens_->forward(tokens.ids());
   if (checkpoints_ && !state) return norm_->forward(forward_checkpointed(x, context));
-  for (size_t i = 0; i < layers_.size(); ++i)
-    x = layers_[i]->forward(x, context, state ? &state->layers[i] : nullptr);
+  for (size_t i = 0; i < layers_.size(); ++i) x = layers_[i]->forward(x, context, state ? &state->layers[i] : nullptr);
   if (state)
     for (int64_t s = 0; s < tokens.count(); ++s) state->seen[s] += tokens.lengths()[s];
   return norm_->forward(x);

@@ -168,8 +168,8 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     for (const Optional& state : {first, second})
       if (state) states.push_back(state->clone(at::MemoryFormat::Contiguous));
     const at::Tensor o = run_forward(mix, states, nullptr, &saved);
-    context->save_for_backward({mix.q, mix.k, mix.v, cos.value_or(at::Tensor()), sin.value_or(at::Tensor()),
-                                saved.checkpoints, saved.lse});
+    context->save_for_backward(
+        {mix.q, mix.k, mix.v, cos.value_or(at::Tensor()), sin.value_or(at::Tensor()), saved.checkpoints, saved.lse});
     save_settings(settings, lengths, *context);
     variable_list out = {o};
     out.insert(out.end(), states.begin(), states.end());
@@ -180,9 +180,12 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     LIGER_CHECK(!at::GradMode::is_enabled(), "fused_mix: differentiable once; for higher orders take the definition");
     const auto saved_tensors = context->get_saved_variables();
     const MixSettings settings = saved_settings(*context);
-    const Mix mix(settings, {saved_tensors[0], saved_tensors[1], saved_tensors[2],
+    const Mix mix(settings, {saved_tensors[0],
+                             saved_tensors[1],
+                             saved_tensors[2],
                              {saved_tensors[3], saved_tensors[4]},
-                             saved_lengths(*context), {}});
+                             saved_lengths(*context),
+                             {}});
     std::vector<at::Tensor> dstates = mix.zero_states();
     for (size_t i = 0; i < dstates.size(); ++i)
       if (grads[i + 1].defined()) dstates[i].copy_(grads[i + 1]);

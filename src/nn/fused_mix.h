@@ -20,8 +20,8 @@ struct MixSettings {
 
 /// Sequences one after the other, without padding.
 struct MixInputs {
-  at::Tensor q, k, v;  ///< [N, H, D], [N, Hkv, D] twice, as projected: float32, float64, bfloat16 or float16
-  Rotation rotation;   ///< of the N tokens; not used without a window
+  at::Tensor q, k, v;            ///< [N, H, D], [N, Hkv, D] twice, as projected: float32, float64, bfloat16 or float16
+  Rotation rotation;             ///< of the N tokens; not used without a window
   std::vector<int64_t> lengths;  ///< tokens of each sequence
   /// Of the recurrence before the first tokens, [S, Hkv, rows, columns] each, float32 (float64 for float64 q);
   /// empty = zeros.

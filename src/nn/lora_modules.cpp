@@ -108,8 +108,8 @@ void check_targets(const LoraConfig& config, const std::vector<std::string>& lin
   const auto any = [&](const Predicate& holds) { return std::any_of(linears.begin(), linears.end(), holds); };
   for (const std::string& name : config.targets.names) {
     LIGER_CHECK_USAGE(any([&](const std::string& path) { return ends_with_name(path, name); }), "lora: target '", name,
-                      "' matches no linear module of the model; expected for example '",
-                      last_name(linears.front()), "'");
+                      "' matches no linear module of the model; expected for example '", last_name(linears.front()),
+                      "'");
   }
   for (const int64_t layer : config.layers) {
     LIGER_CHECK_USAGE(any([&](const std::string& path) { return layer_of(path) == layer; }), "lora: layer ", layer,

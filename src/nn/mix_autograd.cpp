@@ -24,7 +24,9 @@ MixSettings saved_settings(torch::autograd::AutogradContext& context) {
   const auto numbers = context.saved_data["numbers"].toDoubleVector();
   const auto counts = context.saved_data["counts"].toIntVector();
   return {{structure.empty() ? nullptr : find_structure(structure), numbers[0], counts[0], counts[1]},
-          counts[2], counts[3], numbers[1]};
+          counts[2],
+          counts[3],
+          numbers[1]};
 }
 
 std::vector<int64_t> saved_lengths(torch::autograd::AutogradContext& context) {

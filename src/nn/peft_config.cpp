@@ -13,14 +13,17 @@ constexpr int64_t kLargestRank = 65536;
 
 // Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
 // is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
-const std::set<std::string_view> kRead = {
-    "peft_type",     "r",           "lora_alpha",    "lora_dropout",      "target_modules", "exclude_modules",
-    "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora",
-    "init_lora_weights",   "base_model_name_or_path"};
+const std::set<std::string_view> kRead = {"peft_type",           "r",
+                                          "lora_alpha",          "lora_dropout",
+                                          "target_modules",      "exclude_modules",
+                                          "layers_to_transform", "layers_pattern",
+                                          "rank_pattern",        "alpha_pattern",
+                                          "use_rslora",          "use_dora",
+                                          "init_lora_weights",   "base_model_name_or_path"};
 const std::set<std::string_view> kOfNoEffect = {
-    "task_type",   "inference_mode", "peft_version",   "revision",            "auto_mapping",   "megatron_core",
-    "eva_config",  "corda_config",   "lora_ga_config", "ensure_weight_tying", "runtime_config", "qalora_group_size",
-    "loftq_config"};
+    "task_type",      "inference_mode",    "peft_version", "revision",       "auto_mapping",
+    "megatron_core",  "eva_config",        "corda_config", "lora_ga_config", "ensure_weight_tying",
+    "runtime_config", "qalora_group_size", "loftq_config"};
 // Ways to begin that leave the base model's weights alone. Others (pissa, olora, corda, loftq ...) fit an adapter to
 // changed weights, which the base model's folder does not hold.
 const std::set<std::string_view> kInitializations = {"gaussian", "eva", "orthogonal"};

@@ -39,8 +39,8 @@ class SoftmaxAttention : public TokenMixer {
       state->values[s].narrow(0, context.past[s], length).copy_(values[s].narrow(0, 0, length));
     }
     if (longest_past == 0) return tokens.packed(causal_attention(queries, keys, values));
-    return tokens.packed(causal_attention(queries, state->keys.narrow(1, 0, needed),
-                                          state->values.narrow(1, 0, needed), context.seen));
+    return tokens.packed(
+        causal_attention(queries, state->keys.narrow(1, 0, needed), state->values.narrow(1, 0, needed), context.seen));
   }
 };
 

@@ -66,7 +66,7 @@ struct StepDecoder::Implementation {
   ModelConfig config;
   int64_t S, H, Hkv, D, group;
   StepWeights weights;
-  std::vector<MixSettings> mixes;  // by layer; not used for softmax layers
+  std::vector<MixSettings> mixes;            // by layer; not used for softmax layers
   std::vector<float> frequencies, cos, sin;  // [D/2], [S][D/2] twice
   float embedding_scale;
   GateActivation activation;
@@ -99,8 +99,9 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
   const at::Tensor turns = rope_frequencies(config.rope, D, at::kCPU);
   frequencies.assign(turns.const_data_ptr<float>(), turns.const_data_ptr<float>() + D / 2);
   if (config.family->scales_embeddings)  // rounded to the weights' dtype first, as in Embedding
-    embedding_scale = at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)),
-                                        at::TensorOptions(model.dtype())).item<float>();
+    embedding_scale =
+        at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::TensorOptions(model.dtype()))
+            .item<float>();
   int64_t bytes = 64, rank = 1;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     mixes.push_back(config.is_softmax_layer(i) ? MixSettings{} : mix_settings(config, i));
@@ -217,15 +218,15 @@ void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const
   head.v = v[s] + h * D;
   head.cos = cos.data() + s * D / 2;
   head.sin = sin.data() + s * D / 2;
-  kernels.step.mix(head,
-                   {.o = mixed[s] + h * group * D,
-                    .states = {states.empty() ? nullptr : block(states[0]),
-                               states.size() < 2 ? nullptr : block(states[1])},
-                    .ring_keys = m.window > 0 ? block(memory.keys) : nullptr,
-                    .ring_values = m.window > 0 ? block(memory.values) : nullptr,
-                    .checkpoints = nullptr,
-                    .lse = nullptr},
-                   member.scratch.mutable_data_ptr());
+  kernels.step.mix(
+      head,
+      {.o = mixed[s] + h * group * D,
+       .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
+       .ring_keys = m.window > 0 ? block(memory.keys) : nullptr,
+       .ring_values = m.window > 0 ? block(memory.values) : nullptr,
+       .checkpoints = nullptr,
+       .lse = nullptr},
+      member.scratch.mutable_data_ptr());
 }
 
 void StepDecoder::Implementation::attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory,
@@ -306,8 +307,10 @@ bool StepDecoder::supports(const CausalLM& model) {
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
-  LIGER_CHECK(supports(model), "decoding in steps: expected a float32 or bfloat16 model on the CPU, and a backend that "
-              "is not torch, got ", model.dtype(), " on ", model.device().str());
+  LIGER_CHECK(supports(model),
+              "decoding in steps: expected a float32 or bfloat16 model on the CPU, and a backend that "
+              "is not torch, got ",
+              model.dtype(), " on ", model.device().str());
   LIGER_CHECK(sequences >= 1 && sequences <= kMaxSequences, "decoding in steps: expected 1 to ", kMaxSequences,
               " sequences, got ", sequences);
   it_ = std::make_unique<Implementation>(model, sequences);

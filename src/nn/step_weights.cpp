@@ -22,8 +22,8 @@ StepLinear::StepLinear(const at::Tensor& matrix) : weight(matrix.detach().contig
 StepLinear::StepLinear(const Linear& linear)
     : weight(linear.weight.detach().contiguous()), bias(as_float(linear.bias)) {
   if (linear.has_dora()) {  // scales whole rows, which the kernels do not: one weight in float32 takes the place of all
-    weight = as_float(merged_rows(weight, 0, linear.lora_a(), linear.lora_b(), linear.lora_scale(),
-                                  linear.lora_magnitude()));
+    weight = as_float(
+        merged_rows(weight, 0, linear.lora_a(), linear.lora_b(), linear.lora_scale(), linear.lora_magnitude()));
   } else {
     lora_a = as_float(linear.lora_a());
     lora_b = as_float(linear.lora_b());

@@ -106,8 +106,7 @@ at::Tensor window_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     scores = at::cat({scores, by_query(at::matmul(queries, sink_keys)).masked_fill(hidden, kMinusInfinity)}, -1);
   }
   const at::Tensor weights = at::softmax(scores, -1).view({S, Hkv, b.blocks, G * b.block, b.span() + sinks});
-  at::Tensor out = at::matmul(weights.narrow(-1, 0, b.span()),
-                              unfold_keys(context.values, v, b).transpose(-1, -2));
+  at::Tensor out = at::matmul(weights.narrow(-1, 0, b.span()), unfold_keys(context.values, v, b).transpose(-1, -2));
   if (sinks > 0) {
     const at::Tensor sink_values = context.sink_values.to(type).transpose(1, 2).unsqueeze(2);
     out = out + at::matmul(weights.narrow(-1, b.span(), sinks), sink_values);

@@ -73,8 +73,10 @@ at::Tensor backward_product(const at::Tensor& y, const at::Tensor& w) {
   at::Tensor out;
   for_blocks(w, y.scalar_type(), [&](int64_t begin, const at::Tensor& rows) {
     const at::Tensor part = y.narrow(1, begin, rows.size(0));
-    if (out.defined()) out.addmm_(part, rows);
-    else out = at::mm(part, rows);
+    if (out.defined())
+      out.addmm_(part, rows);
+    else
+      out = at::mm(part, rows);
   });
   return out;
 }
@@ -137,10 +139,10 @@ class LoraLinear : public Function<LoraLinear> {
 };
 
 void check(const char* name, const at::Tensor& x, const at::Tensor& weight) {
-  LIGER_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1) &&
-                  x.scalar_type() == weight.scalar_type(),
-              name, ": expected x [..., in] and weight [out, in] of one dtype, got ", x.sizes(), " ", x.scalar_type(),
-              ", ", weight.sizes(), " ", weight.scalar_type());
+  LIGER_CHECK(
+      x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1) && x.scalar_type() == weight.scalar_type(),
+      name, ": expected x [..., in] and weight [out, in] of one dtype, got ", x.sizes(), " ", x.scalar_type(), ", ",
+      weight.sizes(), " ", weight.scalar_type());
 }
 
 }  // namespace

@@ -98,7 +98,8 @@ Result by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Ten
 }
 
 // One block of rows x against a frozen weight, whose pieces are met once, as attention meets its keys (the running
-// maximum of arXiv 1805.02867): the gradient sum_v softmax(z)_v w_v - w_target is attention over the rows of the weight.
+// maximum of arXiv 1805.02867): the gradient sum_v softmax(z)_v w_v - w_target is attention over the rows of the
+// weight.
 class StreamedBlock {
  public:
   StreamedBlock(const at::Tensor& x, const at::Tensor& targets, at::ScalarType type, bool gradient)
@@ -115,15 +116,19 @@ class StreamedBlock {
   void add(const at::Tensor& piece, int64_t first) {
     const at::Tensor w = piece.to(x_.scalar_type());
     at::Tensor z = logits_.narrow(1, 0, w.size(0));
-    if (x_.scalar_type() == z.scalar_type()) at::mm_out(z, x_, w.t());
-    else z.copy_(at::mm(x_, w.t()));
+    if (x_.scalar_type() == z.scalar_type())
+      at::mm_out(z, x_, w.t());
+    else
+      z.copy_(at::mm(x_, w.t()));
     for_row_blocks(z.size(0), [&](int64_t, int64_t begin, int64_t count) {
       for (int64_t row = begin; row < begin + count; ++row) take(z, row, first);
     });
     if (!sum_.defined()) return;
     sum_.mul_(grown_.to(sum_.scalar_type()));
-    if (x_.scalar_type() == z.scalar_type()) sum_.addmm_(z, w);
-    else sum_ += at::mm(z.to(x_.scalar_type()), w);
+    if (x_.scalar_type() == z.scalar_type())
+      sum_.addmm_(z, w);
+    else
+      sum_ += at::mm(z.to(x_.scalar_type()), w);
   }
 
   at::Tensor loss() const {
@@ -135,7 +140,8 @@ class StreamedBlock {
   at::Tensor gradient(const at::Tensor& weight) const {
     std::vector<double> scales;
     for (const SoftmaxRow& row : softmax_) scales.push_back(1 / row.total);
-    return sum_ * at::tensor(scales, sum_.options()).unsqueeze(1) - weight.index_select(0, targets_).to(sum_.scalar_type());
+    return sum_ * at::tensor(scales, sum_.options()).unsqueeze(1) -
+           weight.index_select(0, targets_).to(sum_.scalar_type());
   }
 
  private:
@@ -144,7 +150,7 @@ class StreamedBlock {
     void* logits = static_cast<char*>(z.data_ptr()) + row * z.stride(0) * z.element_size();
     if (0 <= target && target < n) {
       at_target_[row] = z.scalar_type() == at::kDouble ? static_cast<const double*>(logits)[target]
-                                                        : static_cast<double>(static_cast<const float*>(logits)[target]);
+                                                       : static_cast<double>(static_cast<const float*>(logits)[target]);
     }
     grown_.mutable_data_ptr<double>()[row] =
         cpu_kernels().rows.softmax_piece(element_of(z.scalar_type()), logits, n, softmax_[row], sum_.defined());

@@ -36,8 +36,9 @@ GateActivation activation_named(const std::string& name) {
 int64_t row_blocks(int64_t rows) { return (rows + kRows - 1) / kRows; }
 
 void for_row_blocks(int64_t rows, const std::function<void(int64_t, int64_t, int64_t)>& body) {
-  run_jobs(row_blocks(rows), [](int64_t) { return int64_t{0}; },
-           [&](int64_t block, void*) { body(block, block * kRows, std::min(kRows, rows - block * kRows)); });
+  run_jobs(
+      row_blocks(rows), [](int64_t) { return int64_t{0}; },
+      [&](int64_t block, void*) { body(block, block * kRows, std::min(kRows, rows - block * kRows)); });
 }
 
 }  // namespace liger

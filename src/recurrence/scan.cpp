@@ -18,17 +18,17 @@ namespace {
 
 void check(const ScanInputs& in) {
   const auto& [q, k, v, g, b, state] = in;
-  const bool ok = q.dim() == 4 && k.dim() == 4 && v.dim() == 4 && g.sizes() == k.sizes() &&
-                  q.size(0) == k.size(0) && v.size(0) == k.size(0) && q.size(1) == k.size(1) &&
-                  v.size(1) == k.size(1) && q.size(3) == k.size(3) && v.size(2) == k.size(2) &&
-                  q.size(2) % k.size(2) == 0 && q.size(1) > 0 &&
+  const bool ok = q.dim() == 4 && k.dim() == 4 && v.dim() == 4 && g.sizes() == k.sizes() && q.size(0) == k.size(0) &&
+                  v.size(0) == k.size(0) && q.size(1) == k.size(1) && v.size(1) == k.size(1) &&
+                  q.size(3) == k.size(3) && v.size(2) == k.size(2) && q.size(2) % k.size(2) == 0 && q.size(1) > 0 &&
                   (!b.defined() || b.sizes() == k.sizes().slice(0, 3)) &&
-                  (!state.defined() ||
-                   state.sizes() == at::IntArrayRef({k.size(0), k.size(2), k.size(3), v.size(3)}));
+                  (!state.defined() || state.sizes() == at::IntArrayRef({k.size(0), k.size(2), k.size(3), v.size(3)}));
   const auto shape = [](const at::Tensor& x) { return x.defined() ? cat(x.sizes()) : "none"; };
-  LIGER_CHECK(ok, "gated_scan: expected q [B, T, H, K], k and g [B, T, Hkv, K], v [B, T, Hkv, V], b [B, T, Hkv], state "
-              "[B, Hkv, K, V] with T > 0 and Hkv dividing H, got q ", q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(),
-              ", g ", g.sizes(), ", b ", shape(b), ", state ", shape(state));
+  LIGER_CHECK(ok,
+              "gated_scan: expected q [B, T, H, K], k and g [B, T, Hkv, K], v [B, T, Hkv, V], b [B, T, Hkv], state "
+              "[B, Hkv, K, V] with T > 0 and Hkv dividing H, got q ",
+              q.sizes(), ", k ", k.sizes(), ", v ", v.sizes(), ", g ", g.sizes(), ", b ", shape(b), ", state ",
+              shape(state));
   const auto type = q.scalar_type();
   for (const at::Tensor& x : {k, v, g, b, state})
     LIGER_CHECK(!x.defined() || x.scalar_type() == type, "gated_scan: expected one type throughout, got q ", type,
@@ -118,8 +118,8 @@ ScanOutputs scan_chunked(const ScanInputs& in) {
     starts.push_back(state);
     state = whole.select(2, n) * state + update.select(2, n);
   }
-  const at::Tensor before = at::matmul((q * from_start.unsqueeze(4)).reshape({B, Hkv, N, C * G, K}),
-                                       at::stack(starts, 2));
+  const at::Tensor before =
+      at::matmul((q * from_start.unsqueeze(4)).reshape({B, Hkv, N, C * G, K}), at::stack(starts, 2));
   const at::Tensor o = (within + before)
                            .view({B, Hkv, N, C, G, V})
                            .permute({0, 2, 3, 1, 4, 5})

@@ -23,9 +23,7 @@ const char* name_of(ChatTemplate which) {
   return which == ChatTemplate::kLlama2 ? "llama2" : which == ChatTemplate::kLlama3 ? "llama3" : "gemma";
 }
 
-const char* name_of(Role role) {
-  return role == Role::kSystem ? "system" : role == Role::kUser ? "user" : "assistant";
-}
+const char* name_of(Role role) { return role == Role::kSystem ? "system" : role == Role::kUser ? "user" : "assistant"; }
 
 std::string stripped(const std::string& text) { return std::string(detail::stripped(text)); }
 

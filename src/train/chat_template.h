@@ -14,7 +14,7 @@ namespace liger {
 /// A piece of a row before it is tokens: a special token, or a stretch of text that is encoded as one.
 struct Segment {
   std::optional<int64_t> token = {};
-  bool learned = false;  ///< the token
+  bool learned = false;                  ///< the token
   std::string prompt = {}, output = {};  ///< the text, of which only `output` is learned
 
   static Segment special(int64_t token, bool learned) { return {token, learned, {}, {}}; }

@@ -34,8 +34,10 @@ bool belongs_to_model(const std::string& name) {
 OrderedJson whole_config(const TrainingSetup& setup, at::ScalarType dtype) {
   OrderedJson config = read_ordered_json(setup.base / "config.json");
   ModelConfig ours = setup.model->config();
-  ours.stored_dtype = dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16"
-                      : dtype == at::kDouble ? "float64" : "float32";
+  ours.stored_dtype = dtype == at::kBFloat16 ? "bfloat16"
+                      : dtype == at::kHalf   ? "float16"
+                      : dtype == at::kDouble ? "float64"
+                                             : "float32";
   const OrderedJson known = ours.to_json();
   for (const auto& item : known.items()) config[item.key()] = item.value();
   if (!ours.liger) config.erase("liger");
@@ -74,8 +76,9 @@ void check_fixed_settings(const Json& then, const OrderedJson& now, const std::s
   for (const auto& item : now.items()) {
     // A run that began before there was such a key had its default.
     const Json was = then.contains(item.key()) ? then[item.key()] : defaults.value(item.key(), Json());
-    LIGER_CHECK_USAGE(was == Json(item.value()), file, ": the run began with ", item.key(), " ", was.dump(), ", now it is ",
-                      item.value().dump(), "; set it back to go on, or set save.resume to never to start anew");
+    LIGER_CHECK_USAGE(was == Json(item.value()), file, ": the run began with ", item.key(), " ", was.dump(),
+                      ", now it is ", item.value().dump(),
+                      "; set it back to go on, or set save.resume to never to start anew");
   }
 }
 
@@ -183,7 +186,8 @@ void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::p
   }
 }
 
-void write_state(const TrainingSetup& setup, const TrainState& state, const Metrics::Sizes& metrics, const fs::path& dir) {
+void write_state(const TrainingSetup& setup, const TrainState& state, const Metrics::Sizes& metrics,
+                 const fs::path& dir) {
   OrderedJson json = to_json(state, metrics);
   json["settings"] = fixed_settings(setup.options, setup.data_sha256);
   write_text_atomic(dir / kStateFile, json.dump(2) + "\n");
@@ -223,7 +227,8 @@ void hand_over_optimizer(const AdamW& optimizer, const Ranks& ranks) {
 
 TrainState read_state(const fs::path& dir, const TrainingSetup& setup, Metrics::Sizes& metrics) {
   const Settings json = read_state_file(dir);
-  check_fixed_settings(json.section("settings").to_json(), fixed_settings(setup.options, setup.data_sha256), (dir / kStateFile).string());
+  check_fixed_settings(json.section("settings").to_json(), fixed_settings(setup.options, setup.data_sha256),
+                       (dir / kStateFile).string());
   return from_json(json, metrics);
 }
 
@@ -262,7 +267,8 @@ std::string what_ranks_share(const TrainingSetup& setup) {
   for (const auto& item : all["train"].items()) settings["train." + item.key()] = item.value();
   for (const auto& item : settings.items()) lines += cat(item.key(), " ", item.value().dump(), "\n");
   lines += cat(setup.total_steps, " updates\n");
-  for (const NamedParameter& p : setup.trainable()) lines += cat(p.name, " ", p.value.sizes(), " ", p.value.scalar_type(), "\n");
+  for (const NamedParameter& p : setup.trainable())
+    lines += cat(p.name, " ", p.value.sizes(), " ", p.value.scalar_type(), "\n");
   return lines;
 }
 

@@ -30,7 +30,8 @@ TrainState read_state(const std::filesystem::path& dir, const TrainingSetup& set
 /// go on from.
 void restore_optimizer(const std::filesystem::path& dir, AdamW& optimizer, const Ranks& ranks, int64_t steps);
 
-/// For the other ranks: the state, without what only its writer needs; and a line for all that must be the same on them.
+/// For the other ranks: the state, without what only its writer needs; and a line for all that must be the same on
+/// them.
 std::string to_text(const TrainState& state);
 TrainState state_from_text(const std::string& text);
 std::string what_ranks_share(const TrainingSetup& setup);

@@ -14,8 +14,11 @@ std::span<const T> elements(const MappedFile& file) {
 }  // namespace
 
 Corpus::Corpus(const std::filesystem::path& folder, std::filesystem::path file)
-    : file_(std::move(file)), tokens_file_(folder / kTokensFile), rows_file_(folder / kRowsFile),
-      tokens_(elements<uint32_t>(tokens_file_)), rows_(elements<CorpusRow>(rows_file_)) {
+    : file_(std::move(file)),
+      tokens_file_(folder / kTokensFile),
+      rows_file_(folder / kRowsFile),
+      tokens_(elements<uint32_t>(tokens_file_)),
+      rows_(elements<CorpusRow>(rows_file_)) {
   LIGER_CHECK(!rows_.empty() && rows_.back().end == std::ssize(tokens_), folder.string(), ": ", kRowsFile, " and ",
               kTokensFile, " do not belong together");
 }

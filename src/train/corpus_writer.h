@@ -14,8 +14,8 @@ namespace liger {
 inline constexpr const char *kTokensFile = "tokens", *kRowsFile = "rows";
 inline constexpr uint32_t kLearnedBit = uint32_t{1} << 31;
 
-/// Throws as write_corpus() if one of the first rows is bad: what is wrong with a whole file mostly shows there, and its
-/// hash, which the cache needs first, takes a second a gigabyte.
+/// Throws as write_corpus() if one of the first rows is bad: what is wrong with a whole file mostly shows there, and
+/// its hash, which the cache needs first, takes a second a gigabyte.
 void check_first_rows(const std::filesystem::path& file, const RowFormat& format);
 
 /// Turns the rows of a data file into tokens in `folder`, holding a few hundred rows at a time.

@@ -47,8 +47,10 @@ Dataset::Dataset(std::shared_ptr<const Corpus> corpus, int64_t first, int64_t la
   for (int64_t row = first; row < last; ++row) add_row(row, options);
   close_sample();
   counts_.rows = last - first;
-  LIGER_CHECK(size() > 0, corpus_->where(first), ": none of the ", last - first, " rows from here on leaves a token to "
-              "learn: ", counts_.dropped, " were dropped and ", counts_.truncated, " truncated at data.max_length ",
+  LIGER_CHECK(size() > 0, corpus_->where(first), ": none of the ", last - first,
+              " rows from here on leaves a token to "
+              "learn: ",
+              counts_.dropped, " were dropped and ", counts_.truncated, " truncated at data.max_length ",
               options.max_length);
 }
 
@@ -58,18 +60,14 @@ void Dataset::add_row(int64_t row, const DataOptions& options) {
   if (end - begin > limit) {
     switch (options.over_length) {
       case OverLength::kError:
-        fail(ErrorCode::kBadInput, corpus_->where(row), ": the row has ", end - begin, " tokens, but data.max_length is ",
-             limit, "; set data.over_length to truncate, drop or split");
-      case OverLength::kDrop:
-        ++counts_.dropped;
-        return;
+        fail(ErrorCode::kBadInput, corpus_->where(row), ": the row has ", end - begin,
+             " tokens, but data.max_length is ", limit, "; set data.over_length to truncate, drop or split");
+      case OverLength::kDrop: ++counts_.dropped; return;
       case OverLength::kTruncate:
         ++counts_.truncated;
         end = begin + limit;
         break;
-      case OverLength::kSplit:
-        ++counts_.split;
-        break;
+      case OverLength::kSplit: ++counts_.split; break;
     }
   }
   while (begin < end) {

@@ -120,11 +120,14 @@ std::string gigabytes(int64_t bytes) {
 }
 
 /// A token's piece on one line.
-std::string printable(const std::string& piece) { return OrderedJson(piece).dump(-1, ' ', false, OrderedJson::error_handler_t::replace); }
+std::string printable(const std::string& piece) {
+  return OrderedJson(piece).dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
 
 std::vector<std::pair<const char*, int64_t>> terms(const MemoryEstimate& m) {
-  return {{"weights", m.weights},         {"adapters", m.adapters},       {"gradients", m.gradients},
-          {"moments", m.moments},         {"activations", m.activations}, {"temporaries", m.temporaries},
+  return {{"weights", m.weights},         {"adapters", m.adapters},
+          {"gradients", m.gradients},     {"moments", m.moments},
+          {"activations", m.activations}, {"temporaries", m.temporaries},
           {"process", m.process},         {"peak", m.peak}};
 }
 
@@ -155,9 +158,9 @@ DryRun dry_run(const FinetuneOptions& options, DryRunStep step) {
   const ModelConfig config = setup.model_config();
   const TrainOptions& train = options.train;
   const UpdateShape shape{.rows = std::min(train.micro_batch_size, setup.train->size()),
-                    .length = longest_sample(*setup.train),
-                    .micro_batches = train.batch_size / train.micro_batch_size,
-                    .stored = stored_type(setup, config)};
+                          .length = longest_sample(*setup.train),
+                          .micro_batches = train.batch_size / train.micro_batch_size,
+                          .stored = stored_type(setup, config)};
   run.checkpoint_bytes = checkpoint_bytes(config, options);
   run.token_bytes = setup.train->corpus().bytes();
   if (options.data.val) run.token_bytes += setup.validation->corpus().bytes();
@@ -195,7 +198,8 @@ std::string to_text(const DryRun& run) {
                     tokens[i].learned ? "yes" : "");
       out << line << printable(tokens[i].text) << "\n";
     }
-    if (const int64_t more = count - static_cast<int64_t>(tokens.size()); more > 0) out << "  and " << more << " more\n";
+    if (const int64_t more = count - static_cast<int64_t>(tokens.size()); more > 0)
+      out << "  and " << more << " more\n";
   }
   return out.str();
 }

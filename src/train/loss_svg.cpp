@@ -30,7 +30,8 @@ Axis make_axis(double low, double high, int ticks) {
 
 Curve finite(const Curve& curve) {
   Curve out;
-  std::copy_if(curve.begin(), curve.end(), std::back_inserter(out), [](const CurvePoint& p) { return std::isfinite(p.loss); });
+  std::copy_if(curve.begin(), curve.end(), std::back_inserter(out),
+               [](const CurvePoint& p) { return std::isfinite(p.loss); });
   return out;
 }
 

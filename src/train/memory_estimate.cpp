@@ -76,8 +76,10 @@ int64_t Estimate::modules(int64_t layer, const std::string& parent, const std::v
     if (module == sizes_.adapted().end()) continue;
     any = true;
     const bool drops = options_.lora->dropout > 0;
-    if (drops) numbers += gradient ? 2 * in : in;
-    else keeps_input = true;
+    if (drops)
+      numbers += gradient ? 2 * in : in;
+    else
+      keeps_input = true;
     if (drops || options_.lora->dora) numbers += module->second.r;
     if (options_.lora->dora) numbers += outs[i];
   }

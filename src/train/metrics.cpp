@@ -25,13 +25,16 @@ constexpr const char* kJsonl = "metrics.jsonl";
 constexpr const char* kCsv = "metrics.csv";
 constexpr const char* kSamples = "samples.jsonl";
 
-double unix_time() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 OrderedJson to_json(const MetricsRow& row) {
   const auto number = [](const std::optional<double>& x) { return x ? OrderedJson(*x) : OrderedJson(); };
   // Few digits for what is measured or only read by people.
   const auto rounded = [](double x, double places) { return std::round(x * places) / places; };
-  const double share = row.total_steps > 0 ? static_cast<double>(row.current_steps) / static_cast<double>(row.total_steps) : 0;
+  const double share =
+      row.total_steps > 0 ? static_cast<double>(row.current_steps) / static_cast<double>(row.total_steps) : 0;
   OrderedJson out;
   out["current_steps"] = row.current_steps;
   out["total_steps"] = row.total_steps;
@@ -106,7 +109,7 @@ class Metrics::File {
   File(std::filesystem::path path, int64_t size) : path_(std::move(path)), size_(size) {
     descriptor_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (descriptor_ < 0) fail_with_errno("cannot be opened");
-    struct stat status {};
+    struct stat status{};
     if (fstat(descriptor_, &status) != 0) fail_with_errno("cannot be read");
     size_ = std::min<int64_t>(size_, status.st_size);  // shorter if somebody removed it: the rows to come still fit
     if (ftruncate(descriptor_, size_) != 0) fail_with_errno("cannot be cut back");

@@ -117,9 +117,12 @@ std::string model_card(const TrainingSetup& setup, const FinetuneResult& result)
                      : "All parameters trained by liger-finetune from ")
       << "`" << base_name(setup) << "` with " << attention(setup.model->config()) << ".\n\n";
   for (const std::string& line : describe(setup)) out << "- " << line << "\n";
-  out << "\n## Results\n\n" << results(result) << "\n## Use\n\n" << usage(setup) << "\n## Data\n\n" << data(setup)
-      << "\n## Settings\n\n```yaml\n" << to_yaml(setup.options) << "```\n\n## Framework versions\n\n- liger "
-      << LIGER_VERSION << "\n- LibTorch " << TORCH_VERSION << "\n";
+  out << "\n## Results\n\n"
+      << results(result) << "\n## Use\n\n"
+      << usage(setup) << "\n## Data\n\n"
+      << data(setup) << "\n## Settings\n\n```yaml\n"
+      << to_yaml(setup.options) << "```\n\n## Framework versions\n\n- liger " << LIGER_VERSION << "\n- LibTorch "
+      << TORCH_VERSION << "\n";
   if (setup.lora) out << "- written in the format of PEFT 0.21\n";
   out << "\nThe base model's licence holds for this one.\n";
   return out.str();

@@ -128,8 +128,8 @@ void AdamW::step(Group& group, double lr) const {
   }
   const std::vector<at::Tensor> step(
       values.size(), at::scalar_tensor(static_cast<double>(steps_), at::device(values[0].device()).dtype(at::kFloat)));
-  at::_fused_adamw_(values, grads, group.exp_avgs, group.exp_avg_sqs, /*max_exp_avg_sqs=*/{}, step, lr,
-                    options_.beta1, options_.beta2, group.weight_decay, options_.eps, /*amsgrad=*/false,
+  at::_fused_adamw_(values, grads, group.exp_avgs, group.exp_avg_sqs, /*max_exp_avg_sqs=*/{}, step, lr, options_.beta1,
+                    options_.beta2, group.weight_decay, options_.eps, /*amsgrad=*/false,
                     /*maximize=*/false);
 }
 

@@ -43,9 +43,10 @@ void visit(Options& o, Visitor& v) {
            "pretrained | random: new weights for a folder with config.json and tokenizer");
   v("dtype", o.dtype, "f32, bf16, f16 or f64; null = as stored, or f32 if lora is null");
   v("device", o.device, "cpu, cuda or cuda:N");
-  v.choice("backend", o.backend,
-           std::array{Choice{Backend::kAuto, "auto"}, Choice{Backend::kFused, "fused"}, Choice{Backend::kTorch, "torch"}},
-           "of Liger layers: auto | fused: compiled code or an error | torch: LibTorch's operators");
+  v.choice(
+      "backend", o.backend,
+      std::array{Choice{Backend::kAuto, "auto"}, Choice{Backend::kFused, "fused"}, Choice{Backend::kTorch, "torch"}},
+      "of Liger layers: auto | fused: compiled code or an error | torch: LibTorch's operators");
   v.choice("attention", o.attention,
            std::array{Choice{Attention::kAsConfigured, nullptr}, Choice{Attention::kSoftmax, "softmax"},
                       Choice{Attention::kLigerGla, "liger_gla"}},
@@ -172,7 +173,8 @@ void visit_sections(Options& o, Visitor& v) {
   v.section("train", o.train);
   v.section("save", o.save);
   v.section("log", o.log);
-  v.section("sample", o.sample, "no text is generated; otherwise samples.jsonl tells what the model writes as it learns");
+  v.section("sample", o.sample,
+            "no text is generated; otherwise samples.jsonl tells what the model writes as it learns");
 }
 
 template <typename T>
@@ -383,7 +385,9 @@ class Documenter {
   static std::string default_of(const T& field) {
     return cat("`", json_of(field).dump(), "`");
   }
-  static std::string default_of(const std::string& field) { return field.empty() ? "has to be set" : cat("`", field, "`"); }
+  static std::string default_of(const std::string& field) {
+    return field.empty() ? "has to be set" : cat("`", field, "`");
+  }
   template <typename T>
   static std::string default_of(const std::optional<T>& field) {
     return field ? default_of(*field) : "`null`";
@@ -406,16 +410,20 @@ void check_model(const Settings& settings, const FinetuneOptions& o) {
     if (m.window) model.fail_at("window", "softmax attention has no window; set model.attention to liger_gla");
     if (m.sinks) model.fail_at("sinks", "softmax attention has no sinks; set model.attention to liger_gla");
     if (m.mix) model.fail_at("mix", "softmax attention has nothing to mix; set model.attention to liger_gla");
-    if (m.gate_divisor) model.fail_at("gate_divisor", "softmax attention has no gate; set model.attention to liger_gla");
+    if (m.gate_divisor)
+      model.fail_at("gate_divisor", "softmax attention has no gate; set model.attention to liger_gla");
   }
   if (m.adapter && !o.lora) model.fail_at("adapter", "goes on from a LoRA adapter, but lora is null");
   if (o.lora && m.init == Init::kRandom) {
-    model.fail_at("init", "an adapter of random weights is of no use without them, and they are not saved; set lora to null");
+    model.fail_at("init",
+                  "an adapter of random weights is of no use without them, and they are not saved; set lora to null");
   }
-  const bool wide = !m.dtype || *m.dtype == "f32" || *m.dtype == "float32" || *m.dtype == "f64" || *m.dtype == "float64";
+  const bool wide =
+      !m.dtype || *m.dtype == "f32" || *m.dtype == "float32" || *m.dtype == "f64" || *m.dtype == "float64";
   if (!o.lora && !wide) {
     model.fail_at("dtype", cat("trainable parameters are held in float32, and lora: null trains all of them; "
-                               "expected null, f32 or f64, got ", *m.dtype));
+                               "expected null, f32 or f64, got ",
+                               *m.dtype));
   }
 }
 
@@ -439,7 +447,8 @@ void check_run(const Settings& settings, const FinetuneOptions& o) {
   if (o.train.scheduler != SchedulerKind::kConstant && o.train.min_lr > o.train.lr) {
     train.fail_at("min_lr", cat("expected at most lr ", o.train.lr, ", got ", o.train.min_lr));
   }
-  if (o.sample && o.sample->prompts.empty()) settings.section("sample").fail_at("prompts", "expected at least one text");
+  if (o.sample && o.sample->prompts.empty())
+    settings.section("sample").fail_at("prompts", "expected at least one text");
   if (o.lora && o.lora->targets.empty()) settings.section("lora").fail_at("targets", "names no layer");
   if (o.lora && !o.lora->layers.empty() && !o.lora->targets.regex.empty()) {
     settings.section("lora").fail_at("layers", "does not go together with a regular expression for targets");

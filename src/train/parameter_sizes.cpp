@@ -20,8 +20,7 @@ bool is_linear(const ExpectedTensor& tensor) {
 ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<LoraConfig>& lora) {
   std::map<std::string, std::vector<int64_t>> linears;
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
-    const int64_t numbers =
-        std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+    const int64_t numbers = std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
     model_ += numbers;
     if (!lora) trained_tensors_.push_back(numbers);
     if (is_linear(tensor)) linears[tensor.name.substr(0, tensor.name.size() - kWeight.size())] = tensor.shape;

@@ -14,12 +14,13 @@ std::string alpaca_prompt(const std::string& instruction, const std::string& inp
   if (input.empty()) {
     return cat(
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\n", instruction, "\n\n### Response:\n");
+        "### Instruction:\n",
+        instruction, "\n\n### Response:\n");
   }
   return cat(
       "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-      "response that appropriately completes the request.\n\n### Instruction:\n", instruction, "\n\n### Input:\n",
-      input, "\n\n### Response:\n");
+      "response that appropriately completes the request.\n\n### Instruction:\n",
+      instruction, "\n\n### Input:\n", input, "\n\n### Response:\n");
 }
 
 /// Names of columns and roles in a row that holds a conversation.
@@ -58,7 +59,8 @@ std::vector<Message> read_messages(const Json& row, const Conversation& names, c
 
 RowFormat::RowFormat(const DataOptions& options, const Tokenizer& tokenizer)
     : format_(options.format), bos_(tokenizer.bos()) {
-  LIGER_CHECK(tokenizer.eos(), "the tokenizer names no EOS token: a model trained without one never ends its text; "
+  LIGER_CHECK(tokenizer.eos(),
+              "the tokenizer names no EOS token: a model trained without one never ends its text; "
               "name it in tokenizer_config.json (eos_token)");
   eos_ = *tokenizer.eos();
   if (format_ == DataFormat::kChat || format_ == DataFormat::kSharegpt) chat_.emplace(options.chat_template, tokenizer);

@@ -21,7 +21,8 @@ fs::path as_folder(const std::string& dir) {
 
 /// Without a checkpoint or a result, metrics are what a run that failed at its start has left.
 std::vector<fs::path> worth_keeping(const std::vector<fs::path>& paths) {
-  const bool has_weights = std::any_of(paths.begin(), paths.end(), [](const fs::path& p) { return fs::is_directory(p); });
+  const bool has_weights =
+      std::any_of(paths.begin(), paths.end(), [](const fs::path& p) { return fs::is_directory(p); });
   return has_weights ? paths : std::vector<fs::path>();
 }
 

@@ -24,7 +24,8 @@ class RunFolder {
   bool goes_on_here() const;
   /// The run goes on here, and its `final` is there and whole.
   bool has_result() const;
-  /// The checkpoint turned out to be the end of a run with a result. Throws Error(kLocked) unless the run may be overwritten.
+  /// The checkpoint turned out to be the end of a run with a result. Throws Error(kLocked) unless the run may be
+  /// overwritten.
   void restart_finished();
   /// Makes the folder, without an earlier run that is overwritten.
   void open();

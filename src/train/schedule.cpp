@@ -14,14 +14,10 @@ double Schedule::lr(int64_t step) const {
   const auto decaying = static_cast<double>(std::max<int64_t>(1, total_steps_ - o.warmup_steps));
   const double share = std::min(1.0, static_cast<double>(step - o.warmup_steps) / decaying);
   switch (o.scheduler) {
-    case SchedulerKind::kCosine:
-      return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * share));
-    case SchedulerKind::kLinear:
-      return o.lr + (o.min_lr - o.lr) * share;
-    case SchedulerKind::kPlateau:
-      return std::max(o.min_lr, o.lr * state_.factor);
-    case SchedulerKind::kConstant:
-      break;
+    case SchedulerKind::kCosine: return o.min_lr + (o.lr - o.min_lr) * 0.5 * (1.0 + std::cos(std::numbers::pi * share));
+    case SchedulerKind::kLinear: return o.lr + (o.min_lr - o.lr) * share;
+    case SchedulerKind::kPlateau: return std::max(o.min_lr, o.lr * state_.factor);
+    case SchedulerKind::kConstant: break;
   }
   return o.lr;
 }

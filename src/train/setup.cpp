@@ -60,8 +60,10 @@ void load_rows(TrainingSetup& setup) {
   const auto [training, sha256] = setup.tokens->open(data.train);
   setup.data_sha256 = sha256;
   const int64_t held_out = data.val ? 0 : data.val_size;
-  LIGER_CHECK(held_out < training->rows(), data.train, ": its ", training->rows(), " rows leave nothing to train on, "
-              "as data.val_size ", held_out, " of them are for validation; set it lower, or 0 for none");
+  LIGER_CHECK(held_out < training->rows(), data.train, ": its ", training->rows(),
+              " rows leave nothing to train on, "
+              "as data.val_size ",
+              held_out, " of them are for validation; set it lower, or 0 for none");
   setup.train = std::make_shared<const Dataset>(training, held_out, training->rows(), data);
   if (data.val) {
     const auto validation = setup.tokens->open(*data.val).corpus;
@@ -82,7 +84,8 @@ TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
   load_rows(setup);
   const int64_t positions = setup.base_config.max_position_embeddings, longest = options.data.max_length;
   if (setup.base_config.has_softmax_layers() && positions > 0 && longest > positions) {
-    log_warning(cat("data.max_length ", longest, " is more than the ", positions, " positions this model was trained for"));
+    log_warning(
+        cat("data.max_length ", longest, " is more than the ", positions, " positions this model was trained for"));
   }
   const int64_t batch = options.train.batch_size;
   setup.steps_per_epoch = (setup.train->size() + batch - 1) / batch;

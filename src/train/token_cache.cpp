@@ -59,17 +59,17 @@ std::unique_ptr<detail::FolderLock> lock_making_of(const fs::path& folder) {
 TokenCache::TokenCache(const FinetuneOptions& options, const fs::path& tokenizer_folder,
                        std::shared_ptr<const Tokenizer> tokenizer, int64_t vocab_size)
     : dir_(fs::absolute(options.data.cache ? fs::path(*options.data.cache) : fs::path(options.save.dir) / "tokens")),
-      shared_(options.data.cache.has_value()), tokenizer_(std::move(tokenizer)), format_(options.data, *tokenizer_),
-      vocab_size_(vocab_size), tokenizer_sha256_(hash_of_tokenizer(tokenizer_folder)) {}
+      shared_(options.data.cache.has_value()),
+      tokenizer_(std::move(tokenizer)),
+      format_(options.data, *tokenizer_),
+      vocab_size_(vocab_size),
+      tokenizer_sha256_(hash_of_tokenizer(tokenizer_folder)) {}
 
 OrderedJson TokenCache::key(const std::string& file_sha256) const {
   const auto id = [](const std::optional<int64_t>& token) { return token ? OrderedJson(*token) : OrderedJson(); };
-  return {{"version", kVersion},
-          {"data_sha256", file_sha256},
-          {"format", format_.name()},
-          {"tokenizer_sha256", tokenizer_sha256_},
-          {"bos", id(tokenizer_->bos())},
-          {"eos", id(tokenizer_->eos())},
+  return {{"version", kVersion},          {"data_sha256", file_sha256},
+          {"format", format_.name()},     {"tokenizer_sha256", tokenizer_sha256_},
+          {"bos", id(tokenizer_->bos())}, {"eos", id(tokenizer_->eos())},
           {"vocab_size", vocab_size_}};
 }
 

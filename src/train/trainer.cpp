@@ -13,9 +13,9 @@
 
 #include "distributed/gradient_buckets.h"
 #include "distributed/ranks.h"
+#include "io/text.h"
 #include "liger/core/device.h"
 #include "liger/core/dtype.h"
-#include "io/text.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
@@ -41,7 +41,8 @@ std::string first_bad_tensor(const CausalLM& model, const at::Tensor& hidden) {
   for (const auto& item : model.named_parameters()) {
     if (!all_finite(item.value())) return cat("parameter '", item.key(), "'");
   }
-  return all_finite(hidden) ? "the logits (all parameters are finite)" : "the hidden states (all parameters are finite)";
+  return all_finite(hidden) ? "the logits (all parameters are finite)"
+                            : "the hidden states (all parameters are finite)";
 }
 
 /// What the weights of a whole model are written in at the end: as asked for, else as the base is stored.
@@ -113,8 +114,8 @@ void Trainer::begin(const FinetuneOptions& options) {
   const bool shared_state = !setup_->lora;
   optimizer_ = std::make_unique<AdamW>(
       setup_->trainable(), AdamWOptions{train.beta1, train.beta2, train.eps, train.weight_decay,
-                                        train.optimizer == OptimizerKind::kAdamW8bit,
-                                        shared_state ? ranks_->rank() : 0, shared_state ? ranks_->size() : 1});
+                                        train.optimizer == OptimizerKind::kAdamW8bit, shared_state ? ranks_->rank() : 0,
+                                        shared_state ? ranks_->size() : 1});
   std::vector<at::Tensor> parameters;
   for (const NamedParameter& parameter : optimizer_->parameters()) parameters.push_back(parameter.value);
   gradients_ = std::make_unique<GradientBuckets>(parameters, *ranks_);
@@ -285,8 +286,8 @@ double Trainer::checked_loss(const at::Tensor& hidden, const at::Tensor& loss, c
                              std::span<const int64_t> samples) const {
   const auto value = loss.item<double>();
   if (std::isfinite(value)) return value;
-  fail(ErrorCode::kNonFinite, "update ", state_.step + 1, ": the loss is ", value, "; first bad tensor: ",
-       first_bad_tensor(*setup_->model, hidden), "; rows ", describe_rows(data, samples),
+  fail(ErrorCode::kNonFinite, "update ", state_.step + 1, ": the loss is ", value,
+       "; first bad tensor: ", first_bad_tensor(*setup_->model, hidden), "; rows ", describe_rows(data, samples),
        "; nothing was updated; look at these rows, or lower train.lr");
 }
 
@@ -294,8 +295,8 @@ double Trainer::clip_gradients(std::span<const int64_t> samples) {
   const double norm = optimizer_->grad_norm();
   if (!std::isfinite(norm)) {
     const std::string bad = optimizer_->first_nonfinite_grad();
-    fail(ErrorCode::kNonFinite, "update ", state_.step + 1, ": the gradient norm is ", norm, "; first bad tensor: ",
-         bad.empty() ? "none, their norm overflows" : cat("gradient of '", bad, "'"), "; rows ",
+    fail(ErrorCode::kNonFinite, "update ", state_.step + 1, ": the gradient norm is ", norm,
+         "; first bad tensor: ", bad.empty() ? "none, their norm overflows" : cat("gradient of '", bad, "'"), "; rows ",
          describe_rows(*setup_->train, samples), "; nothing was updated; look at these rows, or lower train.lr");
   }
   const double limit = setup_->options.train.max_grad_norm;

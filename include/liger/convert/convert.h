@@ -19,12 +19,12 @@ struct ConvertOptions {
   /// Instead of `arch`, which is empty then: a PEFT LoRA folder to add to the weights, each summed in float32, rounded
   /// once to the type it is stored in. The model stays what it is, softmax or linearized.
   std::filesystem::path merge = {};
-  std::filesystem::path out = {};    ///< empty = default_output_name(), or NAME-merged, in the current directory
-  LigerConfig liger = {};            ///< not used for "softmax"; `recurrence` is taken from `arch`
+  std::filesystem::path out = {};  ///< empty = default_output_name(), or NAME-merged, in the current directory
+  LigerConfig liger = {};          ///< not used for "softmax"; `recurrence` is taken from `arch`
   /// N: layers (i + 1) % (N + 1) == 0 stay softmax attention, one after every N Liger layers; 7 makes the paper's "-H".
   /// Not together with liger.softmax_layers.
   std::optional<int64_t> keep_softmax = {};
-  std::optional<Dtype> dtype = {};   ///< F32, BF16 or F16; absent = as stored
+  std::optional<Dtype> dtype = {};  ///< F32, BF16 or F16; absent = as stored
   /// Bytes of tensors in one file; absent = the files as they are, or 5 GB where tensors are converted.
   std::optional<uint64_t> shard_size = {};
   bool overwrite = false;  ///< replace an output that liger wrote earlier

@@ -79,12 +79,12 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   bool attention_bias = false;
   bool mlp_bias = false;
-  std::string hidden_act;                ///< "silu", "gelu_pytorch_tanh"
+  std::string hidden_act;  ///< "silu", "gelu_pytorch_tanh"
   std::optional<int64_t> bos_token_id;
-  std::vector<int64_t> eos_token_ids;    ///< one or several end the text
-  std::string stored_dtype;              ///< "float32", "bfloat16", "float16"; empty = not said
-  std::optional<LigerConfig> liger;      ///< absent = softmax attention
-  Backend backend = Backend::kAuto;      ///< of the linearized layers; not a part of config.json
+  std::vector<int64_t> eos_token_ids;  ///< one or several end the text
+  std::string stored_dtype;            ///< "float32", "bfloat16", "float16"; empty = not said
+  std::optional<LigerConfig> liger;    ///< absent = softmax attention
+  Backend backend = Backend::kAuto;    ///< of the linearized layers; not a part of config.json
 
   /// DIR/config.json. Throws Error(kBadInput) "FILE: 'key': expected ..., got ..." for what is missing, contradictory
   /// or out of range, for a model_type that is not supported (with the list of those that are), and for one that

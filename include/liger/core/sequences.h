@@ -18,8 +18,8 @@ class Sequences {
   /// a single token throws Error.
   static Sequences from_padded(const at::Tensor& input_ids, const at::Tensor& attention_mask = {});
 
-  const at::Tensor& ids() const { return ids_; }             ///< [N] int64
-  const at::Tensor& positions() const { return positions_; } ///< [N] int64, from 0 in each sequence
+  const at::Tensor& ids() const { return ids_; }              ///< [N] int64
+  const at::Tensor& positions() const { return positions_; }  ///< [N] int64, from 0 in each sequence
   const std::vector<int64_t>& lengths() const { return lengths_; }
   int64_t count() const { return static_cast<int64_t>(lengths_.size()); }  ///< S sequences
   int64_t tokens() const { return ids_.size(0); }                          ///< N

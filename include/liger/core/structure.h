@@ -69,7 +69,6 @@ struct StateShape {
 std::vector<StateShape> state_shapes(const Structure& structure, int64_t head_dim);
 
 /// g of a structure whose decay is a constant of the head (kNone, kRetNet, kLightning).
-double constant_log_decay(const Structure& structure, int64_t kv_head, int64_t kv_heads, int64_t layer,
-                          int64_t layers);
+double constant_log_decay(const Structure& structure, int64_t kv_head, int64_t kv_heads, int64_t layer, int64_t layers);
 
 }  // namespace liger

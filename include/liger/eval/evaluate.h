@@ -57,7 +57,8 @@ struct TaskResult {
 /// exp(loss), and how many tokens that were. Throws Error as score() does, and for rows that have no tokens.
 TaskResult evaluate(CausalLM& model, const Tokenizer& tokenizer, const PreparedTask& task, const EvalOptions& options);
 
-/// Positions the model was made for (2048 if its config does not say): longer requests are cut, longer documents rolled.
+/// Positions the model was made for (2048 if its config does not say): longer requests are cut, longer documents
+/// rolled.
 int64_t max_length(const CausalLM& model);
 
 }  // namespace liger

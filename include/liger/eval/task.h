@@ -48,7 +48,8 @@ struct TaskData {
 };
 
 /// DIR/{task}.{split}.jsonl (or .json, either also .gz or .zst); for a perplexity task `data` may be the file.
-/// Throws Error(kBadInput) if the file is missing (saying its name and columns) or empty, or on a row that is no object.
+/// Throws Error(kBadInput) if the file is missing (saying its name and columns) or empty, or on a row that is no
+/// object.
 TaskData read_task_data(const Task& task, const char* split, const std::filesystem::path& data);
 
 /// A document with everything before its choices, ready to be scored.

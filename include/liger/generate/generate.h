@@ -45,10 +45,11 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
 /// Ids of a text that goes on where another ended: without BOS, maybe none.
 std::vector<int64_t> encode_continuation(const Tokenizer& tokenizer, std::string_view text);
 
-/// Continues `prompt` (at least one id, or none if the conversation has a next token) until EOS (of the config, else of the tokenizer), a stop string or
-/// `max_tokens`. `on_text` gets the text as it becomes certain; its pieces together are Generation::text. The memory
-/// needed is constant in the length of the text for a Liger model. Throws Error(kUsage) on options out of range,
-/// Error(kCancelled) after a signal. A `conversation` is what was read before the prompt, and gets what came of it.
+/// Continues `prompt` (at least one id, or none if the conversation has a next token) until EOS (of the config, else of
+/// the tokenizer), a stop string or `max_tokens`. `on_text` gets the text as it becomes certain; its pieces together
+/// are Generation::text. The memory needed is constant in the length of the text for a Liger model. Throws
+/// Error(kUsage) on options out of range, Error(kCancelled) after a signal. A `conversation` is what was read before
+/// the prompt, and gets what came of it.
 Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const int64_t> prompt,
                     const GenerateOptions& options, const std::function<void(std::string_view)>& on_text = {},
                     Conversation* conversation = nullptr);

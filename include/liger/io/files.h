@@ -79,7 +79,8 @@ void verify_manifest(const std::filesystem::path& dir);
 
 /// How place_file put a file where it should be.
 enum class Placed { kHardLink, kReflink, kCopy };
-/// Puts `from` at `to` the cheapest way the filesystem allows: hard link, reflink, copy. Symbolic links are resolved first.
+/// Puts `from` at `to` the cheapest way the filesystem allows: hard link, reflink, copy. Symbolic links are resolved
+/// first.
 Placed place_file(const std::filesystem::path& from, const std::filesystem::path& to);
 const char* to_string(Placed placed);
 

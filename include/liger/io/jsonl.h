@@ -22,8 +22,8 @@ class JsonlReader {
   ~JsonlReader();
   std::optional<Json> next();
   std::optional<OrderedJson> next_ordered();  ///< the same with its members in file order
-  int64_t line() const;       ///< where the row last returned begins, from 1
-  std::string where() const;  ///< "FILE:LINE"
+  int64_t line() const;                       ///< where the row last returned begins, from 1
+  std::string where() const;                  ///< "FILE:LINE"
 
  private:
   struct Impl;

@@ -15,9 +15,9 @@ namespace liger {
 
 /// The element types of the safetensors format that this library reads and writes, in the format's own order.
 enum class Dtype { kBool, kU8, kI8, kF8E5M2, kF8E4M3, kI16, kU16, kF16, kBF16, kI32, kU32, kF32, kF64, kI64, kU64 };
-const char* to_string(Dtype dtype);          ///< the format's name: "BF16"
-Dtype dtype_from_string(std::string_view);   ///< throws Error(kBadInput) on an unknown name
-size_t item_size(Dtype dtype);               ///< bytes of one element
+const char* to_string(Dtype dtype);         ///< the format's name: "BF16"
+Dtype dtype_from_string(std::string_view);  ///< throws Error(kBadInput) on an unknown name
+size_t item_size(Dtype dtype);              ///< bytes of one element
 
 struct TensorInfo {
   std::string name;

@@ -38,7 +38,8 @@ class CausalLM : public torch::nn::Module {
   /// Random weights: N(0, initializer_range), o_proj and down_proj 1/sqrt(2 layers) of that, norms at their neutral
   /// value.
   explicit CausalLM(ModelConfig config, at::TensorOptions options = at::kFloat);
-  /// A Hugging Face folder, ready to be used (eval()). Throws Error(kBadInput) listing every missing, extra and misshapen tensor.
+  /// A Hugging Face folder, ready to be used (eval()). Throws Error(kBadInput) listing every missing, extra and
+  /// misshapen tensor.
   static std::shared_ptr<CausalLM> load(const std::filesystem::path& dir, const LoadOptions& options = {});
 
   const ModelConfig& config() const { return config_; }

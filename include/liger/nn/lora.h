@@ -30,8 +30,8 @@ class Linear : public torch::nn::Module {
   void add_lora(const LoraModule& module, const LoraConfig& config);
   bool has_lora() const { return lora_a_.defined(); }
   bool has_dora() const { return magnitude_.defined(); }
-  const at::Tensor& lora_a() const { return lora_a_; }          ///< [r, in]; undefined without LoRA
-  const at::Tensor& lora_b() const { return lora_b_; }          ///< [out, r]
+  const at::Tensor& lora_a() const { return lora_a_; }             ///< [r, in]; undefined without LoRA
+  const at::Tensor& lora_b() const { return lora_b_; }             ///< [out, r]
   const at::Tensor& lora_magnitude() const { return magnitude_; }  ///< [out]; undefined without DoRA
   double lora_scale() const { return scale_; }
 

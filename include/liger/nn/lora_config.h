@@ -24,8 +24,8 @@ struct ModuleSelector {
 /// PEFT's where they differ.
 struct LoraConfig {
   int64_t r = 8;
-  double alpha = 8.0;    ///< [lora_alpha]
-  double dropout = 0.0;  ///< [lora_dropout]
+  double alpha = 8.0;                                                  ///< [lora_alpha]
+  double dropout = 0.0;                                                ///< [lora_dropout]
   ModuleSelector targets = {.names = {"q_proj", "k_proj", "v_proj"}};  ///< [target_modules]
   ModuleSelector exclude = {};                                         ///< [exclude_modules] of the targets
   std::vector<int64_t> layers = {};  ///< [layers_to_transform]: only these; empty = all
@@ -33,8 +33,8 @@ struct LoraConfig {
   /// that matches counts.
   std::vector<std::pair<std::string, int64_t>> rank_pattern = {};
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
-  bool rslora = false;                  ///< [use_rslora]: scale alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)
-  bool dora = false;                    ///< [use_dora]: arXiv 2402.09353, see Linear
+  bool rslora = false;  ///< [use_rslora]: scale alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)
+  bool dora = false;    ///< [use_dora]: arXiv 2402.09353, see Linear
   std::string base_model_name_or_path = {};  ///< written to adapter_config.json
 
   /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, modules_to_save, layer_replication

@@ -38,8 +38,8 @@ struct Conversation {
   std::optional<int64_t> next;  ///< the token that comes next and has not been read yet
 };
 
-/// A conversation as a safetensors file, written atomically: layers.N.recurrent.I, layers.N.keys, layers.N.values, seen,
-/// next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
+/// A conversation as a safetensors file, written atomically: layers.N.recurrent.I, layers.N.keys, layers.N.values,
+/// seen, next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
 void save_conversation(const std::filesystem::path& file, const Conversation& conversation, const CausalLM& model);
 /// Throws Error(kBadInput) for a file that is none, is damaged, or comes from another model, adapter or dtype.
 Conversation load_conversation(const std::filesystem::path& file, const CausalLM& model);

@@ -13,9 +13,9 @@ namespace liger {
 /// `adds_one`: Gemma's form, multiplied by (1 + w) before the cast; otherwise cast first, then times w, as Llama does.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, bool adds_one);
 
-/// activation(gates) * ups, [N, I] each, of one dtype; "silu", "gelu" (exact) or "gelu_pytorch_tanh", computed in float32
-/// (float64 for float64). Throws Error on another name. Differentiable once on the CPU, as rms_norm is; both keep their
-/// inputs for that and nothing else.
+/// activation(gates) * ups, [N, I] each, of one dtype; "silu", "gelu" (exact) or "gelu_pytorch_tanh", computed in
+/// float32 (float64 for float64). Throws Error on another name. Differentiable once on the CPU, as rms_norm is; both
+/// keep their inputs for that and nothing else.
 at::Tensor gated_activation(const std::string& name, const at::Tensor& gates, const at::Tensor& ups);
 
 /// Cosines and sines of every position's angles, [N, head_dim / 2] each, float32.
@@ -32,8 +32,7 @@ at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 /// Causal softmax attention of right-padded rows, scale D^-1/2, query heads h reading key/value head h / (H / Hkv).
 ///   q [S, T, H, D], k and v [S, L, Hkv, D] -> [S, T, H, D].
 /// Query t of row s sees keys 0 .. seen[s] + t; `seen` [S] int64, undefined = zeros (then L = T).
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const at::Tensor& seen = {});
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& seen = {});
 
 /// The keys and values a window branch may see beyond the ones given.
 struct WindowContext {

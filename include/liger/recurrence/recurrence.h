@@ -40,8 +40,8 @@ ScanOutputs gated_scan(const ScanInputs& in, ScanMethod method = ScanMethod::kAu
 /// A structure as one layer of a model uses it.
 struct LayerRecurrence {
   const Structure* structure = nullptr;
-  double gate_divisor = 16.0;          ///< where the structure uses one
-  int64_t layer = 0, layers = 1;       ///< for decays that depend on the layer
+  double gate_divisor = 16.0;     ///< where the structure uses one
+  int64_t layer = 0, layers = 1;  ///< for decays that depend on the layer
 
   double divisor() const { return structure->uses_divisor ? gate_divisor : 1.0; }
 };

@@ -36,7 +36,7 @@ class Corpus {
   int64_t end(int64_t row) const { return rows_[row].end; }
   int64_t token(int64_t index) const;
   bool learned(int64_t index) const;
-  std::string where(int64_t row) const;  ///< "FILE:LINE"
+  std::string where(int64_t row) const;                                                              ///< "FILE:LINE"
   int64_t bytes() const { return static_cast<int64_t>(tokens_.size_bytes() + rows_.size_bytes()); }  ///< on disk
 
  private:
@@ -55,16 +55,16 @@ struct Piece {
 /// What one forward pass reads.
 struct MicroBatch {
   Sequences tokens;
-  at::Tensor targets;        ///< [N] int64: the token after each one, or kIgnoredTarget
+  at::Tensor targets;  ///< [N] int64: the token after each one, or kIgnoredTarget
   int64_t target_count = 0;
 };
 
 /// What became of the rows; every number is worth a line in the log.
 struct DatasetCounts {
   int64_t rows = 0;
-  int64_t tokens = 0, targets = 0;          ///< of all samples: read, learned
+  int64_t tokens = 0, targets = 0;                ///< of all samples: read, learned
   int64_t truncated = 0, dropped = 0, split = 0;  ///< rows over max_length
-  int64_t samples_without_target = 0;       ///< left out
+  int64_t samples_without_target = 0;             ///< left out
 };
 
 /// Rows of a corpus cut into samples: chunks of up to max_length tokens (Packing::kConcat) or single rows.

@@ -22,25 +22,25 @@ struct MemoryEstimate {
   std::string peak_at;
 };
 
-/// What a run would do, without a file that stays but the tokens in data.cache: data are loaded and checked, the weights
-/// if there are any, and memory and disk foretold from the shapes, without the model. Then, as asked for, the model is
-/// loaded and one update made on random tokens of the largest shape, with nothing else.
+/// What a run would do, without a file that stays but the tokens in data.cache: data are loaded and checked, the
+/// weights if there are any, and memory and disk foretold from the shapes, without the model. Then, as asked for, the
+/// model is loaded and one update made on random tokens of the largest shape, with nothing else.
 struct DryRun {
   TrainingSetup setup;
   std::optional<MemoryEstimate> memory;  ///< nothing where it cannot be foretold: `not_estimated` says why
   std::string not_estimated;
-  int64_t checkpoint_bytes = 0;   ///< of one, moments included; save.keep + 2 of them exist at a time
-  int64_t token_bytes = 0;        ///< of the token cache
+  int64_t checkpoint_bytes = 0;  ///< of one, moments included; save.keep + 2 of them exist at a time
+  int64_t token_bytes = 0;       ///< of the token cache
   struct Step {
-    double seconds = 0;            ///< of one update, all its micro-batches
-    int64_t peak_memory_bytes = 0; ///< of this process, that update included
+    double seconds = 0;             ///< of one update, all its micro-batches
+    int64_t peak_memory_bytes = 0;  ///< of this process, that update included
   };
   std::optional<Step> step;
 };
 DryRun dry_run(const FinetuneOptions& options, DryRunStep step = DryRunStep::kIfQuick);
 
-/// The same to be read: trainable share, samples and updates, memory, disk, time if it was measured, and the first tokens of the first two
-/// samples beside what is learned of them.
+/// The same to be read: trainable share, samples and updates, memory, disk, time if it was measured, and the first
+/// tokens of the first two samples beside what is learned of them.
 std::string to_text(const DryRun& run);
 OrderedJson to_json(const DryRun& run);
 

@@ -22,8 +22,8 @@ struct AdamWOptions {
   /// Keeps the moments of parameters of 4096 numbers or more in one byte a number (8-bit Adam, arXiv 2110.02861: blocks
   /// of 256, dynamic quantization). They are widened for an update, which uses them unrounded.
   bool eight_bit = false;
-  /// This process is `rank` of `ranks`, each of which holds the moments of its shard of all numbers and updates no other
-  /// (ZeRO stage 1, arXiv 1910.02054). The gradients are whole everywhere.
+  /// This process is `rank` of `ranks`, each of which holds the moments of its shard of all numbers and updates no
+  /// other (ZeRO stage 1, arXiv 1910.02054). The gradients are whole everywhere.
   int rank = 0, ranks = 1;
 };
 

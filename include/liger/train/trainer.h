@@ -60,18 +60,18 @@ struct TrainingSetup {
 
 /// Everything but weights and moments that a run needs to go on exactly as if it had never stopped.
 struct TrainState {
-  int64_t step = 0;            ///< updates done
-  int64_t epoch = 0;           ///< being read, from 0
-  int64_t sample = 0;          ///< of its order, the next to read
-  int64_t tokens = 0;          ///< read so far
-  double seconds = 0;          ///< spent training
-  double loss_sum = 0;         ///< of the tokens learned since the last row of the metrics
+  int64_t step = 0;     ///< updates done
+  int64_t epoch = 0;    ///< being read, from 0
+  int64_t sample = 0;   ///< of its order, the next to read
+  int64_t tokens = 0;   ///< read so far
+  double seconds = 0;   ///< spent training
+  double loss_sum = 0;  ///< of the tokens learned since the last row of the metrics
   int64_t loss_targets = 0;
   std::optional<double> last_loss;  ///< of the last row of the metrics
-  int64_t evaluated_at = -1;   ///< updates done at the last validation
+  int64_t evaluated_at = -1;        ///< updates done at the last validation
   std::optional<double> first_eval_loss, eval_loss, best_eval_loss;
   int64_t best_step = 0;
-  int64_t sampled_at = -1;     ///< updates done when texts were last generated
+  int64_t sampled_at = -1;  ///< updates done when texts were last generated
   Schedule::State schedule;
 };
 
@@ -149,12 +149,12 @@ class Trainer {
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Progress> progress_;
   TrainState state_;
-  std::vector<int64_t> order_;  // of the samples in state_.epoch
-  int64_t first_step_ = 0;      // of this process
+  std::vector<int64_t> order_;               // of the samples in state_.epoch
+  int64_t first_step_ = 0;                   // of this process
   double started_ = 0, seconds_before_ = 0;  // clock at its begin; what processes before it took
-  double row_seconds_ = 0;      // of updates since the last row of the metrics
+  double row_seconds_ = 0;                   // of updates since the last row of the metrics
   int64_t row_tokens_ = 0;
-  double step_seconds_ = 0;     // of all updates of this process
+  double step_seconds_ = 0;  // of all updates of this process
   int64_t step_tokens_ = 0;
   int64_t saved_at_ = -1;
 };
