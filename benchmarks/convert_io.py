@@ -12,85 +12,44 @@ import json
 import os
 import shutil
 import statistics
-import struct
 import subprocess
 import tempfile
 import time
 
-HIDDEN, INTERMEDIATE, VOCABULARY = 2048, 8192, 128256
+from model_folders import random_block, size_of, tensor_shapes, write_safetensors
+
+DTYPE = "bfloat16"
+SHAPE = dict(vocab_size=128256, hidden_size=2048, intermediate_size=8192)
 PIECE = 16 << 20
-
-
-def random_bf16(size):
-    """Numbers of about 0.01 to 0.1 with random mantissas: nothing a disk or file system could compress well."""
-    block = bytearray(os.urandom(size))
-    table = bytes([(0x3c, 0x3d, 0xbc, 0xbd)[i % 4] for i in range(256)])
-    block[1::2] = bytes(block[1::2]).translate(table)
-    return bytes(block)
-
-
-def tensor_shapes(layers):
-    yield "model.embed_tokens.weight", [VOCABULARY, HIDDEN]
-    for i in range(layers):
-        prefix = f"model.layers.{i}."
-        for name in ("q", "k", "v", "o"):
-            yield f"{prefix}self_attn.{name}_proj.weight", [HIDDEN, HIDDEN]
-        yield prefix + "mlp.gate_proj.weight", [INTERMEDIATE, HIDDEN]
-        yield prefix + "mlp.up_proj.weight", [INTERMEDIATE, HIDDEN]
-        yield prefix + "mlp.down_proj.weight", [HIDDEN, INTERMEDIATE]
-        yield prefix + "input_layernorm.weight", [HIDDEN]
-        yield prefix + "post_attention_layernorm.weight", [HIDDEN]
-    yield "model.norm.weight", [HIDDEN]
-
-
-def size_of(shape):
-    product = 2
-    for d in shape:
-        product *= d
-    return product
-
-
-def write_shard(path, tensors, block):
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in sorted(tensors):
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size_of(shape)]}
-        offset += size_of(shape)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for left in range(offset, 0, -PIECE):
-            f.write(block[:min(left, PIECE)])
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def make_checkpoint(folder, gigabytes, block):
     os.makedirs(folder)
-    per_layer = sum(size_of(s) for n, s in tensor_shapes(1) if ".layers." in n)
-    layers = max(1, round((gigabytes * 1e9 - 2 * VOCABULARY * HIDDEN) / per_layer))
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE, "num_hidden_layers": layers, "num_attention_heads": 16,
+    one_layer = dict(tensor_shapes(SHAPE | {"num_hidden_layers": 1}))
+    per_layer = sum(size_of(s, DTYPE) for n, s in one_layer.items() if ".layers." in n)
+    embedding = size_of(one_layer["model.embed_tokens.weight"], DTYPE)
+    config = SHAPE | {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama",
+        "num_hidden_layers": max(1, round((gigabytes * 1e9 - embedding) / per_layer)), "num_attention_heads": 16,
         "num_key_value_heads": 16, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 500000.0,
-        "hidden_act": "silu", "tie_word_embeddings": True, "torch_dtype": "bfloat16"}
+        "hidden_act": "silu", "tie_word_embeddings": True, "torch_dtype": DTYPE}
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(config, f, indent=2)
     shards, room = [], 0
-    for name, shape in tensor_shapes(layers):
-        if size_of(shape) > room:
+    for name, shape in tensor_shapes(config):
+        if size_of(shape, DTYPE) > room:
             shards.append([])
             room = 10**9
         shards[-1].append((name, shape))
-        room -= size_of(shape)
+        room -= size_of(shape, DTYPE)
     weight_map = {}
     for i, tensors in enumerate(shards):
         name = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        write_shard(os.path.join(folder, name), tensors, block)
+        write_safetensors(os.path.join(folder, name), tensors, DTYPE, block)
         weight_map.update((t, name) for t, _ in tensors)
     with open(os.path.join(folder, "model.safetensors.index.json"), "w") as f:
         json.dump({"metadata": {}, "weight_map": weight_map}, f)
-    return sum(size_of(s) for t in shards for _, s in t)
+    return sum(size_of(s, DTYPE) for t in shards for _, s in t)
 
 
 def forget_cache(folder):
@@ -134,7 +93,7 @@ def main():
     work = tempfile.mkdtemp(prefix="liger-convert-io-", dir=args.folder)
     try:
         model, out = os.path.join(work, "model"), os.path.join(work, "out")
-        block = random_bf16(PIECE)
+        block = random_block(DTYPE, PIECE // 2)
         bytes_in = make_checkpoint(model, args.gigabytes, block)
         bytes_out = bytes_in * (2 if args.dtype == "f32" else 1)
         print(f"{bytes_in / 1e9:.2f} GB of bf16 in, {bytes_out / 1e9:.2f} GB of {args.dtype} out", flush=True)

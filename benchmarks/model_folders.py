@@ -1,22 +1,25 @@
-"""Folders of models in the shapes of stories15M and stories110M with random weights, for benchmarks that start the tools.
-Standard library only."""
+"""Folders of models with random weights, for benchmarks that start the tools. Standard library only."""
 import json
+import math
 import os
 import struct
 
 VOCABULARY = 32000
+# The shapes of stories15M and stories110M.
 MODELS = {
-    "15M": dict(hidden_size=288, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6),
-    "110M": dict(hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12),
+    "15M": dict(vocab_size=VOCABULARY, hidden_size=288, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6),
+    "110M": dict(vocab_size=VOCABULARY, hidden_size=768, intermediate_size=2048, num_hidden_layers=12,
+                 num_attention_heads=12),
 }
 BYTES = {"float32": 4, "bfloat16": 2}
-PIECE = 1 << 20  # numbers
+NAMES = {"float32": "F32", "bfloat16": "BF16"}  # in a safetensors file
 
 
-def tensor_shapes(shape):
-    hidden, intermediate = shape["hidden_size"], shape["intermediate_size"]
-    yield "model.embed_tokens.weight", [VOCABULARY, hidden]
-    for i in range(shape["num_hidden_layers"]):
+def tensor_shapes(config):
+    """Name and shape of every tensor of a Llama with tied embeddings and as many key heads as query heads."""
+    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
+    yield "model.embed_tokens.weight", [config["vocab_size"], hidden]
+    for i in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{i}."
         for name in ("q", "k", "v", "o"):
             yield f"{prefix}self_attn.{name}_proj.weight", [hidden, hidden]
@@ -28,28 +31,34 @@ def tensor_shapes(shape):
     yield "model.norm.weight", [hidden]
 
 
-def random_numbers(dtype):
-    """Magnitudes of 1/128 to 1/32 with random mantissas and signs, the same for every tensor: only sizes count here."""
+def random_block(dtype, numbers):
+    """Magnitudes of 1/128 to 1/8 with random mantissas and signs: nothing a disk or file system could compress well."""
     size = BYTES[dtype]
-    block = bytearray(os.urandom(PIECE * size))
-    block[size - 1::size] = bytes(block[size - 1::size]).translate(bytes((0x3c, 0xbc)[i % 2] for i in range(256)))
+    block = bytearray(os.urandom(numbers * size))
+    table = bytes((0x3c, 0x3d, 0xbc, 0xbd)[i % 4] for i in range(256))
+    block[size - 1::size] = bytes(block[size - 1::size]).translate(table)
     return bytes(block)
 
 
-def write_weights(path, shape, dtype):
-    header, offset, tensors = {}, 0, sorted(tensor_shapes(shape))
-    for name, sizes in tensors:
-        bytes_ = BYTES[dtype] * sizes[0] * (sizes[1] if len(sizes) > 1 else 1)
-        header[name] = {"dtype": {"float32": "F32", "bfloat16": "BF16"}[dtype], "shape": sizes,
-                        "data_offsets": [offset, offset + bytes_]}
-        offset += bytes_
+def size_of(shape, dtype):
+    return BYTES[dtype] * math.prod(shape)
+
+
+def write_safetensors(path, tensors, dtype, block):
+    """The numbers are `block` over and over: for what is measured here only their amount counts."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in sorted(tensors):
+        end = offset + size_of(shape, dtype)
+        header[name] = {"dtype": NAMES[dtype], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    block = random_numbers(dtype)
     with open(path, "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
         for left in range(offset, 0, -len(block)):
             f.write(block[:min(left, len(block))])
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def write_tokenizer(folder):
@@ -74,12 +83,12 @@ def write_tokenizer(folder):
 
 
 def make_model(folder, model, dtype):
-    shape = MODELS[model]
     os.makedirs(folder)
-    config = dict(shape, architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=VOCABULARY,
-                  num_key_value_heads=shape["num_attention_heads"], max_position_embeddings=65536, rms_norm_eps=1e-6,
+    config = dict(MODELS[model], architectures=["LlamaForCausalLM"], model_type="llama",
+                  num_key_value_heads=MODELS[model]["num_attention_heads"], max_position_embeddings=65536, rms_norm_eps=1e-6,
                   hidden_act="silu", tie_word_embeddings=True, torch_dtype=dtype, bos_token_id=0, eos_token_id=1)
     with open(os.path.join(folder, "config.json"), "w") as f:
         json.dump(config, f)
     write_tokenizer(folder)
-    write_weights(os.path.join(folder, "model.safetensors"), shape, dtype)
+    write_safetensors(os.path.join(folder, "model.safetensors"), tensor_shapes(config), dtype,
+                      random_block(dtype, 1 << 20))

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <limits>
-
 #include <mutex>
 
 #include "core/address_range.h"

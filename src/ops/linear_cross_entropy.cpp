@@ -222,11 +222,10 @@ struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
 
 int64_t linear_cross_entropy_bytes(int64_t rows, int64_t width, int64_t vocab_size, at::ScalarType type,
                                    bool weight_needs_grad) {
-  const bool narrow = type == at::kBFloat16 || type == at::kHalf;
-  const int64_t element = narrow ? 4 : static_cast<int64_t>(c10::elementSize(type));
+  const auto given = static_cast<int64_t>(c10::elementSize(type)), element = std::max<int64_t>(4, given);
   if (weight_needs_grad) return std::min(rows, block_rows(vocab_size)) * (vocab_size + 2 * width) * element;
   const int64_t block = std::min(rows, kPieceRows), piece = std::min(vocab_size, kPieceTokens);
-  return (block * (kPieceTokens + 4 * width) + (narrow ? piece * width : 0)) * element;
+  return (block * (kPieceTokens + 4 * width) + (given < element ? piece * width : 0)) * element;
 }
 
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {

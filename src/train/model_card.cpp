@@ -83,8 +83,8 @@ std::string usage(const TrainingSetup& setup) {
   }
   if (!setup.model->config().liger) return out.str();
   out << "\nIn Python, Liger layers need the published Liger modeling code.";
-  const std::optional<LigerConfig>&stored = setup.base_config.liger, &here = setup.model->config().liger;
-  const bool as_stored = stored && to_json(*stored) == to_json(*here);
+  const std::optional<LigerConfig>& stored = setup.base_config.liger;
+  const bool as_stored = stored && to_json(*stored) == to_json(*setup.model->config().liger);
   if (setup.lora && !as_stored) {
     out << " The base's config.json does not say them: `liger-convert` makes a folder of the same weights that does.";
   }
