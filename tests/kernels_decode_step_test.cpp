@@ -88,7 +88,7 @@ class Kernel {
       args_.features = kernel_features(settings.recurrence, shape.Hkv, kKernelDevice);
       args_.delta_rule = structure->delta_rule;
       args_.reads_before_decay = structure->reads_before_decay;
-      args_.normalizes = structure->normalizes;
+      args_.normalizes = structure->normalizes();
       args_.slots = structure->slots;
     }
     args_.window = settings.window;

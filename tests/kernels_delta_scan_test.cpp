@@ -273,7 +273,7 @@ TEST_P(RawDeltaScanKernel, EqualsTheDefinition) {
   const Problem p = make_problem(shape, type, 1, /*raw=*/true);
   const Leaves raw = {leaf(p.q), leaf(p.k), leaf(p.v), {}, {}, leaf(p.states)};
   const auto batch = [](const at::Tensor& x) { return x.unsqueeze(0); };
-  const RecurrenceOutputs out = recurrence(layer, batch(raw.q), batch(raw.k), batch(raw.v), {raw.states});
+  const RecurrenceOutputs out = recurrence(layer, {batch(raw.q), batch(raw.k), batch(raw.v), {raw.states}});
   const auto d = torch::autograd::grad({loss(p, out.o.squeeze(0), out.states[0])}, {raw.q, raw.k, raw.v, raw.states});
 
   const Outputs got = run_kernels(p, type, {features_of(*layer.structure, layer.divisor())});

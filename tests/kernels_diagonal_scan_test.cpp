@@ -293,7 +293,7 @@ TEST_P(RawDiagonalScanKernel, EqualsTheDefinition) {
     const Scan scan(shape, type, 1);
     const kernels::Features features = kernel_features(layer, shape.Hkv, kKernelDevice);
     const auto run = [&](const std::vector<at::Tensor>& x) {
-      const RecurrenceOutputs out = recurrence(layer, x[0], x[1], x[2], {x[4]});
+      const RecurrenceOutputs out = recurrence(layer, {x[0], x[1], x[2], {x[4]}});
       return ScanOutputs{out.o, out.states[0]};
     };
     OnDevice device(scan, type, features, {});

@@ -11,7 +11,6 @@
 #include "liger/convert/convert.h"
 #include "liger/error.h"
 #include "liger/io/tokenizer.h"
-#include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
 
@@ -19,18 +18,6 @@ namespace liger {
 namespace {
 
 namespace fs = std::filesystem;
-
-// The weights of linear modules: every matrix but the embedding.
-std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& model) {
-  const std::string suffix = ".weight";
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const ExpectedTensor& tensor : expected_tensors(model)) {
-    const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
-    if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
-    shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
-  }
-  return shapes;
-}
 
 at::Tensor probe_logits(const fs::path& model, const fs::path& adapter, const Sequences& tokens) {
   LoadOptions options;
@@ -45,7 +32,7 @@ at::Tensor probe_logits(const fs::path& model, const fs::path& adapter, const Se
 std::map<std::string, RowEdit> merge_edits(const fs::path& adapter, const ModelConfig& model) {
   std::map<std::string, RowEdit> edits;
   if (adapter.empty()) return edits;
-  for (const LoraTensors& module : read_adapter(adapter, linear_shapes(model)).modules) {
+  for (const LoraTensors& module : read_adapter(adapter, model).modules) {
     const at::Tensor a = module.a.to(at::kFloat), b = module.b.to(at::kFloat);
     const at::Tensor magnitude = module.magnitude.defined() ? module.magnitude.to(at::kFloat) : at::Tensor();
     edits[module.module.path + ".weight"] = [=, scale = module.module.scale](int64_t first, std::span<float> rows) {

@@ -1,4 +1,7 @@
 #include <cmath>
+#include <map>
+#include <mutex>
+#include <tuple>
 
 #include "liger/core/structure.h"
 
@@ -78,7 +81,7 @@ const std::vector<Structure>& structures() {
        .summary = "matrix LSTM: a forget gate and a normalizer",
        .forgets = "its decay is sigmoid(mean of k)",
        .decay = kLogSigmoid,
-       .normalizes = true},
+       .normalizer = Normalizer::kAtLeastOne},
       {.name = "retnet",
        .architecture = "RetNet",
        .kind = kFixed,  // arXiv 2307.08621
@@ -141,10 +144,40 @@ const Structure* find_structure(const std::string& name) {
   return nullptr;
 }
 
+int64_t Structure::feature_dim(int64_t head_dim) const {
+  return key == FeatureMap::kSoftmaxPair || key == FeatureMap::kExpPair ? 2 * head_dim : head_dim;
+}
+
+std::string refuses_choices(const Structure& s, std::optional<FeatureMap> features,
+                            std::optional<Normalizer> normalizer) {
+  const std::string name = s.name;
+  if (features && (s.window_only || s.query != FeatureMap::kSoftmax || s.key != FeatureMap::kSoftmax))
+    return name + " has no features to choose: " + s.summary;
+  if (!normalizer || *normalizer == s.normalizer) return {};
+  if (s.window_only || s.slots || s.delta_rule || s.reads_before_decay) return name + " has no sum of keys to divide by: " + s.summary;
+  if (s.normalizes()) return name + " has a normalizer of its own";
+  const FeatureMap query = features.value_or(s.query), key = features.value_or(s.key);
+  if (query == FeatureMap::kIdentity || key == FeatureMap::kIdentity)
+    return "a sum of keys can be divided by only where features are not negative";
+  return {};
+}
+
+const Structure* with_choices(const Structure& structure, std::optional<FeatureMap> features,
+                              std::optional<Normalizer> normalizer) {
+  if (!features && !normalizer) return &structure;
+  static std::mutex mutex;
+  static std::map<std::tuple<std::string, FeatureMap, FeatureMap, Normalizer>, Structure> known;
+  Structure chosen = structure;
+  if (features) chosen.query = chosen.key = *features;
+  if (normalizer) chosen.normalizer = *normalizer;
+  const std::lock_guard lock(mutex);
+  return &known.try_emplace({chosen.name, chosen.query, chosen.key, chosen.normalizer}, chosen).first->second;
+}
+
 std::vector<StateShape> state_shapes(const Structure& structure, int64_t head_dim) {
   if (structure.window_only) return {};
   if (structure.slots) return {{head_dim, head_dim}, {head_dim, head_dim}};
-  return {{head_dim, head_dim + (structure.normalizes ? 1 : 0)}};
+  return {{structure.feature_dim(head_dim), head_dim + (structure.normalizes() ? 1 : 0)}};
 }
 
 double constant_log_decay(const Structure& structure, int64_t kv_head, int64_t kv_heads, int64_t layer,

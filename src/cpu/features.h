@@ -43,6 +43,25 @@ struct RowMaps {
 
   T inverse_norm(const T* x) const { return 1 / std::sqrt(dot(x, x) + T(1e-6)); }
 
+  static T larger_of(T a, T b) { return a > b ? a : b; }
+  static Vec<T> held(Vec<T> x) {
+    constexpr T kMost = static_cast<T>(kLargestExponent);
+    return max<T>(min<T>(x, splat(kMost)), splat(-kMost));
+  }
+  /// y [2 D] = (f(x), f(-x)), its padding 0.
+  template <typename Function>
+  void pair(const T* x, T* y, const Function& f) const {
+    each([&](int64_t d) { store(y + d, f(load(x + d))); });
+    int64_t d = 0;
+    for (; d + kWidth<T> <= D; d += kWidth<T>) store(y + D + d, f(-load(x + d)));
+    if (d < D) {
+      const Vec<T> last = f(-load(x + d));
+      for (int64_t i = 0; d + i < D; ++i) y[D + d + i] = last[i];
+    }
+    RowMaps{2 * D}.clear_padding(y);
+  }
+
+  /// `y` has room for whole vectors of all features.
   void map(FeatureMap how, const T* x, T* y) const {
     switch (how) {
       case FeatureMap::kIdentity: return each([&](int64_t d) { store(y + d, load(x + d)); });
@@ -54,6 +73,15 @@ struct RowMaps {
       case FeatureMap::kComplement:
         each([&](int64_t d) { store(y + d, sigmoid<T>(-load(x + d))); });
         return clear_padding(y);
+      case FeatureMap::kExpPair: return pair(x, y, [](Vec<T> z) { return exp(held(z)); });
+      case FeatureMap::kSoftmaxPair: {
+        T largest = 0;
+        for (int64_t d = 0; d < D; ++d) largest = larger_of(largest, std::abs(x[d]));
+        pair(x, y, [&](Vec<T> z) { return exp(z - largest); });
+        const RowMaps both{2 * D};
+        const T inverse = 1 / (both.mean(y) * static_cast<T>(2 * D));
+        return both.each([&](int64_t d) { store(y + d, load(y + d) * inverse); });
+      }
     }
   }
   /// dx += the gradient through y = map(x).
@@ -70,6 +98,15 @@ struct RowMaps {
           const Vec<T> value = load(y + d);
           store(dx + d, load(dx + d) - value * (T(1) - value) * load(dy + d));
         });
+      case FeatureMap::kExpPair:
+        for (int64_t d = 0; d < D; ++d)
+          if (std::abs(x[d]) <= T(kLargestExponent)) dx[d] += y[d] * dy[d] - y[D + d] * dy[D + d];
+        return;
+      case FeatureMap::kSoftmaxPair: {
+        const T mean = RowMaps{2 * D}.dot(y, dy);
+        for (int64_t d = 0; d < D; ++d) dx[d] += y[d] * (dy[d] - mean) - y[D + d] * (dy[D + d] - mean);
+        return;
+      }
     }
   }
 
@@ -80,16 +117,16 @@ struct RowMaps {
   }
 };
 
-/// g(x) and dg/dx of the decays that depend on the key.
+/// g(x) and dg/dx of the decays that depend on the key, times `factor`.
 template <typename T>
-inline Vec<T> log_decay(Decay decay, Vec<T> x, T inverse_divisor) {
-  if (decay == Decay::kExp) return -exp(min<T>(x, splat(T(20))));
-  return -softplus<T>(decay == Decay::kLogSigmoid ? -x : x) * inverse_divisor;
+inline Vec<T> log_decay(Decay decay, Vec<T> x, T factor) {
+  if (decay == Decay::kExp) return -exp(min<T>(x, splat(T(20)))) * factor;
+  return -softplus<T>(decay == Decay::kLogSigmoid ? -x : x) * factor;
 }
 template <typename T>
-inline Vec<T> log_decay_slope(Decay decay, Vec<T> x, T inverse_divisor) {
-  if (decay == Decay::kExp) return x < T(20) ? -exp(x) : Vec<T>{};
-  return (decay == Decay::kLogSigmoid ? sigmoid<T>(-x) : -sigmoid<T>(x)) * inverse_divisor;
+inline Vec<T> log_decay_slope(Decay decay, Vec<T> x, T factor) {
+  if (decay == Decay::kExp) return (x < T(20) ? -exp(x) : Vec<T>{}) * factor;
+  return (decay == Decay::kLogSigmoid ? sigmoid<T>(-x) : -sigmoid<T>(x)) * factor;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "liger/core/head_scalars.h"
 #include "liger/core/structure.h"
 
 namespace liger {
@@ -14,7 +15,7 @@ namespace liger {
 enum class Element { kFloat, kBFloat16, kDouble };
 
 /// One sequence and one key/value head of a layer's token mixer: a structure's recurrence, a window of softmax
-/// attention, or both:  o = window_share * window + (1 - window_share) * recurrence.
+/// attention, or both, mixed as MixSettings (nn/fused_mix.h) says.
 struct MixHead {
   Element element;
   int64_t tokens, group, D;    ///< group: query heads that share the key/value head
@@ -23,6 +24,11 @@ struct MixHead {
   double constant_log_decay;   ///< of this head, where the structure is not gated
   int64_t window, sinks;       ///< window 0: recurrence only
   double window_share;
+  bool rotates_features, beyond_window;
+  /// Of the compute type: number `s` (HeadScalar) of query head h is scalars[s * scalars_row + h], of the key/value head
+  /// kv_scalars[s * scalars_row]; nullptr: the defaults.
+  const void *scalars, *kv_scalars;
+  int64_t scalars_row;
   int64_t seen;                 ///< tokens of the sequence before these
   const void *q, *k, *v;        ///< as projected: [tokens][group][D], [tokens][D] twice, a token's vectors contiguous
   int64_t q_stride, kv_stride;  ///< elements from one token to the next
@@ -32,10 +38,11 @@ struct MixHead {
 /// What a pass reads and leaves beside the head's inputs. Floats are of the compute type.
 struct MixForward {
   void* o;          ///< as q, with its strides
-  void* states[2];  ///< [D][columns] (state_shapes()), in and out; the second for slots only
+  void* states[2];  ///< [rows][columns] (state_shapes()), in and out; the second for slots only
   /// [window + sinks][D], rotated keys and values, position p in slot p % window, sink j in window + j; in and out;
   /// nullptr: the sequence starts and ends here.
   void *ring_keys, *ring_values;
+  void* ring_raw_keys;  ///< keys as projected in the same slots, with beyond_window
   void* checkpoints;  ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
   void* lse;          ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
 };
@@ -44,7 +51,8 @@ struct MixBackward {
   const void *checkpoints, *lse;  ///< as the forward pass left them
   const void* grad_o;             ///< as q
   void *dq, *dk, *dv;             ///< as q, k, v
-  void* dstates[2];               ///< [D][columns]: in, gradients of the last states; out, of the first
+  void* dstates[2];               ///< as states: in, gradients of the last; out, of the first
+  void* d_scalars;  ///< [kHeadScalars][group], those of the key/value head in the first column; nullptr = not wanted
 };
 
 /// One sequence and one key/value head of a scan whose inputs are ready: features, log-decays and strengths.

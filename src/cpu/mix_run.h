@@ -4,10 +4,8 @@
 
 #include <optional>
 
-#include "cpu/kernels.h"
+#include "cpu/mix_rows.h"
 #include "cpu/passes.h"
-#include "cpu/structure_run.h"
-#include "cpu/window.h"
 
 namespace liger {
 namespace {
@@ -20,21 +18,27 @@ class MixRun {
   using Pass = std::conditional_t<kBackward, MixBackward, MixForward>;
 
   MixRun(const MixHead& head, Workspace& space)
-      : head_(head), ahead_(space.ahead), raw_(rows(space.shared)), mixed_(wide_rows(space.shared)) {
+      : head_(head),
+        ahead_(space.ahead),
+        raw_(head.group, head.D, space.shared),
+        mixed_(wide_rows(space.shared)),
+        source_(head, space.shared),
+        window_share_(space.shared.take<T>(rows())) {
     if (head.structure) {
-      linear_.emplace(StructureHead{head.structure, head.group, head.D, head.divisor, head.constant_log_decay},
+      const Scalars<T> scalars(head);
+      const double gate = std::exp(static_cast<double>(scalars.of_key(kLogGate, 0)));
+      linear_.emplace(StructureHead{head.structure, head.group, head.D, gate / head.divisor,
+                                    gate * head.constant_log_decay},
                       space.shared, space.ahead);
       state_scalars_ = linear_->states() * linear_->state_size();
       linear_out_ = wide_rows(space.shared);
     }
     states_ = space.own.take<T>(state_scalars_);
-    if constexpr (kBackward) {
-      grad_ = rows(space.shared);
-      window_grad_ = rows(space.shared);
-    }
     if (head.window > 0)
       window_.emplace(WindowShape{head.group, head.D, head.window, head.sinks, head.tokens, head.seen}, space.own,
                       space.shared);
+    lse_ = space.shared.take<T>(rows());
+    if constexpr (kBackward) grads_.emplace(head, source_.own(), space);
   }
 
   int64_t state_scalars() const { return state_scalars_; }
@@ -52,6 +56,7 @@ class MixRun {
   {
     if (window_ && pass_.ring_keys)
       window_->store_state(static_cast<T*>(pass_.ring_keys), static_cast<T*>(pass_.ring_values));
+    if (pass_.ring_raw_keys) store_raw_keys(static_cast<T*>(pass_.ring_raw_keys));
     store_states(pass_.states);
   }
 
@@ -68,6 +73,7 @@ class MixRun {
     requires kBackward
   {
     store_states(pass_.dstates);
+    if (pass_.d_scalars) store_row(grads_->scalars, kHeadScalars * head_.group, static_cast<T*>(pass_.d_scalars));
   }
   const T* states() const { return states_; }
   auto* checkpoints() const { return static_cast<std::conditional_t<kBackward, const T, T>*>(pass_.checkpoints); }
@@ -76,28 +82,22 @@ class MixRun {
     requires(!kBackward)
   {
     load_inputs(first, n, /*queries=*/true);
-    const T share = static_cast<T>(head_.window_share);
     if (linear_) {
       T* states[2];
-      linear_->forward(n, raw_, split(states_, states), linear_out_);
+      linear_->forward(n, source_.rows(first, n, raw_, &pass_, true), split(states_, states), linear_out_);
     }
+    T* lse = lse_;
     if (window_) {
-      T* lse = static_cast<T*>(pass_.lse);
+      if (pass_.lse) lse = static_cast<T*>(pass_.lse) + first * head_.group;
       ahead_.some();
-      window_->chunk(first, n, raw_.q, raw_.k, raw_.v, cos(first), sin(first), mixed_,
-                     lse ? lse + first * head_.group : nullptr);
+      window_->chunk(first, n, raw_.q, raw_.k, raw_.v, cos(first), sin(first), mixed_, lse);
     }
-    const int64_t Dp = padded<T>(head_.D);
+    if (linear_ && window_) mix(n, lse);
+    const T* out = window_ ? mixed_ : linear_out_;
     E* o = static_cast<E*>(pass_.o);
-    for (int64_t i = 0; i < n; ++i)
-      for (int64_t h = 0; h < head_.group; ++h) {
-        const int64_t at = (h * kChunk + i) * Dp;
-        if (linear_ && window_) {
-          for (int64_t d = 0; d < Dp; d += kWidth<T>)
-            store(mixed_ + at + d, load(mixed_ + at + d) * share + load(linear_out_ + at + d) * (1 - share));
-        }
-        store_row((window_ ? mixed_ : linear_out_) + at, head_.D, o + (first + i) * head_.q_stride + h * head_.D);
-      }
+    each_query(n, [&](int64_t h, int64_t i, int64_t row) {
+      store_row(out + row * Dp(), head_.D, o + (first + i) * head_.q_stride + h * head_.D);
+    });
   }
 
   void advance(int64_t first, int64_t n, const T* from, T* to) {
@@ -105,29 +105,44 @@ class MixRun {
     load_inputs(first, n, /*queries=*/false);
     const T* before[2];
     T* after[2];
-    linear_->advance(n, raw_, split(from, before), split(to, after));
+    linear_->advance(n, source_.rows(first, n, raw_, nullptr, false), split(from, before), split(to, after));
   }
 
   void backward(int64_t first, int64_t n, const T* before)
     requires kBackward
   {
-    clear(grad_);
+    MixGradients<T>& g = *grads_;
+    g.raw.clear(head_.group, head_.D);
     load_keys(first);
     load_inputs(first, n, /*queries=*/true);
-    const T share = static_cast<T>(head_.window_share);
+    load_heads(static_cast<const E*>(pass_.grad_o), first, n, mixed_);
+    const T* lse = static_cast<const T*>(pass_.lse) + first * head_.group;
+    LinearRows<T> rows = {};
+    const T* states[2];
+    T* dstates[2];
+    const bool wants_outputs = linear_ && (head_.structure->normalizes() || pass_.d_scalars);
     if (linear_) {
-      load_grad_o(first, n, window_ ? 1 - share : T(1));
-      const T* states[2];
-      T* dstates[2];
-      linear_->backward(n, raw_, split(before, states), mixed_, split(states_, dstates), grad_);
+      rows = source_.rows(first, n, raw_, nullptr, true);
+      linear_->prepare(n, rows, split(before, states), wants_outputs ? linear_out_ : nullptr);
     }
+    const bool shares = linear_ && window_ && head_.structure->normalizer == Normalizer::kShared;
     if (window_) {
-      load_grad_o(first, n, linear_ ? share : T(1));
-      const T* lse = static_cast<const T*>(pass_.lse) + first * head_.group;
+      window_shares(n, lse);
+      if (wants_outputs)
+        each_query(n, [&](int64_t, int64_t, int64_t row) {
+          g.along[row] = dot(linear_out_ + row * Dp(), mixed_ + row * Dp());
+        });
       ahead_.some();
-      window_->chunk(first, n, raw_.q, mixed_, lse, cos(first), sin(first), window_grad_.q, window_grad_.k,
-                     window_grad_.v);
+      window_->chunk(first, n, raw_.q, mixed_, lse, {window_share_, shares ? g.along : nullptr, g.mean}, cos(first),
+                     sin(first), g.window.q, g.window.k, g.window.v);
       add_window_gradients(n);
+    }
+    if (linear_) {
+      const LinearRows<T> d = g.linear_rows();
+      if (window_) weigh_linear(n, shares);
+      linear_->backward(n, rows, states, linear_out_, mixed_, shares ? g.mass : nullptr, split(states_, dstates), d,
+                        pass_.d_scalars ? &g.scalar(kLogGate, 0) : nullptr);
+      if (source_.own()) linear_gradients(first, n, rows, d);
     }
     store_gradients(first, n);
   }
@@ -153,22 +168,22 @@ class MixRun {
 
  private:
   using Window = std::conditional_t<kBackward, WindowBackward<T>, WindowForward<T>>;
+  struct Nothing {};
+  using Gradients = std::conditional_t<kBackward, std::optional<MixGradients<T>>, Nothing>;
 
-  T* wide_rows(Arena& arena) { return arena.take<T>(head_.group * kChunk * padded<T>(head_.D)); }
-  RawRows<T> rows(Arena& arena) {
-    const int64_t size = kChunk * padded<T>(head_.D);
-    T* q = wide_rows(arena);
-    T* k = arena.take<T>(size);
-    return {q, k, arena.take<T>(size)};
-  }
-  void clear(const RawRows<T>& rows) {
-    const size_t bytes = sizeof(T) * static_cast<size_t>(kChunk * padded<T>(head_.D));
-    std::memset(rows.q, 0, bytes * static_cast<size_t>(head_.group));
-    std::memset(rows.k, 0, bytes);
-    std::memset(rows.v, 0, bytes);
-  }
+  int64_t Dp() const { return padded<T>(head_.D); }
+  int64_t rows() const { return head_.group * kChunk; }
+  T* wide_rows(Arena& arena) { return arena.take<T>(rows() * Dp()); }
   const float* cos(int64_t first) const { return head_.cos + first * (head_.D / 2); }
   const float* sin(int64_t first) const { return head_.sin + first * (head_.D / 2); }
+  T dot(const T* a, const T* b) const { return RowMaps<T>{head_.D}.dot(a, b); }
+
+  // Calls visit(h, i, row of [group][kChunk]) for the queries of n tokens.
+  template <typename Visit>
+  void each_query(int64_t n, const Visit& visit) const {
+    for (int64_t h = 0; h < head_.group; ++h)
+      for (int64_t i = 0; i < n; ++i) visit(h, i, h * kChunk + i);
+  }
 
   // The blocks of one or two states.
   template <typename P>
@@ -179,34 +194,110 @@ class MixRun {
   }
   void load_states(void* const* from) {
     for (int i = 0; linear_ && i < linear_->states(); ++i)
-      load_matrix(static_cast<const T*>(from[i]), head_.D, linear_->state_columns(),
+      load_matrix(static_cast<const T*>(from[i]), linear_->state_rows(), linear_->state_columns(),
                   states_ + i * linear_->state_size(), linear_->state_row());
   }
   void store_states(void* const* to) const {
     for (int i = 0; linear_ && i < linear_->states(); ++i)
-      store_matrix(states_ + i * linear_->state_size(), linear_->state_row(), head_.D, linear_->state_columns(),
-                   static_cast<T*>(to[i]));
+      store_matrix(states_ + i * linear_->state_size(), linear_->state_row(), linear_->state_rows(),
+                   linear_->state_columns(), static_cast<T*>(to[i]));
+  }
+  // As the window stores its rotated keys.
+  void store_raw_keys(T* ring) const {
+    const auto store_slot = [&](int64_t token, int64_t slot) {
+      load_row(static_cast<const E*>(head_.k) + token * head_.kv_stride, head_.D, raw_.k);
+      store_row(raw_.k, head_.D, ring + slot * head_.D);
+    };
+    for (int64_t token = larger(0, head_.tokens - head_.window); token < head_.tokens; ++token)
+      store_slot(token, (head_.seen + token) % head_.window);
+    for (int64_t j = head_.seen; j < smaller(head_.sinks, head_.seen + head_.tokens); ++j)
+      store_slot(j - head_.seen, head_.window + j);
   }
 
-  template <typename From, typename To>
-  void load_rows(const From* from, int64_t stride, int64_t n, To* to) {
-    const int64_t Dp = padded<T>(head_.D);
-    for (int64_t i = 0; i < n; ++i) load_row(from + i * stride, head_.D, to + i * Dp);
-    std::memset(to + n * Dp, 0, sizeof(T) * static_cast<size_t>((kChunk - n) * Dp));
-  }
   void load_heads(const E* from, int64_t first, int64_t n, T* to) {
     for (int64_t h = 0; h < head_.group; ++h)
-      load_rows(from + first * head_.q_stride + h * head_.D, head_.q_stride, n, to + h * kChunk * padded<T>(head_.D));
+      load_rows(from + first * head_.q_stride + h * head_.D, head_.q_stride, n, head_.D, to + h * kChunk * Dp());
   }
   void load_inputs(int64_t first, int64_t n, bool queries) {
     if (queries) load_heads(static_cast<const E*>(head_.q), first, n, raw_.q);
-    load_rows(static_cast<const E*>(head_.k) + first * head_.kv_stride, head_.kv_stride, n, raw_.k);
-    load_rows(static_cast<const E*>(head_.v) + first * head_.kv_stride, head_.kv_stride, n, raw_.v);
+    load_rows(static_cast<const E*>(head_.k) + first * head_.kv_stride, head_.kv_stride, n, head_.D, raw_.k);
+    load_rows(static_cast<const E*>(head_.v) + first * head_.kv_stride, head_.kv_stride, n, head_.D, raw_.v);
   }
-  void load_grad_o(int64_t first, int64_t n, T scale) {
-    load_heads(static_cast<const E*>(pass_.grad_o), first, n, mixed_);
-    for (int64_t at = 0; at < head_.group * kChunk * padded<T>(head_.D); at += kWidth<T>)
-      store(mixed_ + at, load(mixed_ + at) * scale);
+
+  // What the window's output of each query counts,
+  void window_shares(int64_t n, const T* lse) {
+    const Scalars<T> scalars(head_);
+    const bool shares = linear_ && head_.structure->normalizer == Normalizer::kShared;
+    each_query(n, [&](int64_t h, int64_t, int64_t row) {
+      if (!linear_) {
+        window_share_[row] = 1;
+      } else if (!shares) {
+        window_share_[row] = scalars.of_query(kWindowWeight, h, static_cast<T>(head_.window_share));
+      } else {
+        const T mass = linear_->mass()[row], weight = scalars.of_query(kLinearWeight, h, 0);
+        window_share_[row] = mass > 0 ? 1 / (1 + std::exp(weight + std::log(mass) - lse[row])) : 1;
+      }
+    });
+  }
+  // and what the recurrence's does.
+  T linear_share(int64_t h, int64_t row) const {
+    if (head_.structure->normalizer == Normalizer::kShared) return 1 - window_share_[row];
+    return Scalars<T>(head_).of_query(kLinearWeight, h, static_cast<T>(1 - head_.window_share));
+  }
+  void mix(int64_t n, const T* lse) {
+    window_shares(n, lse);
+    each_query(n, [&](int64_t h, int64_t, int64_t row) {
+      const T share = window_share_[row], rest = linear_share(h, row);
+      T *to = mixed_ + row * Dp(), *linear = linear_out_ + row * Dp();
+      for (int64_t d = 0; d < Dp(); d += kWidth<T>) store(to + d, load(to + d) * share + load(linear + d) * rest);
+    });
+  }
+
+  // Backward: grad_o becomes that of the recurrence's output, and what the shares depend on gets its part.
+  void weigh_linear(int64_t n, bool shares) {
+    MixGradients<T>& g = *grads_;
+    std::memset(g.mass, 0, sizeof(T) * static_cast<size_t>(rows()));
+    each_query(n, [&](int64_t h, int64_t, int64_t row) {
+      const T rest = linear_share(h, row);
+      T* d = mixed_ + row * Dp();
+      for (int64_t c = 0; c < Dp(); c += kWidth<T>) store(d + c, load(d + c) * rest);
+      if (shares) {
+        const T mass = linear_->mass()[row], d_log_mass = -window_share_[row] * rest * (g.mean[row] - g.along[row]);
+        g.mass[row] = mass > 0 ? d_log_mass / mass : 0;
+        g.scalar(kLinearWeight, h) += mass > 0 ? d_log_mass : 0;
+      } else if (pass_.d_scalars) {
+        g.scalar(kWindowWeight, h) += g.mean[row];
+        g.scalar(kLinearWeight, h) += g.along[row];
+      }
+    });
+  }
+
+  // The gradients `d` of the rows that the recurrence read, to those of the tokens they were made of.
+  void linear_gradients(int64_t first, int64_t n, const LinearRows<T>& rows, const LinearRows<T>& d) {
+    MixGradients<T>& g = *grads_;
+    const Scalars<T> scalars(head_);
+    for (int64_t h = 0; h < head_.group; ++h) {
+      const int64_t at = h * kChunk * Dp();
+      g.scalar(kQueryScale, h) +=
+          source_.give(n, raw_.q + at, d.q + at, first, scalars.of_query(kQueryScale, h, 1), g.raw.q + at);
+    }
+    const T scale = scalars.of_key(kKeyScale, 1);
+    if (!head_.beyond_window) {
+      g.scalar(kKeyScale, 0) += source_.give(n, raw_.k, d.k, first, scale, g.raw.k);
+      return;
+    }
+    const int64_t begin = rows.begin, at = begin * Dp();
+    if (begin < n)
+      g.scalar(kKeyScale, 0) +=
+          source_.give(n - begin, rows.gate + at, d.k + at, source_.token(first, begin), scale, d.gate + at);
+    for (int64_t i = begin; i < n; ++i) {
+      const int64_t row = source_.token(first, i) % g.late * Dp();
+      add(Dp(), d.gate + i * Dp(), g.late_k + row);
+      add(Dp(), d.v + i * Dp(), g.late_v + row);
+    }
+  }
+  static void add(int64_t n, const T* from, T* to) {
+    for (int64_t at = 0; at < n; at += kWidth<T>) store(to + at, load(to + at) + load(from + at));
   }
 
   // The window's backward pass wants the keys that the chunk at `first` sees, the latest of the sequence first.
@@ -223,38 +314,45 @@ class MixRun {
     load_inputs(first, n, /*queries=*/false);
     window_->add_keys(first, n, raw_.k, raw_.v, cos(first), sin(first));
   }
-
   void add_window_gradients(int64_t n) {
-    const int64_t Dp = padded<T>(head_.D);
-    const auto add = [&](const T* from, T* to) {
-      for (int64_t at = 0; at < n * Dp; at += kWidth<T>) store(to + at, load(to + at) + load(from + at));
-    };
-    for (int64_t h = 0; h < head_.group; ++h) add(window_grad_.q + h * kChunk * Dp, grad_.q + h * kChunk * Dp);
-    add(window_grad_.k, grad_.k);
-    add(window_grad_.v, grad_.v);
+    MixGradients<T>& g = *grads_;
+    for (int64_t h = 0; h < head_.group; ++h)
+      add(n * Dp(), g.window.q + h * kChunk * Dp(), g.raw.q + h * kChunk * Dp());
+    add(n * Dp(), g.window.k, g.raw.k);
+    add(n * Dp(), g.window.v, g.raw.v);
   }
 
   void store_gradients(int64_t first, int64_t n) {
-    const int64_t Dp = padded<T>(head_.D);
+    MixGradients<T>& g = *grads_;
+    for (int64_t i = 0; head_.beyond_window && i < n; ++i) {
+      T *k = g.late_k + (first + i) % g.late * Dp(), *v = g.late_v + (first + i) % g.late * Dp();
+      add(Dp(), k, g.raw.k + i * Dp());
+      add(Dp(), v, g.raw.v + i * Dp());
+      for (int64_t d = 0; d < Dp(); ++d) k[d] = v[d] = 0;
+    }
     E *dq = static_cast<E*>(pass_.dq), *dk = static_cast<E*>(pass_.dk), *dv = static_cast<E*>(pass_.dv);
+    each_query(n, [&](int64_t h, int64_t i, int64_t row) {
+      store_row(g.raw.q + row * Dp(), head_.D, dq + (first + i) * head_.q_stride + h * head_.D);
+    });
     for (int64_t i = 0; i < n; ++i) {
-      for (int64_t h = 0; h < head_.group; ++h)
-        store_row(grad_.q + (h * kChunk + i) * Dp, head_.D, dq + (first + i) * head_.q_stride + h * head_.D);
-      store_row(grad_.k + i * Dp, head_.D, dk + (first + i) * head_.kv_stride);
-      store_row(grad_.v + i * Dp, head_.D, dv + (first + i) * head_.kv_stride);
+      store_row(g.raw.k + i * Dp(), head_.D, dk + (first + i) * head_.kv_stride);
+      store_row(g.raw.v + i * Dp(), head_.D, dv + (first + i) * head_.kv_stride);
     }
   }
 
   MixHead head_;
   Ahead& ahead_;
   RawRows<T> raw_;
-  T* mixed_;  // forward: the window's output, then the sum; backward: a branch's share of grad_o
+  T* mixed_;  // forward: the window's output, then the mix; backward: grad_o, then the recurrence's
+  LinearSource<T, E> source_;
+  T* window_share_;  // [group][kChunk]
   std::optional<StructureRun<T, kBackward>> linear_;
   std::optional<Window> window_;
   T* linear_out_ = nullptr;
+  T* lse_ = nullptr;  // [group][kChunk], where the forward pass keeps none
   int64_t state_scalars_ = 0;
   T* states_ = nullptr;
-  RawRows<T> grad_ = {}, window_grad_ = {};
+  Gradients grads_ = {};
   Pass pass_ = {};
   int64_t next_keys_ = 0;
 };

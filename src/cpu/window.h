@@ -130,9 +130,19 @@ inline T exponentials(T* row, int64_t n, T largest) {
   return sum<T>(total);
 }
 
-/// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients becomes that of the scores.
+/// What a query's window output counts in the mix, and what that count depends on: w of its log-sum-exp with a slope of
+/// w (1 - w), as in sigmoid(lse - ...), where `along` is given. [group][kChunk] each.
 template <typename T>
-inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
+struct WindowShares {
+  const T* share;  ///< w
+  const T* along;  ///< grad_o . what the rest 1 - w is of; nullptr: w is a constant
+  T* mean;         ///< out: grad_o . the window's output
+};
+
+/// A row of scores becomes the weights e^(score - lse), and a row of the weights' gradients, those of an output that
+/// counts `share`, becomes that of the scores. Returns the mean of what came in.
+template <typename T>
+inline T softmax_backward(T* row, T* grad, int64_t n, T lse, T share, const T* along) {
   Vec<T> dot{}, total{};
   for (int64_t s = 0; s < n; s += kWidth<T>) {
     const Vec<T> weight = exp(load(row + s) - lse);
@@ -141,7 +151,10 @@ inline void softmax_backward(T* row, T* grad, int64_t n, T lse) {
     total += weight;
   }
   const T mean = sum<T>(dot) / sum<T>(total);  // the total is not 1 where lse is large, and so rounded coarsely
-  for (int64_t s = 0; s < n; s += kWidth<T>) store(grad + s, load(row + s) * (load(grad + s) - mean));
+  const T d_lse = along ? share * (1 - share) * (mean - *along) : T(0);
+  for (int64_t s = 0; s < n; s += kWidth<T>)
+    store(grad + s, load(row + s) * ((load(grad + s) - mean) * share + d_lse));
+  return mean;
 }
 
 /// Chunks in the order of time: load_state() if tokens were seen, chunk() for each, store_state() if it is to go on.
@@ -261,9 +274,9 @@ class WindowBackward {
     place_columns(slots_, first, n, Dp_, v, value_columns_);
   }
 
-  void chunk(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const float* cos, const float* sin,
-             T* dq, T* dk, T* dv) {
-    add_queries(first, n, q, grad_o, lse, cos, sin);
+  void chunk(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const WindowShares<T>& shares,
+             const float* cos, const float* sin, T* dq, T* dk, T* dv) {
+    add_queries(first, n, q, grad_o, lse, shares, cos, sin);
     query_gradients(first, n, cos, sin, dq);
     for (int64_t keys = first; keys >= 0 && keys > first - slots_.ring; keys -= batch_ * kChunk)
       key_gradients(slots_.slot(keys), kChunk, 0, batch_ * rows_);
@@ -287,8 +300,8 @@ class WindowBackward {
   int64_t in_batch(int64_t first) const { return first / kChunk % batch_ * rows_; }
 
   /// A chunk's queries, weights and the gradients of its output and scores into the batch.
-  void add_queries(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const float* cos,
-                   const float* sin) {
+  void add_queries(int64_t first, int64_t n, const T* q, const T* grad_o, const T* lse, const WindowShares<T>& shares,
+                   const float* cos, const float* sin) {
     const int64_t at = in_batch(first), group = slots_.shape.group, M = group * n;
     const int64_t N = slots_.used(first), count = slots_.count;
     T *queries = queries_ + at * Dp_, *grad_out = grad_out_ + at * Dp_;
@@ -302,8 +315,12 @@ class WindowBackward {
     hide(slots_, first, n, weights);
     for (int64_t h = 0; h < group; ++h)
       for (int64_t i = 0; i < n; ++i) {
-        const int64_t m = (h * n + i) * count;
-        softmax_backward(weights + m, grad_scores + m, N, lse[h * kChunk + i]);
+        const int64_t row = h * kChunk + i, m = h * n + i;
+        const T share = shares.share[row];
+        shares.mean[row] = softmax_backward(weights + m * count, grad_scores + m * count, N, lse[row], share,
+                                            shares.along ? shares.along + row : nullptr);
+        T* out = grad_out + m * Dp_;
+        for (int64_t d = 0; d < Dp_; d += kWidth<T>) store(out + d, load(out + d) * share);
       }
   }
 

@@ -7,12 +7,77 @@
 #include "liger/models/structure.h"
 
 namespace liger {
+namespace {
+
+template <typename Value>
+struct Name {
+  Value value;
+  const char* name;
+};
+constexpr Name<FeatureMap> kFeatureNames[] = {{FeatureMap::kIdentity, "identity"},
+                                              {FeatureMap::kSoftmax, "softmax"},
+                                              {FeatureMap::kSoftmaxPair, "softmax-pair"},
+                                              {FeatureMap::kExpPair, "exp-pair"}};
+constexpr Name<Normalizer> kNormalizerNames[] = {
+    {Normalizer::kNone, "none"}, {Normalizer::kOwn, "own"}, {Normalizer::kShared, "shared"}};
+constexpr Name<bool> kStateNames[] = {{false, "all"}, {true, "beyond-window"}};
+
+template <typename Value, size_t n>
+std::string name_of(const Name<Value> (&names)[n], Value value) {
+  for (const auto& entry : names)
+    if (entry.value == value) return entry.name;
+  fail(ErrorCode::kInternal, "a setting of Liger layers has no name");
+}
+
+template <typename Value, size_t n>
+Value value_of(const Name<Value> (&names)[n], const std::string& name, const char* key) {
+  std::string list;
+  for (const auto& entry : names) {
+    if (name == entry.name) return entry.value;
+    list += cat(list.empty() ? "" : ", ", entry.name);
+  }
+  fail(ErrorCode::kUsage, key, ": expected one of ", list, ", got '", name.substr(0, 80), "'");
+}
+
+// [layers][heads], as the object "heads" has them under a scalar's name.
+std::vector<std::vector<double>> numbers_of_layers(const Json& rows, const std::string& where) {
+  LIGER_CHECK(rows.is_array(), where, ": expected a list of a layer's numbers each, got ", rows.type_name());
+  std::vector<std::vector<double>> out;
+  for (const Json& row : rows) {
+    LIGER_CHECK(row.is_array(), where, ": layer ", out.size(), ": expected a list, got ", row.type_name());
+    out.emplace_back();
+    for (const Json& number : row) {
+      LIGER_CHECK(number.is_number() && std::isfinite(number.get<double>()), where, ": layer ", out.size() - 1,
+                  ": expected numbers, got ", number.dump());
+      out.back().push_back(number.get<double>());
+    }
+  }
+  return out;
+}
+
+void read_heads(const Json& object, const std::string& source, LigerConfig& config) {
+  LIGER_CHECK(object.is_object(), source, ": heads: expected an object, got ", object.type_name());
+  std::string known;
+  for (int64_t i = 0; i < kHeadScalars; ++i) {
+    const auto scalar = static_cast<HeadScalar>(i);
+    if (scalar == kWindowWeight && config.shares_normalizer()) continue;
+    const char* name = head_scalar_name(scalar, config.shares_normalizer());
+    known += cat(known.empty() ? "" : ", ", name);
+    if (object.contains(name)) config.heads[scalar] = numbers_of_layers(object[name], cat(source, ": heads: ", name));
+  }
+  LIGER_CHECK(object.size() == config.heads.size(), source, ": heads: expected of ", known, ", got ", object.dump(-1, ' ', true).substr(0, 80));
+}
+
+}  // namespace
+
 LigerConfig liger_config_from_json(const Json& object, const std::string& source, const LigerConfig& defaults) {
   LIGER_CHECK(object.is_object(), source, ": expected an object, got ", object.type_name());
   LigerConfig c = defaults;
   bool says_divisor = false;
   try {
-    const Settings settings = Settings::from_json(object, source);
+    Json plain = object;
+    plain.erase("heads");
+    const Settings settings = Settings::from_json(plain, source);
     settings.get("recurrence", c.recurrence);
     settings.get("window", c.window);
     settings.get("sinks", c.sinks);
@@ -20,7 +85,19 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
     settings.get("gate_divisor", c.gate_divisor);
     settings.get("softmax_layers", c.softmax_layers);
     says_divisor = settings.has("gate_divisor");
+    std::optional<std::string> features, normalizer, state;
+    settings.get("features", features);
+    settings.get("normalizer", normalizer);
+    settings.get("state", state);
+    settings.get("rope_features", c.rope_features);
     settings.reject_unknown();
+    const auto named = [&](const std::optional<std::string>& name, const auto& read) {
+      if (name) with_context(source, [&] { read(*name); });
+    };
+    named(features, [&](const std::string& name) { c.features = feature_map_from_name(name); });
+    named(normalizer, [&](const std::string& name) { c.normalizer = normalizer_from_name(name); });
+    named(state, [&](const std::string& name) { c.beyond_window = beyond_window_from_name(name); });
+    if (object.contains("heads")) read_heads(object["heads"], source, c);
   } catch (const Error& e) {  // Settings takes what it reads for the user's, this is a model's
     throw Error(e.what(), ErrorCode::kBadInput);
   }
@@ -38,8 +115,18 @@ OrderedJson to_json(const LigerConfig& c) {
   if (c.has_mix()) out["mix"] = c.mix;
   if (structure == nullptr || structure->uses_divisor) out["gate_divisor"] = c.gate_divisor;
   if (!c.softmax_layers.empty()) out["softmax_layers"] = c.softmax_layers;
+  if (c.features) out["features"] = name_of(kFeatureNames, *c.features);
+  if (c.rope_features) out["rope_features"] = true;
+  if (c.normalizer) out["normalizer"] = name_of(kNormalizerNames, *c.normalizer);
+  if (c.beyond_window) out["state"] = name_of(kStateNames, true);
+  for (const auto& [scalar, numbers] : c.heads)
+    out["heads"][head_scalar_name(scalar, c.shares_normalizer())] = numbers;
   return out;
 }
+
+FeatureMap feature_map_from_name(const std::string& name) { return value_of(kFeatureNames, name, "features"); }
+Normalizer normalizer_from_name(const std::string& name) { return value_of(kNormalizerNames, name, "normalizer"); }
+bool beyond_window_from_name(const std::string& name) { return value_of(kStateNames, name, "state"); }
 
 void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
   constexpr int64_t kMaxKeys = int64_t{1} << 24;
@@ -59,6 +146,14 @@ void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
           c.gate_divisor);
   require(structure->uses_divisor || c.gate_divisor == LigerConfig{}.gate_divisor, "gate_divisor", c.recurrence,
           " has none, as ", structure->forgets);
+  const std::string reason = refuses_choices(*structure, c.features, c.normalizer);
+  require(reason.empty(), c.features ? "features" : "normalizer", reason);
+  require(!c.shares_normalizer() || c.window > 0, "normalizer", "'shared' is shared with the window, which is 0");
+  const bool window_only = c.recurrence == kWindowOnly;
+  require(!c.rope_features || !window_only, "rope_features", kWindowOnly, " has no features");
+  require(!c.beyond_window || (c.window > 0 && !window_only), "state",
+          "expected 'all', as 'beyond-window' needs a window and a recurrence");
+  require(c.heads.empty() || !window_only, "heads", kWindowOnly, " has no numbers of heads");
   std::vector<int64_t> layers = c.softmax_layers;
   std::sort(layers.begin(), layers.end());
   const auto twice = std::adjacent_find(layers.begin(), layers.end());
@@ -78,6 +173,17 @@ void validate(const LigerConfig& c, const ModelConfig& model, const std::string&
           " layers would stay softmax attention, with none to linearize; that is --arch softmax");
   const std::string reason = unsupported_reason(c.recurrence, model);
   require(reason.empty(), "recurrence", reason);
+  for (const auto& [scalar, rows] : c.heads) {
+    const char* name = head_scalar_name(scalar, c.shares_normalizer());
+    const int64_t heads = is_of_kv_head(scalar) ? model.num_key_value_heads : model.num_attention_heads;
+    require(std::ssize(rows) == layers, "heads", name, ": expected a list for each of ", layers, " layers, got ",
+            rows.size());
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      const int64_t expected = c.is_softmax_layer(layer) ? 0 : heads;
+      require(std::ssize(rows[layer]) == expected, "heads", name, ": layer ", layer, ": expected ", expected,
+              " numbers, got ", rows[layer].size());
+    }
+  }
 }
 
 }  // namespace liger

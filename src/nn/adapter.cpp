@@ -7,7 +7,10 @@
 #include "liger/error.h"
 #include "liger/io/log.h"
 #include "liger/nn/causal_lm.h"
+#include "liger/models/family.h"
 #include "liger/nn/lora.h"
+#include "nn/mix_settings.h"
+#include "nn/token_mixer.h"
 
 namespace liger {
 namespace {
@@ -30,8 +33,13 @@ std::vector<std::string> paths_of(const std::map<std::string, Value>& by_path) {
   return paths;
 }
 
+bool is_mixer(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
+
 // "lora_A.default.weight" is PEFT's name in memory; a magnitude is a module there and bare in a file.
 std::string as_stored(std::string name) {
+  const std::string wrapped = cat(kMixerModule, ".modules_to_save.default.");
+  if (const size_t at = name.rfind(wrapped); at != std::string::npos)
+    name.replace(at, wrapped.size(), cat(kMixerModule, "."));
   for (const std::string part : {".lora_A", ".lora_B", ".lora_magnitude_vector"}) {
     const std::string adapter = part + ".default";
     if (const size_t at = name.rfind(adapter); at != std::string::npos) name.replace(at, adapter.size(), part);
@@ -62,7 +70,9 @@ struct Slot {
   std::vector<int64_t> shape;
 };
 
-std::map<std::string, Slot> slots_of(Adapter& adapter, const std::map<std::string, std::vector<int64_t>>& shapes) {
+using Shapes = std::map<std::string, std::vector<int64_t>>;
+
+std::map<std::string, Slot> slots_of(Adapter& adapter, const Shapes& shapes, const Shapes& mixers) {
   std::map<std::string, Slot> slots;
   for (LoraTensors& module : adapter.modules) {
     const std::string path = kPeftPrefix + module.module.path;
@@ -71,6 +81,8 @@ std::map<std::string, Slot> slots_of(Adapter& adapter, const std::map<std::strin
     slots[path + ".lora_B.weight"] = {&module.b, {out, r}};
     if (adapter.config.dora) slots[path + ".lora_magnitude_vector"] = {&module.magnitude, {out}};
   }
+  for (const auto& [path, shape] : mixers)
+    if (adapter.config.mixer) slots[kPeftPrefix + path + ".weight"] = {&adapter.mixers[path], shape};
   return slots;
 }
 
@@ -106,8 +118,7 @@ auto in_file(const fs::path& file, const Body& body) {
   }
 }
 
-void warn_of_large_ranks(const Adapter& adapter, const std::map<std::string, std::vector<int64_t>>& shapes,
-                         const fs::path& file) {
+void warn_of_large_ranks(const Adapter& adapter, const Shapes& shapes, const fs::path& file) {
   for (const LoraTensors& module : adapter.modules) {
     const std::vector<int64_t>& shape = shapes.at(module.module.path);
     if (module.module.r <= std::min(shape[0], shape[1])) continue;
@@ -121,7 +132,28 @@ void warn_of_large_ranks(const Adapter& adapter, const std::map<std::string, std
 
 std::vector<std::string> linear_paths(const CausalLM& model) { return paths_of(linear_modules(model)); }
 
-Adapter read_adapter(const fs::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes) {
+Shapes linear_shapes(const ModelConfig& config) {
+  const std::string suffix = ".weight";
+  Shapes shapes;
+  for (const ExpectedTensor& tensor : expected_tensors(config)) {
+    const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
+    if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
+    shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
+  }
+  return shapes;
+}
+
+Shapes mixer_shapes(const ModelConfig& config) {
+  Shapes shapes;
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    if (config.is_softmax_layer(i) || !mix_settings(config, i).recurrence.structure) continue;
+    shapes[cat("model.layers.", i, ".self_attn.", kMixerModule)] = {kHeadScalars, config.num_attention_heads};
+  }
+  return shapes;
+}
+
+Adapter read_adapter(const fs::path& dir, const ModelConfig& model) {
+  const Shapes shapes = linear_shapes(model), mixers = mixer_shapes(model);
   const fs::path config_file = dir / "adapter_config.json", weights_file = dir / "adapter_model.safetensors";
   LIGER_CHECK(fs::exists(config_file), dir.string(), ": no adapter_config.json there; expected a PEFT LoRA folder");
   LIGER_CHECK(fs::exists(weights_file) || !fs::exists(dir / "adapter_model.bin"), dir.string(),
@@ -133,7 +165,9 @@ Adapter read_adapter(const fs::path& dir, const std::map<std::string, std::vecto
   for (const LoraModule& module : modules) adapter.modules.push_back({module, {}, {}, {}});
   warn_of_large_ranks(adapter, shapes, config_file);
   const SafetensorsFile file(weights_file);
-  read_tensors(file, slots_of(adapter, shapes));
+  LIGER_CHECK(!adapter.config.mixer || !mixers.empty(), config_file.string(),
+              ": 'modules_to_save': holds numbers of linearized layers' heads, and this model has no such layer");
+  read_tensors(file, slots_of(adapter, shapes, mixers));
   return adapter;
 }
 
@@ -145,6 +179,14 @@ LoraConfig add_lora(CausalLM& model, const LoraConfig& config) {
     Linear& linear = *linears.at(module.path);
     LIGER_CHECK_USAGE(!linear.has_lora(), module.path, " has an adapter already; one at a time");
     linear.add_lora(module, config);
+  }
+  if (config.mixer) {
+    LIGER_CHECK_USAGE(!mixer_shapes(model.config()).empty(),
+                      "lora: mixer: expected linearized layers with a recurrence, and this model has none");
+    for (const auto& item : model.named_modules("", /*include_self=*/false))
+      if (auto* layer = item.value()->as<TokenMixer>()) layer->add_head_scalars();
+    for (auto& item : model.named_parameters())
+      if (is_mixer(item.key())) item.value().set_requires_grad(true);
   }
   return expand_all_linear(config, paths_of(linears));
 }
@@ -158,15 +200,15 @@ void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::pat
     if (!linear->has_dora()) continue;
     tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude();
   }
+  for (const auto& item : model.named_parameters())
+    if (config.mixer && is_mixer(item.key())) tensors[kPeftPrefix + item.key()] = item.value();
   save_tensors(dir / "adapter_model.safetensors", tensors);
   write_text_atomic(dir / "adapter_config.json", config.to_peft_json().dump(2) + "\n");
 }
 
 LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
   const auto linears = linear_modules(model);
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const auto& [path, linear] : linears) shapes[path] = linear->weight.sizes().vec();
-  const Adapter adapter = read_adapter(dir, shapes);
+  const Adapter adapter = read_adapter(dir, model.config());
   add_lora(model, adapter.config);
   const at::NoGradGuard no_grad;
   for (const LoraTensors& module : adapter.modules) {
@@ -175,6 +217,8 @@ LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
     linear.lora_b().copy_(module.b);
     if (linear.has_dora()) linear.lora_magnitude().copy_(module.magnitude);
   }
+  const auto parameters = model.named_parameters();
+  for (const auto& [path, numbers] : adapter.mixers) parameters[path + ".weight"].copy_(numbers);
   return adapter.config;
 }
 

@@ -12,11 +12,15 @@
 #include "liger/nn/lora.h"
 #include "liger/ops/linear.h"
 #include "nn/decoder.h"
+#include "nn/mix_settings.h"
 
 namespace liger {
 namespace {
 
 bool is_lora(const std::string& name) { return name.find(".lora_") != std::string::npos; }
+
+// Numbers of heads come from config.json.
+bool is_of_config(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
 
 at::ScalarType stored_type(const WeightFiles& files) {
   return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
@@ -32,6 +36,7 @@ void randomize(torch::nn::Module& model, const ModelConfig& config) {
   at::NoGradGuard no_grad;
   const double residual_scale = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_hidden_layers));
   for (auto& item : model.named_parameters()) {
+    if (is_of_config(item.key())) continue;
     at::Tensor& parameter = item.value();
     if (parameter.dim() > 1) {
       parameter.normal_(0.0, config.initializer_range * (writes_residual(item.key()) ? residual_scale : 1.0));
@@ -71,6 +76,10 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
   at::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
+    if (is_of_config(item.key())) {
+      item.value().set_data(item.value().to(options.device));
+      continue;
+    }
     const auto* entry = files.find(item.key());
     item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype));
   }
@@ -99,7 +108,7 @@ at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : 
 void CausalLM::save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype) const {
   std::map<std::string, at::Tensor> tensors;
   for (const auto& item : named_parameters())
-    if (!is_lora(item.key())) tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
+    if (!is_lora(item.key()) && !is_of_config(item.key())) tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
   save_tensors(file, tensors);
 }
 

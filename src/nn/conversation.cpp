@@ -8,6 +8,7 @@
 #include "liger/io/files.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/state.h"
+#include "nn/mix_settings.h"
 
 namespace liger {
 namespace {
@@ -52,12 +53,15 @@ void check_layer(const LayerState& layer, const CausalLM& model, int64_t index, 
       if (!fits(cache, model.dtype(), {1, tokens, Hkv, D})) fail_at("keys");
     return;
   }
-  const LigerConfig& liger = *config.liger;
-  const int64_t slots = liger.window_share() > 0 ? liger.window + liger.sinks : 0;
-  for (const at::Tensor& ring : {layer.keys, layer.values})
-    if (slots > 0 ? !fits(ring, wide, {1, Hkv, slots, D}) : ring.defined()) fail_at("keys");
-  const auto shapes =
-      liger.window_share() < 1 ? state_shapes(*find_structure(liger.recurrence), D) : std::vector<StateShape>{};
+  const MixSettings mix = mix_settings(config, index);
+  const auto check_ring = [&](const at::Tensor& ring, bool wanted, const char* what) {
+    if (wanted ? !fits(ring, wide, {1, Hkv, mix.window + mix.sinks, D}) : ring.defined()) fail_at(what);
+  };
+  check_ring(layer.keys, mix.window > 0, "keys");
+  check_ring(layer.values, mix.window > 0, "values");
+  check_ring(layer.raw_keys, mix.beyond_window, "raw_keys");
+  const Structure* structure = mix.recurrence.structure;
+  const auto shapes = structure ? state_shapes(*structure, D) : std::vector<StateShape>{};
   if (layer.recurrent.size() != shapes.size()) fail_at("recurrent");
   for (size_t i = 0; i < shapes.size(); ++i)
     if (!fits(layer.recurrent[i], wide, {1, Hkv, shapes[i].rows, shapes[i].columns})) fail_at("recurrent");
@@ -74,6 +78,7 @@ void save_conversation(const std::filesystem::path& file, const Conversation& co
     const LayerState& layer = state.layers[i];
     const std::string name = cat("layers.", i, ".");
     for (size_t j = 0; j < layer.recurrent.size(); ++j) tensors[cat(name, "recurrent.", j)] = layer.recurrent[j];
+    if (layer.raw_keys.defined()) tensors[name + "raw_keys"] = layer.raw_keys;
     if (!layer.keys.defined()) continue;
     const bool all = model.config().is_softmax_layer(static_cast<int64_t>(i));
     tensors[name + "keys"] = all ? layer.keys.narrow(1, 0, state.seen[0]) : layer.keys;
@@ -115,6 +120,7 @@ Conversation load_conversation(const std::filesystem::path& file, const CausalLM
       layer.recurrent.push_back(take(cat(name, "recurrent.", j)));
     layer.keys = take(name + "keys");
     layer.values = take(name + "values");
+    layer.raw_keys = take(name + "raw_keys");
     check_layer(layer, model, i, out.state.seen[0], where);
     out.state.layers.push_back(layer);
   }

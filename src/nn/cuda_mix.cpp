@@ -16,6 +16,7 @@
 #include "nn/cuda_calls.h"
 #include "nn/cuda_recurrence.h"
 #include "nn/mix_autograd.h"
+#include "nn/mix_settings.h"
 #include "window_attention.h"
 
 namespace liger {
@@ -232,7 +233,7 @@ std::optional<at::Tensor> one_token(const Call& call, const at::Tensor& seen, La
     args.features = kernel_features(call.layer(), args.Hkv, call.q.device());
     args.delta_rule = s.delta_rule;
     args.reads_before_decay = s.reads_before_decay;
-    args.normalizes = s.normalizes;
+    args.normalizes = s.normalizes();
     args.slots = s.slots;
     for (size_t i = 0; i < state.recurrent.size(); ++i) {
       state.recurrent[i] = state.recurrent[i].contiguous();
@@ -268,6 +269,10 @@ void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
   if (const char* reason = kernels::device_refuses(in.q.is_cpu() ? 0 : in.q.device().index())) return reason;
+  if (in.scalars.defined()) return "the CUDA kernels have no numbers of heads";
+  if (settings.rotates_features || settings.beyond_window) return "the CUDA kernels are those of the paper's layers";
+  if (const Structure* s = settings.recurrence.structure; s && s != find_structure(s->name))
+    return cat("the CUDA kernels have the features and the normalizer of ", s->name, " alone");
   const int64_t H = in.q.size(1), Hkv = in.k.size(1), D = in.q.size(2);
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
@@ -311,11 +316,7 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
   const Call call(settings, in);
   if (state.recurrent.empty()) state.recurrent = call.zero_states();
   const bool has_window = settings.window > 0;
-  if (has_window && !state.keys.defined()) {
-    state.keys =
-        at::zeros({call.tokens.sequences, call.k.size(1), settings.window + settings.sinks, call.D()}, call.floats());
-    state.values = at::zeros_like(state.keys);
-  }
+  make_rings(settings, call.tokens.sequences, call.k.size(1), call.D(), call.floats(), state);
   call.check_states(state.recurrent);
   if (has_window) call.check_rings(state);
   if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)

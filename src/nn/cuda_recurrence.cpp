@@ -315,7 +315,7 @@ CudaRecurrence cuda_recurrence(const LayerRecurrence& layer, const at::Tensor& q
   const Layer in = {layer, q, k, v, tokens, states};
   if (layer.structure->slots) return slots(in);
   if (layer.structure->delta_rule) return delta(in, training);
-  return layer.structure->normalizes ? normalized(in) : plain(in);
+  return layer.structure->normalizes() ? normalized(in) : plain(in);
 }
 
 CudaRecurrenceGradients cuda_recurrence_backward(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
@@ -325,7 +325,7 @@ CudaRecurrenceGradients cuda_recurrence_backward(const LayerRecurrence& layer, c
   const Layer in = {layer, q, k, v, tokens, states};
   if (layer.structure->slots) return slots_backward(in, forward, d_o, d_states);
   if (layer.structure->delta_rule) return delta_backward(in, forward, d_o, d_states);
-  return layer.structure->normalizes ? normalized_backward(in, forward, d_o, d_states)
+  return layer.structure->normalizes() ? normalized_backward(in, forward, d_o, d_states)
                                      : plain_backward(in, forward, d_o, d_states);
 }
 

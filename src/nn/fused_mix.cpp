@@ -10,9 +10,11 @@
 
 #include "core/cpu_jobs.h"
 #include "liger/core/dtype.h"
+#include "liger/core/head_scalars.h"
 #include "liger/error.h"
 #include "nn/mix_autograd.h"
 #include "nn/mix_head.h"
+#include "nn/mix_settings.h"
 #include "ops/rows.h"
 
 namespace liger {
@@ -36,7 +38,13 @@ class Mix {
         past_(past),
         lengths_(in.lengths),
         starts_(in.lengths.size(), 0) {
-    if (settings.window > 0) {
+    if (in.scalars.defined()) {
+      LIGER_CHECK(in.scalars.sizes() == at::IntArrayRef({kHeadScalars, q.size(1)}),
+                  "fused_mix: expected numbers of heads [", kHeadScalars, ", ", q.size(1), "], got ",
+                  in.scalars.sizes());
+      scalars = in.scalars.to(wide_type(q)).contiguous();
+    }
+    if (settings.rotates()) {
       cos_ = in.rotation.cos.contiguous();
       sin_ = in.rotation.sin.contiguous();
     }
@@ -58,7 +66,7 @@ class Mix {
   int64_t offset(int64_t s, int64_t h, int64_t width) const { return (starts_[s] * kv_heads() + h) * width; }
 
   MixHead head(int64_t s, int64_t h) const {
-    MixHead head = mix_head(settings_, h, kv_heads(), group(), D());
+    MixHead head = mix_head(settings_, h, kv_heads(), group(), D(), scalars);
     head.element = element_of(q.scalar_type());
     head.tokens = lengths_[s];
     head.seen = past_ ? (*past_)[s] : 0;
@@ -67,7 +75,7 @@ class Mix {
     head.v = at_scalar(v, offset(s, h, D()));
     head.q_stride = q.size(1) * D();
     head.kv_stride = kv_heads() * D();
-    if (settings_.window > 0) {
+    if (settings_.rotates()) {
       head.cos = cos_.const_data_ptr<float>() + starts_[s] * (D() / 2);
       head.sin = sin_.const_data_ptr<float>() + starts_[s] * (D() / 2);
     }
@@ -93,7 +101,7 @@ class Mix {
   MixSettings settings_;
 
  public:
-  at::Tensor q, k, v;
+  at::Tensor q, k, v, scalars;
 
  private:
   at::Tensor cos_, sin_;
@@ -149,6 +157,7 @@ at::Tensor run_forward(const Mix& mix, const std::vector<at::Tensor>& states, La
             .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
             .ring_keys = ring ? block(ring->keys) : nullptr,
             .ring_values = ring ? block(ring->values) : nullptr,
+            .ring_raw_keys = ring ? block(ring->raw_keys) : nullptr,
             .checkpoints = saved ? Saved::part(saved->checkpoints, saved->checkpoint_starts, mix, s, h) : nullptr,
             .lse = saved ? Saved::part(saved->lse, saved->lse_starts, mix, s, h) : nullptr};
   });
@@ -159,9 +168,10 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
  public:
   static variable_list forward(torch::autograd::AutogradContext* context, const MixSettings& settings,
                                const std::vector<int64_t>& lengths, const at::Tensor& q, const at::Tensor& k,
-                               const at::Tensor& v, const Optional& cos, const Optional& sin, const Optional& first,
-                               const Optional& second) {
-    const Mix mix(settings, {q, k, v, {cos.value_or(at::Tensor()), sin.value_or(at::Tensor())}, lengths, {}});
+                               const at::Tensor& v, const Optional& scalars, const Optional& cos, const Optional& sin,
+                               const Optional& first, const Optional& second) {
+    const auto tensor = [](const Optional& x) { return x.value_or(at::Tensor()); };
+    const Mix mix(settings, {q, k, v, {tensor(cos), tensor(sin)}, lengths, {}, {}, tensor(scalars)});
     Saved saved(mix);
     saved.allocate(mix);
     std::vector<at::Tensor> states;
@@ -169,8 +179,9 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
       if (state) states.push_back(state->clone(at::MemoryFormat::Contiguous));
     const at::Tensor o = run_forward(mix, states, nullptr, &saved);
     context->save_for_backward(
-        {mix.q, mix.k, mix.v, cos.value_or(at::Tensor()), sin.value_or(at::Tensor()), saved.checkpoints, saved.lse});
+        {mix.q, mix.k, mix.v, tensor(cos), tensor(sin), saved.checkpoints, saved.lse, mix.scalars});
     save_settings(settings, lengths, *context);
+    context->saved_data["trains_scalars"] = scalars && scalars->requires_grad();
     variable_list out = {o};
     out.insert(out.end(), states.begin(), states.end());
     return out;
@@ -185,13 +196,17 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
                              saved_tensors[2],
                              {saved_tensors[3], saved_tensors[4]},
                              saved_lengths(*context),
-                             {}});
+                             {},
+                             {},
+                             saved_tensors[7]});
     std::vector<at::Tensor> dstates = mix.zero_states();
     for (size_t i = 0; i < dstates.size(); ++i)
       if (grads[i + 1].defined()) dstates[i].copy_(grads[i + 1]);
     const at::Tensor grad_o = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(mix.q);
     variable_list out = {{}, {}};
-    const variable_list inputs = run_backward(mix, saved_tensors[5], saved_tensors[6], grad_o, dstates);
+    const bool trains_scalars = context->saved_data["trains_scalars"].toBool();
+    const variable_list inputs =
+        run_backward(mix, saved_tensors[5], saved_tensors[6], grad_o, dstates, trains_scalars);
     out.insert(out.end(), inputs.begin(), inputs.end());
     out.insert(out.end(), 2, at::Tensor());  // cos, sin
     dstates.resize(2);
@@ -201,10 +216,13 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
 
  private:
   static variable_list run_backward(const Mix& mix, const at::Tensor& checkpoints, const at::Tensor& lse,
-                                    const at::Tensor& grad_o, const std::vector<at::Tensor>& dstates) {
+                                    const at::Tensor& grad_o, const std::vector<at::Tensor>& dstates,
+                                    bool trains_scalars) {
     const CpuKernels& kernels = cpu_kernels();
     const Saved saved(mix);
     const at::Tensor dq = at::empty_like(mix.q), dk = at::empty_like(mix.k), dv = at::empty_like(mix.v);
+    const int64_t S = mix.sequences(), Hkv = mix.kv_heads(), G = mix.group();
+    const at::Tensor d_scalars = trains_scalars ? at::empty({S, Hkv, kHeadScalars, G}, mix.wide()) : at::Tensor();
     mix.run(kernels.mix_backward_scratch, kernels.mix_backward, [&](int64_t s, int64_t h) -> MixBackward {
       const auto block = [&](size_t which) -> void* {
         if (which >= dstates.size()) return nullptr;
@@ -217,9 +235,21 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
               .dq = at_scalar(dq, mix.offset(s, h, mix.group() * mix.D())),
               .dk = at_scalar(dk, mix.offset(s, h, mix.D())),
               .dv = at_scalar(dv, mix.offset(s, h, mix.D())),
-              .dstates = {block(0), block(1)}};
+              .dstates = {block(0), block(1)},
+              .d_scalars = trains_scalars ? at_scalar(d_scalars, (s * Hkv + h) * kHeadScalars * G) : nullptr};
     });
-    return {dq, dk, dv};
+    return {dq, dk, dv, trains_scalars ? of_all_heads(d_scalars.sum(0)) : at::Tensor()};
+  }
+
+  // [Hkv, kHeadScalars, G] -> [kHeadScalars, H]
+  static at::Tensor of_all_heads(const at::Tensor& d) {
+    const int64_t Hkv = d.size(0), G = d.size(2);
+    at::Tensor out = d.transpose(0, 1).reshape({kHeadScalars, Hkv * G}).clone();  // never a view of d
+    for (const HeadScalar scalar : {kKeyScale, kLogGate}) {
+      out[scalar].zero_();
+      out[scalar].narrow(0, 0, Hkv).copy_(d.select(1, scalar).select(1, 0));
+    }
+    return out;
   }
 };
 
@@ -238,8 +268,9 @@ MixOutputs fused_mix(const MixSettings& settings, const MixInputs& given) {
   at::Tensor o;
   if (wants_gradient(in)) {
     states.resize(2);
-    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos),
-                                        if_defined(in.rotation.sin), if_defined(states[0]), if_defined(states[1]));
+    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.scalars),
+                                        if_defined(in.rotation.cos), if_defined(in.rotation.sin),
+                                        if_defined(states[0]), if_defined(states[1]));
     o = out[0];
     states.assign(out.begin() + 1, out.end());
   } else {
@@ -265,11 +296,7 @@ at::Tensor fused_mix(const MixSettings& settings, const MixInputs& given, const 
   const MixInputs in = readable(given);
   const Mix mix(settings, in, &past);
   if (settings.recurrence.structure && state.recurrent.empty()) state.recurrent = mix.zero_states();
-  if (settings.window > 0 && !state.keys.defined()) {
-    const int64_t slots = settings.window + settings.sinks;
-    state.keys = at::zeros({mix.sequences(), mix.kv_heads(), slots, mix.D()}, mix.wide());
-    state.values = at::zeros_like(state.keys);
-  }
+  make_rings(settings, mix.sequences(), mix.kv_heads(), mix.D(), mix.wide(), state);
   return run_forward(mix, state.recurrent, &state, nullptr).to(given.q.scalar_type());
 }
 

@@ -1,5 +1,7 @@
 #include "nn/mix_settings.h"
 
+#include <ATen/ops/zeros.h>
+
 #include "liger/error.h"
 
 namespace liger {
@@ -15,9 +17,46 @@ MixSettings mix_settings(const ModelConfig& config, int64_t layer) {
                      .sinks = share > 0 ? liger.sinks : 0,
                      .window_share = share};
   if (share == 1) return out;
-  out.recurrence.structure = find_structure(liger.recurrence);
-  LIGER_CHECK(out.recurrence.structure != nullptr, "recurrence '", liger.recurrence, "' is not known");
+  const Structure* structure = find_structure(liger.recurrence);
+  LIGER_CHECK(structure != nullptr, "recurrence '", liger.recurrence, "' is not known");
+  out.recurrence.structure = with_choices(*structure, liger.features, liger.normalizer);
+  out.rotates_features = liger.rope_features;
+  out.beyond_window = liger.beyond_window && out.window > 0;
   return out;
+}
+
+at::Tensor head_scalars(const ModelConfig& config, int64_t layer) {
+  const LigerConfig& liger = *config.liger;
+  at::Tensor out = at::zeros({kHeadScalars, config.num_attention_heads}, at::kDouble);
+  out[kWindowWeight].fill_(liger.mix);
+  out[kLinearWeight].fill_(liger.shares_normalizer() ? 0.0 : 1.0 - liger.mix);
+  out[kQueryScale].fill_(1.0);
+  out[kKeyScale].fill_(1.0);
+  for (const auto& [scalar, rows] : liger.heads)
+    for (size_t h = 0; h < rows[layer].size(); ++h) out[scalar][static_cast<int64_t>(h)].fill_(rows[layer][h]);
+  return out;
+}
+
+void set_head_scalars(LigerConfig& liger, const ModelConfig& model, int64_t layer, const at::Tensor& scalars) {
+  const at::Tensor numbers = scalars.detach().to(at::kCPU, at::kDouble).contiguous();
+  for (int64_t i = 0; i < kHeadScalars; ++i) {
+    const auto scalar = static_cast<HeadScalar>(i);
+    if (scalar == kWindowWeight && liger.shares_normalizer()) continue;
+    auto& rows = liger.heads[scalar];
+    rows.resize(model.num_hidden_layers);
+    const double* row = numbers[i].const_data_ptr<double>();
+    rows[layer].assign(row, row + (is_of_kv_head(scalar) ? model.num_key_value_heads : model.num_attention_heads));
+  }
+}
+
+void make_rings(const MixSettings& settings, int64_t S, int64_t Hkv, int64_t D, const at::TensorOptions& options,
+                LayerState& state) {
+  const auto make = [&](at::Tensor& ring, bool wanted) {
+    if (wanted && !ring.defined()) ring = at::zeros({S, Hkv, settings.window + settings.sinks, D}, options);
+  };
+  make(state.keys, settings.window > 0);
+  make(state.values, settings.window > 0);
+  make(state.raw_keys, settings.beyond_window);
 }
 
 }  // namespace liger

@@ -10,6 +10,7 @@ namespace liger {
 namespace {
 
 constexpr int64_t kLargestRank = 65536;
+constexpr const char* kMixer = "mixer";
 
 // Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
 // is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
@@ -19,7 +20,8 @@ const std::set<std::string_view> kRead = {"peft_type",           "r",
                                           "layers_to_transform", "layers_pattern",
                                           "rank_pattern",        "alpha_pattern",
                                           "use_rslora",          "use_dora",
-                                          "init_lora_weights",   "base_model_name_or_path"};
+                                          "init_lora_weights",   "base_model_name_or_path",
+                                          "modules_to_save"};
 const std::set<std::string_view> kOfNoEffect = {
     "task_type",      "inference_mode",    "peft_version", "revision",       "auto_mapping",
     "megatron_core",  "eva_config",        "corda_config", "lora_ga_config", "ensure_weight_tying",
@@ -168,6 +170,10 @@ LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string
   config.alpha_pattern = keys.pattern<double>("alpha_pattern", "a number for each", Keys::is_finite);
   config.rslora = keys.flag("use_rslora");
   config.dora = keys.flag("use_dora");
+  const OrderedJson saved = keys.get("modules_to_save");
+  config.mixer = saved == OrderedJson::array({kMixer});
+  keys.expect(config.mixer || is_off("modules_to_save", saved), "modules_to_save",
+              "nothing, or [\"mixer\"], the numbers of a linearized layer's heads");
   if (const OrderedJson base = keys.get("base_model_name_or_path"); base.is_string())
     config.base_model_name_or_path = base.get<std::string>();
   return config;
@@ -189,6 +195,7 @@ OrderedJson LoraConfig::to_peft_json() const {
   for (const auto& [regex, value] : alpha_pattern) out["alpha_pattern"][regex] = shortest(value);
   if (rslora) out["use_rslora"] = true;
   if (dora) out["use_dora"] = true;
+  if (mixer) out["modules_to_save"] = {kMixer};
   return out;
 }
 

@@ -8,7 +8,7 @@ namespace {
 template <typename Visit>
 void for_each_tensor(LayerState& layer, const Visit& visit) {
   for (at::Tensor& tensor : layer.recurrent) visit(tensor);
-  for (at::Tensor* tensor : {&layer.keys, &layer.values})
+  for (at::Tensor* tensor : {&layer.keys, &layer.values, &layer.raw_keys})
     if (tensor->defined()) visit(*tensor);
 }
 

@@ -136,10 +136,7 @@ void StepDecoder::Implementation::begin(DecodingState& state) const {
     if (m.recurrence.structure && layer.recurrent.empty())
       for (const StateShape& shape : state_shapes(*m.recurrence.structure, D))
         layer.recurrent.push_back(at::zeros({S, Hkv, shape.rows, shape.columns}, at::kFloat));
-    if (m.window > 0 && !layer.keys.defined()) {
-      layer.keys = at::zeros({S, Hkv, m.window + m.sinks, D}, at::kFloat);
-      layer.values = at::zeros({S, Hkv, m.window + m.sinks, D}, at::kFloat);
-    }
+    make_rings(m, S, Hkv, D, at::kFloat, layer);
   }
 }
 
@@ -209,7 +206,7 @@ void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const
     return tensor.mutable_data_ptr<float>() + (s * Hkv + h) * tensor.size(2) * tensor.size(3);
   };
   const auto& states = memory.recurrent;
-  MixHead head = mix_head(m, h, Hkv, group, D);
+  MixHead head = mix_head(m, h, Hkv, group, D, weights.layers[layer].mixer);
   head.element = Element::kFloat;
   head.tokens = 1;
   head.seen = state.seen[s];
@@ -224,6 +221,7 @@ void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const
        .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
        .ring_keys = m.window > 0 ? block(memory.keys) : nullptr,
        .ring_values = m.window > 0 ? block(memory.values) : nullptr,
+       .ring_raw_keys = m.beyond_window ? block(memory.raw_keys) : nullptr,
        .checkpoints = nullptr,
        .lse = nullptr},
       member.scratch.mutable_data_ptr());

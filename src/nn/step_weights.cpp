@@ -1,6 +1,7 @@
 #include "nn/step_weights.h"
 
 #include "liger/error.h"
+#include "nn/mix_settings.h"
 
 namespace liger {
 namespace {
@@ -44,6 +45,7 @@ StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
   norm = as_float(parameters["model.norm.weight"]);
   for (int64_t i = 0; i < model.config().num_hidden_layers; ++i) {
     const std::string layer = cat("model.layers.", i, ".");
+    const auto* mixer = parameters.find(cat(layer, "self_attn.", kMixerModule, ".weight"));
     layers.push_back({.input_norm = as_float(parameters[layer + "input_layernorm.weight"]),
                       .post_attention_norm = as_float(parameters[layer + "post_attention_layernorm.weight"]),
                       .q = linear(layer + "self_attn.q_proj"),
@@ -52,7 +54,8 @@ StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
                       .o = linear(layer + "self_attn.o_proj"),
                       .gate = linear(layer + "mlp.gate_proj"),
                       .up = linear(layer + "mlp.up_proj"),
-                      .down = linear(layer + "mlp.down_proj")});
+                      .down = linear(layer + "mlp.down_proj"),
+                      .mixer = mixer ? as_float(*mixer) : at::Tensor()});
   }
 }
 

@@ -27,6 +27,9 @@ class TokenMixer : public torch::nn::Module {
   TokenMixer(const ModelConfig& config, const at::TensorOptions& options);
   /// x [N, hidden_size] -> [N, hidden_size]; `state` (may be null) is advanced.
   at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
+  /// Gives the layer numbers of heads of its own (core/head_scalars.h), their defaults, if it could use them and has
+  /// none.
+  virtual void add_head_scalars() {}
 
  protected:
   /// q [N, H, D], k and v [N, Hkv, D] as projected -> [N, H, D] in the same dtype.

@@ -3,6 +3,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/masked_fill.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
@@ -81,7 +82,7 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
 }
 
 at::Tensor window_attention(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in, int64_t window,
-                            const WindowContext& context) {
+                            const WindowContext& context, at::Tensor* log_sum) {
   const auto type = wide_type(q_in);
   const at::Tensor k = k_in.to(type), v = v_in.to(type);
   const at::Tensor q = q_in.to(type) * (1.0 / std::sqrt(static_cast<double>(q_in.size(-1))));
@@ -111,10 +112,14 @@ at::Tensor window_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     const at::Tensor sink_values = context.sink_values.to(type).transpose(1, 2).unsqueeze(2);
     out = out + at::matmul(weights.narrow(-1, b.span(), sinks), sink_values);
   }
-  return out.view({S, Hkv, b.blocks, G, b.block, D})
-      .permute({0, 2, 4, 1, 3, 5})
-      .reshape({S, b.padded(), H, D})
-      .narrow(1, 0, T);
+  const auto by_token = [&](const at::Tensor& x) {
+    return x.view({S, Hkv, b.blocks, G, b.block, -1})
+        .permute({0, 2, 4, 1, 3, 5})
+        .reshape({S, b.padded(), H, -1})
+        .narrow(1, 0, T);
+  };
+  if (log_sum) *log_sum = by_token(at::logsumexp(scores, -1)).squeeze(-1);
+  return by_token(out);
 }
 
 }  // namespace liger

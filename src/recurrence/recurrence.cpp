@@ -10,6 +10,7 @@
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include "liger/error.h"
@@ -22,11 +23,17 @@ at::Tensor feature(FeatureMap map, const at::Tensor& x) {
     case FeatureMap::kSoftmax: return at::softmax(x, -1);
     case FeatureMap::kUnit: return x / (x.square().sum(-1, /*keepdim=*/true) + 1e-6).sqrt();
     case FeatureMap::kComplement: return at::sigmoid(-x);
+    case FeatureMap::kSoftmaxPair: return at::softmax(at::cat({x, -x}, -1), -1);
+    case FeatureMap::kExpPair: {
+      const at::Tensor held = x.clamp(-kLargestExponent, kLargestExponent);
+      return at::exp(at::cat({held, -held}, -1));
+    }
     default: return x;
   }
 }
 
-at::Tensor log_decay(const LayerRecurrence& layer, const at::Tensor& k) {
+// [B, T, Hkv, D], of key channels.
+at::Tensor channel_log_decay(const LayerRecurrence& layer, const at::Tensor& k) {
   const Structure& s = *layer.structure;
   if (!s.gated()) {
     at::Tensor g = at::zeros_like(k);
@@ -39,10 +46,20 @@ at::Tensor log_decay(const LayerRecurrence& layer, const at::Tensor& k) {
   return at::log_sigmoid(s.decay == Decay::kSoftplus ? -x : x) / layer.divisor();
 }
 
-std::vector<at::Tensor> states_or_zeros(const LayerRecurrence& layer, const std::vector<at::Tensor>& states,
-                                        const at::Tensor& k) {
+// [B, T, Hkv, K], of features: of a pair both have their channel's.
+at::Tensor log_decay(const LayerRecurrence& layer, const RecurrenceInputs& in) {
+  const at::Tensor& key = in.gate.defined() ? in.gate : in.k;
+  at::Tensor g = channel_log_decay(layer, key);
+  if (in.log_gate.defined()) g = g * in.log_gate.exp().view({1, 1, -1, 1});
+  if (in.present.defined()) g = at::where(in.present.view({1, -1, 1, 1}), g, at::zeros({}, g.options()));
+  const int64_t D = key.size(3);
+  return layer.structure->feature_dim(D) == D ? g : at::cat({g, g}, -1);
+}
+
+std::vector<at::Tensor> states_or_zeros(const LayerRecurrence& layer, const RecurrenceInputs& in) {
+  const at::Tensor& k = in.k;
   const auto shapes = state_shapes(*layer.structure, k.size(3));
-  std::vector<at::Tensor> out = states;
+  std::vector<at::Tensor> out = in.states;
   if (out.empty())
     for (const StateShape& shape : shapes)
       out.push_back(at::zeros({k.size(0), k.size(2), shape.rows, shape.columns}, k.options()));
@@ -78,30 +95,38 @@ RecurrenceOutputs gated_slots(const ScanInputs& in, at::Tensor keys, at::Tensor 
     values = values * a.unsqueeze(-1) + s.unsqueeze(-1) * in.v.select(1, t).unsqueeze(-2);
     o.push_back(at::matmul(at::softmax(at::matmul(grouped(in.q, t, in.k.size(2)), keys), -1), values));
   }
-  return {at::stack(o, 1).view(in.q.sizes()), {keys, values}};
+  return {at::stack(o, 1).view(in.q.sizes()), {keys, values}, {}};
+}
+
+// The last of the columns is d; o is 0 where there is nothing to divide.
+RecurrenceOutputs normalized(const Structure& s, const ScanOutputs& out, int64_t D) {
+  const at::Tensor sum = out.o.narrow(-1, 0, D), mass = out.o.select(-1, D), d = mass.unsqueeze(-1);
+  if (s.normalizer == Normalizer::kAtLeastOne) return {sum / d.abs().clamp_min(1.0), {out.state}, mass};
+  const at::Tensor empty = d <= 0;
+  return {sum.masked_fill(empty, 0.0) / d.masked_fill(empty, 1.0), {out.state}, mass};
 }
 
 }  // namespace
 
-RecurrenceOutputs recurrence(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v, const std::vector<at::Tensor>& states, ScanMethod method) {
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& given, ScanMethod method) {
   const Structure& s = *layer.structure;
-  const auto before = states_or_zeros(layer, states, k);
-  ScanInputs in = {feature(s.query, q), feature(s.key, k), v, log_decay(layer, k), {}, before[0]};
+  const at::Tensor& v = given.v;
+  const auto before = states_or_zeros(layer, given);
+  ScanInputs in = {feature(s.query, given.q), feature(s.key, given.k), v, log_decay(layer, given), {}, before[0]};
+  if (given.present.defined()) in.k = in.k * given.present.view({1, -1, 1, 1});
   if (s.slots) return gated_slots(in, before[0], before[1]);
   if (s.reads_before_decay) {
+    LIGER_CHECK(!s.normalizes(), s.name, ": has no sum of keys to divide by");
     const ScanOutputs out = read_before_decay(in);
-    return {out.o, {out.state}};
+    return {out.o, {out.state}, {}};
   }
   if (s.delta_rule) {
-    in.b = at::sigmoid(k.mean(-1));
+    in.b = at::sigmoid((given.gate.defined() ? given.gate : given.k).mean(-1));
     method = ScanMethod::kReference;
   }
-  if (s.normalizes) in.v = at::cat({v, at::ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, -1);
+  if (s.normalizes()) in.v = at::cat({v, at::ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, -1);
   const ScanOutputs out = gated_scan(in, method);
-  if (!s.normalizes) return {out.o, {out.state}};
-  const int64_t D = v.size(3);
-  return {out.o.narrow(-1, 0, D) / out.o.narrow(-1, D, 1).abs().clamp_min(1.0), {out.state}};
+  return s.normalizes() ? normalized(s, out, v.size(3)) : RecurrenceOutputs{out.o, {out.state}, {}};
 }
 
 }  // namespace liger

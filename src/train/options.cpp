@@ -70,6 +70,7 @@ void visit(Options& o, Visitor& v) {
   v("alpha_pattern", o.alpha_pattern, "other alphas, the same way");
   v("rslora", o.rslora, "scale by alpha / sqrt(r) instead");
   v("dora", o.dora, "also learn the norm of every row of the adapted weight (DoRA)");
+  v("mixer", o.mixer, "also learn the numbers of linearized layers' heads: shares, temperatures, gates");
   v("plus_ratio", o.plus_ratio, "LoRA+: B and DoRA's norms learn at lr times this", Range{1});
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,20 @@ enum class FeatureMap {
   kSoftmax,     ///< softmax over the D channels
   kUnit,        ///< x / sqrt(|x|^2 + 1e-6)
   kComplement,  ///< 1 - sigmoid(x), computed as sigmoid(-x)
+  // Two features a channel, as in Hedgehog (arXiv 2402.04347): all of x, then all of -x. Never negative.
+  kSoftmaxPair,  ///< softmax over the 2 D numbers (x, -x)
+  kExpPair,      ///< (exp(x), exp(-x)), x held within +-kLargestExponent
+};
+/// Beyond it exp() of kExpPair stays what it is there: sums of products of two stay finite in float32.
+inline constexpr double kLargestExponent = 20;
+
+/// What a recurrence's output is divided by. Past kNone the sum of keys n_t = a_t n_{t-1} + k'_t is kept as one more
+/// column of S, and d = q'_t^T n_t is the weight of all that the state holds for this query.
+enum class Normalizer {
+  kNone,        ///< nothing
+  kAtLeastOne,  ///< max(|d|, 1), as mLSTM does
+  kOwn,         ///< d; features that are not negative only; o = 0 while the state holds nothing
+  kShared,      ///< d and the window's own sum together: one softmax over both, see MixSettings
 };
 
 /// The log-decay g of a token, from its pretrained key: x is the key itself, one decay for each of its channels, or
@@ -46,14 +61,16 @@ struct Structure {
   bool delta_rule = false;
   /// o_t = q'_t^T (S_{t-1} + k'_t v_t^T): a query reads the state before this token's decay.
   bool reads_before_decay = false;
-  /// The sum of keys n_t = a_t n_{t-1} + k'_t is kept as one more column of S, and o_t divided by max(|q'_t^T n_t|, 1).
-  bool normalizes = false;
+  Normalizer normalizer = Normalizer::kNone;
   /// Gated slot attention: s_t = 1 - a_t writes key and value into D slots of two states,
   ///   K_t = K_{t-1} diag(a_t) + k'_t s_t^T,  V_t = diag(a_t) V_{t-1} + s_t v_t^T,  o_t = V_t^T softmax(K_t^T q'_t).
   bool slots = false;
 
   /// The decay depends on the key; otherwise it is a constant of the head.
   bool gated() const { return decay >= Decay::kLogSigmoid; }
+  bool normalizes() const { return normalizer != Normalizer::kNone; }
+  /// Features of a query or key.
+  int64_t feature_dim(int64_t head_dim) const;
 };
 
 /// All of them, those of one kind neighbours. A row here, and a file of fixtures that an independent program wrote, is
@@ -61,6 +78,14 @@ struct Structure {
 const std::vector<Structure>& structures();
 /// nullptr if there is none of this name.
 const Structure* find_structure(const std::string& name);
+
+/// The structure with other features or another normalizer, for as long as the program runs: the same pointer for the
+/// same choice. What is absent stays.
+const Structure* with_choices(const Structure& structure, std::optional<FeatureMap> features,
+                              std::optional<Normalizer> normalizer);
+/// Why a structure cannot be given them; "" if it can.
+std::string refuses_choices(const Structure& structure, std::optional<FeatureMap> features,
+                            std::optional<Normalizer> normalizer);
 
 /// A recurrent state that a key/value head keeps.
 struct StateShape {

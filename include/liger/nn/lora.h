@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "liger/core/model_config.h"
 #include "liger/nn/lora_config.h"
 
 namespace liger {
@@ -51,7 +52,8 @@ at::Tensor merged_rows(const at::Tensor& weight, int64_t first, const at::Tensor
 /// Paths of all linear modules, sorted.
 std::vector<std::string> linear_paths(const CausalLM& model);
 
-/// Adds a pair to every Linear that lora_modules() names, and freezes everything else. Returns the configuration as it
+/// Adds a pair to every Linear that lora_modules() names, with config.mixer numbers of heads to layers that have none,
+/// and freezes everything else. Returns the configuration as it
 /// is to be stored. Throws as lora_modules().
 LoraConfig add_lora(CausalLM& model, const LoraConfig& config);
 
@@ -65,16 +67,21 @@ struct LoraTensors {
 struct Adapter {
   LoraConfig config;
   std::vector<LoraTensors> modules;
+  std::map<std::string, at::Tensor> mixers;  ///< with config.mixer: a layer's numbers of heads, by the mixer's path
 };
 
-/// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model whose linear modules have weights of
-/// `shapes` [out, in], by path. Strict: what the configuration says against the model, and each tensor that is missing,
+/// Of a model of this shape: its linear modules' weights, [out, in] by path; and the numbers of heads that its
+/// linearized layers have or can be given, [kHeadScalars, H] by the path of the layer's "mixer".
+std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
+std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
+
+/// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says against the model, and each tensor that is missing,
 /// not expected, misshapen or not finite, all of them at once, is Error(kBadInput) that names the file.
 /// A rank above min(in, out) is warned of and run, as in PEFT.
-Adapter read_adapter(const std::filesystem::path& dir, const std::map<std::string, std::vector<int64_t>>& shapes);
+Adapter read_adapter(const std::filesystem::path& dir, const ModelConfig& model);
 
 /// adapter_config.json and adapter_model.safetensors in PEFT's own names ("base_model.model." + path +
-/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; as they are) into `dir`, which exists.
+/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; ".weight" of a mixer; as they are) into `dir`, which exists.
 void save_adapter(const CausalLM& model, const LoraConfig& config, const std::filesystem::path& dir);
 
 /// Adds the adapter of a PEFT folder to the model, and freezes everything else. Throws as read_adapter(). Returns its

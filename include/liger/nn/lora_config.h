@@ -35,9 +35,11 @@ struct LoraConfig {
   std::vector<std::pair<std::string, double>> alpha_pattern = {};
   bool rslora = false;  ///< [use_rslora]: scale alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732)
   bool dora = false;    ///< [use_dora]: arXiv 2402.09353, see Linear
+  /// [modules_to_save: mixer]: the numbers of a linearized layer's heads (core/head_scalars.h) are trained as well.
+  bool mixer = false;
   std::string base_model_name_or_path = {};  ///< written to adapter_config.json
 
-  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, modules_to_save, layer_replication
+  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save, layer_replication
   /// ...) or a key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
   static LoraConfig from_peft_json(const OrderedJson& config, const std::string& source);
   /// What PEFT needs to read it back: the keys of every LoRA, and those in use.

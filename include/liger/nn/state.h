@@ -19,6 +19,8 @@ struct LayerState {
   /// model's dtype, position p at p. Liger: [S, Hkv, window + sinks, D] in the recurrent states' type, position p in
   /// slot p % window, and again in slot window + p where p < sinks.
   at::Tensor keys, values;
+  /// Keys as projected in the slots of `keys`, of a layer whose recurrence reads tokens as they leave the window.
+  at::Tensor raw_keys;
 };
 
 /// What a model remembers of S sequences between calls; start from a default-constructed one. Its size is constant
@@ -39,7 +41,7 @@ struct Conversation {
 };
 
 /// A conversation as a safetensors file, written atomically: layers.N.recurrent.I, layers.N.keys, layers.N.values,
-/// seen, next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
+/// layers.N.raw_keys, seen, next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
 void save_conversation(const std::filesystem::path& file, const Conversation& conversation, const CausalLM& model);
 /// Throws Error(kBadInput) for a file that is none, is damaged, or comes from another model, adapter or dtype.
 Conversation load_conversation(const std::filesystem::path& file, const CausalLM& model);

@@ -43,7 +43,8 @@ struct WindowContext {
 /// Softmax attention over the last `window` keys, the query's own included, and the `sinks` first of the sequence
 /// (arXiv 2309.17453). Scores, softmax and sums in float32. Cost is linear in T.
 ///   q [S, T, H, D], k and v [S, T, Hkv, D] -> [S, T, H, D] float32 (float64 for float64 q).
+/// With `log_sum` it becomes the logarithm of each query's sum of exponentials, [S, T, H].
 at::Tensor window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                            const WindowContext& context);
+                            const WindowContext& context, at::Tensor* log_sum = nullptr);
 
 }  // namespace liger

@@ -46,15 +46,24 @@ struct LayerRecurrence {
   double divisor() const { return structure->uses_divisor ? gate_divisor : 1.0; }
 };
 
+/// What a layer's recurrence reads, float32 or float64.
+struct RecurrenceInputs {
+  at::Tensor q, k, v;              ///< [B, T, H, D], [B, T, Hkv, D] twice; features are made of q and k
+  std::vector<at::Tensor> states;  ///< before the first token, as in RecurrenceOutputs; empty = zeros
+  /// [B, T, Hkv, D], what decay and strength come from; undefined = k. For a layer of the paper k is the projected key
+  /// before RoPE, and so is this.
+  at::Tensor gate = {};
+  at::Tensor log_gate = {};  ///< [Hkv], log-decays are multiplied by exp of it; undefined = zeros
+  at::Tensor present = {};   ///< [T] bool: only these keys and values enter the state; undefined = all
+};
 struct RecurrenceOutputs {
   at::Tensor o;                    ///< [B, T, H, D]
   std::vector<at::Tensor> states;  ///< [B, Hkv, rows, columns] each, as state_shapes() says
+  at::Tensor mass;                 ///< [B, T, H], q'_t^T n_t of a structure that normalizes (Normalizer)
 };
-/// The definition of a structure, any device: q [B, T, H, D], k and v [B, T, Hkv, D] as projected, before RoPE, float32
-/// or float64; `states` before the first token, empty = zeros. Scans without the delta rule go by `method`, everything
-/// else token by token.
-RecurrenceOutputs recurrence(const LayerRecurrence& layer, const at::Tensor& q, const at::Tensor& k,
-                             const at::Tensor& v, const std::vector<at::Tensor>& states = {},
+/// The definition of a structure, any device. Scans without the delta rule go by `method`, everything else token by
+/// token. With Normalizer::kShared o is that of kOwn: what it is worth beside the window, the caller weighs by `mass`.
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& in,
                              ScanMethod method = ScanMethod::kReference);
 
 }  // namespace liger
