@@ -14,9 +14,11 @@
 
 #include <functional>
 
+#include "liger/core/head_scalars.h"
 #include "liger/error.h"
 #include "liger/ops/linear.h"
 #include "liger/ops/linear_cross_entropy.h"
+#include "liger/ops/linear_distillation.h"
 #include "liger/recurrence/recurrence.h"
 #include "nn/checkpointed.h"
 #include "nn/fused_mix.h"
@@ -100,6 +102,19 @@ TEST(Gradients, OfTheLoss) {
                    {randn({6, 4}), weight});
 }
 
+TEST(Gradients, OfDistillation) {
+  at::Tensor targets = at::randint(9, {6}, at::kLong);
+  targets[2] = kIgnoredTarget;
+  const at::Tensor head = randn({9, 4}), taught = randn({6, 5}), teacher = randn({9, 5});
+  for (const Distillation& how : {Distillation{}, Distillation{0.3, 2.0}, Distillation{0.0, 1.0}}) {
+    const auto loss = [&](const at::Tensor& x, const at::Tensor& weight) {
+      return Tensors{linear_distillation(x, weight, taught, teacher, targets, how)};
+    };
+    expect_gradients("frozen", [&](const Tensors& in) { return loss(in[0], head); }, {randn({6, 4})});
+    expect_gradients("trained", [&](const Tensors& in) { return loss(in[0], in[1]); }, {randn({6, 4}), head});
+  }
+}
+
 TEST(Gradients, OfScans) {
   for (const bool delta_rule : {false, true}) {
     const auto scan = [&](const Tensors& in) {
@@ -137,6 +152,22 @@ TEST(Gradients, OfEveryStructure) {
       return all;
     };
     expect_gradients(structure.name, mix, in);
+  }
+}
+
+// One softmax over window and state, with numbers for each head.
+TEST(Gradients, OfNumbersOfHeads) {
+  const std::vector<int64_t> lengths = {7, 2};
+  const Rotation angles = rotation(rope_frequencies({}, 4, at::kCPU), at::cat({at::arange(7), at::arange(2)}));
+  for (const Normalizer normalizer : {Normalizer::kShared, Normalizer::kOwn}) {
+    MixSettings settings = {.recurrence = {.gate_divisor = 2}, .window = 2, .sinks = 1};
+    settings.recurrence.structure = with_choices(*find_structure("gla"), FeatureMap::kExpPair, normalizer);
+    settings.rotates_features = settings.beyond_window = true;
+    const auto mix = [&](const Tensors& x) {
+      return Tensors{fused_mix(settings, {x[0], x[1], x[2], angles, lengths, {}, {}, x[3]}).o};
+    };
+    expect_gradients("numbers of heads", mix,
+                     {randn({9, 4, 4}), randn({9, 2, 4}), randn({9, 2, 4}), 0.5 + 0.3 * randn({kHeadScalars, 4})});
   }
 }
 

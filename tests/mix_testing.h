@@ -65,13 +65,14 @@ inline Tensors results(const MixInputs& in, const MixOutputs& out) {
   leaves.insert(leaves.end(), in.states.begin(), in.states.end());
   if (in.scalars.defined()) leaves.push_back(in.scalars);
   all.insert(all.end(), out.states.begin(), out.states.end());
-  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves, {}, {}, false, /*allow_unused=*/true)) all.push_back(gradient.defined() ? gradient : at::zeros({1}));
+  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves, {}, {}, false, /*allow_unused=*/true))
+    all.push_back(gradient.defined() ? gradient : at::zeros({1}));
   return all;
 }
 
 // `overall`: errors are measured against the largest gradient of all, for inputs where one of them cancels to nothing.
 inline void expect_equal_to_definition(const MixSettings& settings, const MixInputs& in, double tolerance,
-                                bool overall = false) {
+                                       bool overall = false) {
   const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
   const Tensors expected = results(exact, reference_mix(settings, exact));
   const Tensors got = results(leaves, fused_mix(settings, leaves));
@@ -80,9 +81,9 @@ inline void expect_equal_to_definition(const MixSettings& settings, const MixInp
   double largest = 1e-25;  // what float32 holds
   for (size_t i = states + 1; i < got.size(); ++i) largest = std::max(largest, expected[i].abs().max().item<double>());
   for (size_t i = 0; i < got.size(); ++i) {
-    const std::string what = i == 0           ? "o"
-                             : i <= states    ? "state"
-                             : i < states + 4 ? cat("d", "qkv"[i - states - 1])
+    const std::string what = i == 0               ? "o"
+                             : i <= states        ? "state"
+                             : i < states + 4     ? cat("d", "qkv"[i - states - 1])
                              : i < 2 * states + 4 ? "dstate"
                                                   : "dscalars";
     // The states are float32 whatever the inputs are; the rest is rounded to their type once.

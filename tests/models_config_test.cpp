@@ -207,6 +207,62 @@ TEST(LigerSettings, BadValuesNameTheFileAndTheKey) {
   expect_refused(config, "'liger': expected an object, got array");
 }
 
+// What the paper does not have: features, normalizer, state, numbers of heads.
+LigerConfig beyond_the_paper() {
+  LigerConfig liger{.recurrence = "gated-retention", .window = 9, .sinks = 2, .softmax_layers = {1}};
+  liger.features = FeatureMap::kExpPair;
+  liger.normalizer = Normalizer::kShared;
+  liger.rope_features = liger.beyond_window = true;
+  liger.heads[kLinearWeight] = {{-1.5, 2, 3, 1e-3}, {}, {0, 0, 0, 1.0 / 3}};
+  liger.heads[kLogGate] = {{-1, -2}, {}, {0.5, 0}};
+  return liger;
+}
+
+TEST(LigerSettings, BeyondThePaperAreReadAsTheyAreWritten) {
+  const Json config = linearized(beyond_the_paper());
+  EXPECT_EQ(*read(config).liger, beyond_the_paper());
+  const Json& liger = config["liger"];
+  EXPECT_EQ(liger["features"], "exp-pair");
+  EXPECT_EQ(liger["normalizer"], "shared");
+  EXPECT_EQ(liger["state"], "beyond-window");
+  EXPECT_TRUE(liger["heads"].contains("log_linear_weight"));
+  EXPECT_FALSE(liger.contains("mix"));
+  LigerConfig plain{.recurrence = "gla"};
+  plain.heads[kLinearWeight] = {{1, 2, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}};
+  EXPECT_EQ(*read(linearized(plain)).liger, plain);
+  EXPECT_TRUE(linearized(plain)["liger"]["heads"].contains("linear_weight"));
+}
+
+TEST(LigerSettings, BeyondThePaperThatMakeNoSenseAreRefused) {
+  expect_bad_setting("features", "relu",
+                     "features: expected one of identity, softmax, softmax-pair, exp-pair, got 'relu'");
+  expect_bad_setting("features", "exp-pair", "features: gsa has no features to choose", "gsa");
+  expect_bad_setting("normalizer", "own", "normalizer: kda has no sum of keys", "kda");
+  expect_bad_setting("normalizer", "own", "normalizer: mlstm has a normalizer of its own", "mlstm");
+  expect_bad_setting("normalizer", "at-least-one", "normalizer: expected one of none, own, shared");
+  expect_bad_setting("state", "some", "state: expected one of all, beyond-window, got 'some'");
+  expect_bad_setting("state", "beyond-window", "state: expected 'all'", "swa");
+  expect_bad_setting("rope_features", 3, "'rope_features': expected true or false");
+  expect_bad_setting("heads", 3, "heads: expected an object, got number");
+  const auto with = [](const char* name, const Json& rows) { return Json{{name, rows}}; };
+  expect_bad_setting("heads", with("weight", Json::array()), "heads: expected of window_weight, linear_weight");
+  expect_bad_setting("heads", with("query_scale", 1), "heads: query_scale: expected a list of a layer's numbers each");
+  expect_bad_setting("heads", with("query_scale", {1, 2, 3}), "heads: query_scale: layer 0: expected a list");
+  const Json four = {1, 2, 3, 4};
+  expect_bad_setting("heads", with("query_scale", {four, four}),
+                     "heads: query_scale: expected a list for each of 3 layers, got 2");
+  expect_bad_setting("heads", with("key_scale", {four, four, four}),
+                     "heads: key_scale: layer 0: expected 2 numbers, got 4");
+  expect_bad_setting("heads", with("query_scale", {four, four, {1, 2, "3", 4}}),
+                     "heads: query_scale: layer 2: expected numbers, got");
+  Json config = linearized(beyond_the_paper());
+  config["liger"]["heads"]["window_weight"] = {four, Json::array(), four};
+  expect_refused(config, "heads: expected of log_linear_weight, query_scale");
+  config = linearized(beyond_the_paper());
+  config["liger"]["window"] = config["liger"]["sinks"] = 0;
+  expect_refused(config, "normalizer: 'shared' is shared with the window");
+}
+
 TEST(LigerSettings, TheSameValuesGivenByAUserAreTheirMistake) {
   const ModelConfig model = test::TinyModel().config();
   const auto refused = [&](const LigerConfig& liger) {

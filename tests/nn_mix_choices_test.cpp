@@ -1,6 +1,6 @@
-// What a linearized layer may choose beyond the paper: features, rotation, normalizer, a state beyond the window, numbers
-// of heads. The compiled code against the definition, gradients of the numbers included; and one definition by another:
-// softmax attention in two pieces.
+// What a linearized layer may choose beyond the paper: features, rotation, normalizer, a state beyond the window,
+// numbers of heads. The compiled code against the definition, gradients of the numbers included; and one definition by
+// another: softmax attention in two pieces.
 
 #include <ATen/core/grad_mode.h>
 
@@ -70,7 +70,8 @@ class Choices : public ::testing::TestWithParam<Choice> {};
 TEST_P(Choices, EqualTheirDefinition) {
   for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 4}, {6, 0}, {1, 2}, {33, 40}})
     for (const bool scalars : {false, true})
-      for (const MixShape& shape : {MixShape{{80, 3, 12, 21}, 4, 2, 8}, MixShape{{70}, 2, 2, 10}, MixShape{{50}, 3, 1, 64}}) {
+      for (const MixShape& shape :
+           {MixShape{{80, 3, 12, 21}, 4, 2, 8}, MixShape{{70}, 2, 2, 10}, MixShape{{50}, 3, 1, 64}}) {
         SCOPED_TRACE(cat("window ", window, ", sinks ", sinks, ", numbers of heads ", scalars, ", D ", shape.D));
         const MixSettings settings = settings_of(GetParam(), window, sinks);
         at::manual_seed(6);

@@ -24,7 +24,8 @@ std::vector<NamedParameter> make_parameters() {
 
 void set_grads(const std::vector<NamedParameter>& parameters, int64_t step) {
   at::manual_seed(100 + static_cast<uint64_t>(step));
-  for (const auto& [name, value, ratio] : parameters) value.mutable_grad() = at::randn(value.sizes(), at::kDouble);
+  for (const auto& [name, value, ratio, decays] : parameters)
+    value.mutable_grad() = at::randn(value.sizes(), at::kDouble);
 }
 
 // The formula of the header, element by element.
@@ -58,7 +59,7 @@ TEST(AdamW, FollowsTheDefinition) {
   const auto parameters = make_parameters();
   AdamW optimizer(parameters, kOptions);
   std::vector<std::vector<double>> expected;
-  for (const auto& [name, value, ratio] : parameters) expected.push_back(values(value));
+  for (const auto& [name, value, ratio, decays] : parameters) expected.push_back(values(value));
   std::vector<PlainAdamW> plain(parameters.size());
   for (int64_t step = 0; step < 5; ++step) {
     const double lr = 0.01 * static_cast<double>(step + 1);
@@ -122,7 +123,7 @@ TEST(AdamW, NormScaleAndBadGradients) {
   AdamW optimizer(parameters, kOptions);
   set_grads(parameters, 0);
   double squares = 0;
-  for (const auto& [name, value, ratio] : parameters) squares += value.grad().pow(2).sum().item<double>();
+  for (const auto& [name, value, ratio, decays] : parameters) squares += value.grad().pow(2).sum().item<double>();
   EXPECT_NEAR(optimizer.grad_norm(), std::sqrt(squares), 1e-12);
   optimizer.scale_grads(0.5);
   EXPECT_NEAR(optimizer.grad_norm(), std::sqrt(squares) / 2, 1e-12);

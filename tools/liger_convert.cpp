@@ -8,12 +8,15 @@
 #include <memory>
 #include <optional>
 
+#include "liger/convert/calibration_text.h"
 #include "liger/convert/convert.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
 #include "liger/io/tokenizer.h"
 #include "liger/models/structure.h"
+#include "liger/nn/calibrate.h"
+#include "liger/nn/causal_lm.h"
 #include "tool.h"
 
 namespace {
@@ -30,6 +33,9 @@ struct Options {
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
+  std::string features, normalizer, state;
+  CalibrationText calibrate;
+  CalibrationOptions calibration;
 };
 
 std::string human_bytes(uint64_t bytes) {
@@ -112,17 +118,29 @@ std::string architecture_descriptions() {
   return text + "\nThe published Liger code opens gla, hgrn2 and gsa; the others are run by liger alone.\n";
 }
 
-// --help keeps to a screen; --help-all adds what each structure is.
+// --help keeps to a screen; --help-all adds what each structure is, and the options of this group.
+constexpr const char* kDetails = "Details of the mixer and of its calibration";
 class HelpFormatter : public CLI::Formatter {
  public:
   std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
-    const std::string text = CLI::Formatter::make_help(app, std::move(name), mode);
-    return mode == CLI::AppFormatMode::All ? text + "\n" + architecture_descriptions() : text;
+    all_ = mode == CLI::AppFormatMode::All;
+    std::string text = CLI::Formatter::make_help(app, std::move(name), mode);
+    for (size_t at = text.find("\n\n\n"); at != std::string::npos; at = text.find("\n\n\n", at)) text.erase(at, 1);
+    return all_ ? text + "\n" + architecture_descriptions() : text;
   }
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override {
+    return all_ || group != kDetails ? CLI::Formatter::make_group(group, is_positional, options) : "";
+  }
+
+ private:
+  mutable bool all_ = false;
 };
 
+constexpr const char* kLigerOptions = "Liger attention (stored in config.json)";
+
 void add_liger_options(CLI::App& app, Options& o) {
-  const char* const group = "Liger attention (stored in config.json)";
+  const char* const group = kLigerOptions;
   LigerConfig& liger = o.convert.liger;
   const auto setting = [&](const char* name, auto& value, const char* text) {
     return app.add_option(name, value, text)->group(group)->capture_default_str();
@@ -132,12 +150,36 @@ void add_liger_options(CLI::App& app, Options& o) {
   setting("--sinks", liger.sinks, "First tokens of the text that every query sees as well")->check(whole_number(0));
   setting("--mix", liger.mix, "Share of the softmax branch in the output, 0 to 1");
   setting("--gate-divisor", liger.gate_divisor, "log-decay = logsigmoid(k) / this; for structures that have one");
+  const auto choice = [&](const char* name, std::string& value, const char* text, std::vector<std::string> names) {
+    app.add_option(name, value, text)->group(kDetails)->check(CLI::IsMember(std::move(names)))->option_text("NAME");
+  };
+  choice("--features", o.features, "Of queries and keys: identity, softmax, softmax-pair (of x and -x), exp-pair",
+         {"identity", "softmax", "softmax-pair", "exp-pair"});
+  app.add_flag("--rope-features,!--no-rope-features", liger.rope_features, "Features of rotated queries and keys")
+      ->group(kDetails);
+  choice("--normalizer", o.normalizer, "Of the recurrence: none, own, or shared: one softmax with the window",
+         {"none", "own", "shared"});
+  choice("--state", o.state, "What it holds: all, or beyond-window: what the window no longer does",
+         {"all", "beyond-window"});
   auto* keep = app.add_option("--keep-softmax", o.keep_softmax, "One softmax layer after every N Liger layers");
   keep->group(group)->check(whole_number(1))->option_text("N");
   app.add_option("--softmax-layers", o.softmax_layers, "Or: these layers stay softmax, as 3,7,11, counted from 0")
       ->group(group)
       ->option_text("I,J,...")
       ->excludes(keep);
+}
+
+void add_calibration_options(CLI::App& app, Options& o) {
+  app.add_option("--calibrate", o.calibrate.file,
+                 "Fit the recommended mixer's numbers of heads to the attention replaced, on this text")
+      ->group(kLigerOptions)
+      ->option_text("FILE");
+  const auto number = [&](const char* name, int64_t& value, const char* text, int64_t least) {
+    app.add_option(name, value, text)->group(kDetails)->check(whole_number(least))->capture_default_str();
+  };
+  number("--calibrate-tokens", o.calibrate.tokens, "Tokens of it to read", 2);
+  number("--calibrate-length", o.calibrate.length, "Tokens of a chunk", 2);
+  number("--calibrate-steps", o.calibration.steps, "Updates of a layer after the search; 0 = the search alone", 0);
 }
 
 void add_options(CLI::App& app, Options& o) {
@@ -163,7 +205,8 @@ void add_options(CLI::App& app, Options& o) {
       ->transform(size())  // what is added last is applied first
       ->option_text("SIZE");
   add_liger_options(app, o);
-  app.set_help_all_flag("--help-all", "Also say what each structure is");
+  add_calibration_options(app, o);
+  app.set_help_all_flag("--help-all", "Also say what each structure is, and all options of the mixer");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(architecture_names() +
              "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
@@ -183,6 +226,26 @@ std::vector<int64_t> parse_layers(const std::string& text) {
   return layers;
 }
 
+void refuse_with_calibrate(const CLI::App& app, const Options& o) {
+  LIGER_CHECK_USAGE(app.count("--mix") == 0, "--mix has no meaning with --calibrate, which finds shares for each head");
+  LIGER_CHECK_USAGE(o.convert.arch != kWindowOnly && o.convert.liger.window > 0,
+                    "--calibrate: expected a recurrence and a window, whose shares are to be found");
+}
+
+// What calibration takes where nothing else is said: the recommended mixer, as far as the structure has room for it.
+void recommend(const CLI::App& app, Options& o) {
+  LigerConfig& liger = o.convert.liger;
+  const Structure& structure = *find_structure(o.convert.arch);
+  if (app.count("--features") == 0 && app.count("--normalizer") == 0 &&
+      refuses_choices(structure, FeatureMap::kExpPair, Normalizer::kShared).empty()) {
+    liger.features = FeatureMap::kExpPair;
+    liger.normalizer = Normalizer::kShared;
+  }
+  if (app.count("--rope-features") == 0) liger.rope_features = !structure.slots;
+  if (app.count("--state") == 0) liger.beyond_window = true;
+  if (app.count("--sinks") == 0) liger.sinks = 4;
+}
+
 // What was said and would have no effect.
 void check_liger_options(const CLI::App& app, const Options& o) {
   const bool merges = app.count("--merge") > 0;
@@ -191,7 +254,8 @@ void check_liger_options(const CLI::App& app, const Options& o) {
                       merges ? "--merge" : cat("--arch ", o.convert.arch), why);
   };
   if (merges || o.convert.arch == "softmax") {
-    for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers"}) {
+    for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers",
+                             "--features", "--rope-features", "--normalizer", "--state", "--calibrate"}) {
       refuse(name, "");
     }
     return;
@@ -199,6 +263,13 @@ void check_liger_options(const CLI::App& app, const Options& o) {
   const Structure& structure = *find_structure(o.convert.arch);
   if (!structure.uses_divisor) refuse("--gate-divisor", cat(": ", structure.forgets));
   if (o.convert.arch == kWindowOnly) refuse("--mix", ": there is no recurrence to mix the window with");
+  if (app.count("--calibrate") > 0) {
+    refuse_with_calibrate(app, o);
+    return;
+  }
+  for (const char* name : {"--calibrate-tokens", "--calibrate-length", "--calibrate-steps"}) {
+    LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning without --calibrate");
+  }
   LIGER_CHECK_USAGE(app.count("--mix") == 0 || o.convert.liger.window > 0,
                     "--mix has no meaning with --window 0: there is no softmax branch to mix the recurrence with");
 }
@@ -207,7 +278,12 @@ void check_options(const CLI::App& app, Options& o) {
   LIGER_CHECK_USAGE(app.count("--arch") + app.count("--merge") == 1, "--arch or --merge is required");
   if (app.count("--merge") > 0) o.convert.arch.clear();
   check_liger_options(app, o);
-  if (app.count("--softmax-layers") > 0) o.convert.liger.softmax_layers = parse_layers(o.softmax_layers);
+  LigerConfig& liger = o.convert.liger;
+  if (!o.features.empty()) liger.features = feature_map_from_name(o.features);
+  if (!o.normalizer.empty()) liger.normalizer = normalizer_from_name(o.normalizer);
+  if (!o.state.empty()) liger.beyond_window = beyond_window_from_name(o.state);
+  if (app.count("--calibrate") > 0) recommend(app, o);
+  if (app.count("--softmax-layers") > 0) liger.softmax_layers = parse_layers(o.softmax_layers);
   if (app.count("--keep-softmax") > 0) o.convert.keep_softmax = o.keep_softmax;
   if (o.dtype == "f32") o.convert.dtype = Dtype::kF32;
   if (o.dtype == "f16") o.convert.dtype = Dtype::kF16;
@@ -236,7 +312,9 @@ void print_result(const ConvertPlan& plan, const std::filesystem::path& out, dou
   std::cout << out.string() << ": " << human_bytes(linked) << " linked, " << human_bytes(written) << " written in "
             << time << " s\n";
   if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
-    std::cout << "next: liger-finetune configs/lora.yaml --set model.path=" << plan.options.out.string() << "\n";
+    const char* const recipe = plan.options.liger.heads.empty() ? "lora" : "recover";
+    std::cout << "next: liger-finetune configs/" << recipe << ".yaml --set model.path=" << plan.options.out.string()
+              << "\n";
   }
 }
 
@@ -253,8 +331,80 @@ void print_probe(const MergeProbe& probe) {
             << probe.tokens - probe.same_choice << " of them\n";
 }
 
+// The numbers of heads, and what they are worth.
+struct Calibrated {
+  Calibration found;
+  ModelGap teacher, window, before, after;
+  double seconds = 0;
+};
+
+Calibrated calibrate_heads(Options& o) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::filesystem::path& model = o.convert.model;
+  LIGER_CHECK(!ModelConfig::read(model).liger, model.string(), ": is linearized already; calibrate its base model");
+  const std::vector<Sequences> text = read_calibration_text(o.calibrate, *Tokenizer::load(model));
+  const auto load = [&](const std::optional<LigerConfig>& liger) {
+    LoadOptions options;
+    options.liger = liger;
+    return CausalLM::load(model, options);
+  };
+  const auto teacher = load({});
+  const LigerConfig wanted = liger_settings(o.convert, teacher->config());
+  Calibrated out;
+  Progress progress("calibrating", teacher->config().num_hidden_layers);
+  o.calibration.progress = [&](int64_t layers) { progress.update(layers); };
+  out.found = calibrate(*teacher, wanted, text, o.calibration);
+  progress.finish();
+  LigerConfig window = wanted;
+  window.recurrence = kWindowOnly;
+  window.features.reset();
+  window.normalizer.reset();
+  window.rope_features = window.beyond_window = false;
+  out.teacher = compare(*teacher, *teacher, text);
+  out.window = compare(*load(window), *teacher, text);
+  out.before = compare(*load(wanted), *teacher, text);
+  out.after = compare(*load(out.found.liger), *teacher, text);
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  o.convert.liger.heads = out.found.liger.heads;
+  return out;
+}
+
+OrderedJson to_json(const Calibrated& c) {
+  const auto gap = [](const ModelGap& g) {
+    return OrderedJson{{"loss", g.loss}, {"divergence", g.divergence}, {"largest_logit_change", g.largest}};
+  };
+  OrderedJson layers = OrderedJson::array();
+  for (const LayerFit& fit : c.found.layers)
+    layers.push_back({{"layer", fit.layer}, {"window", fit.window}, {"before", fit.before}, {"after", fit.after}});
+  return {{"tokens", c.found.tokens}, {"seconds", c.seconds},    {"explained", layers},  {"teacher", gap(c.teacher)},
+          {"window", gap(c.window)},  {"before", gap(c.before)}, {"after", gap(c.after)}};
+}
+
+void print_calibration(const Calibrated& c) {
+  char line[128];
+  const auto print = [&](const char* format, auto... values) {
+    std::snprintf(line, sizeof line, format, values...);
+    std::cout << line;
+  };
+  print("calibrated on %lld tokens in %.1f s; share of the attention's output explained\n",
+        static_cast<long long>(c.found.tokens), c.seconds);
+  print("  %-6s %12s %12s %12s\n", "layer", "window alone", "before", "after");
+  for (const LayerFit& fit : c.found.layers)
+    print("  %-6lld %12.4f %12.4f %12.4f\n", static_cast<long long>(fit.layer), fit.window, fit.before, fit.after);
+  print("  %-14s %8s %20s %16s\n", "", "loss", "KL from the teacher", "largest logit gap");
+  const auto row = [&](const char* name, const ModelGap& g) {
+    print("  %-14s %8.4f %20.4f %16.3f\n", name, g.loss, g.divergence, g.largest);
+  };
+  row("teacher", c.teacher);
+  row("window alone", c.window);
+  row("before", c.before);
+  row("after", c.after);
+}
+
 void convert(Options& o) {
   o.convert.model = resolve_model(o.model);
+  std::optional<Calibrated> calibrated;
+  if (!o.calibrate.file.empty()) calibrated = calibrate_heads(o);
   const ConvertPlan plan = plan_conversion(o.convert);
   const bool probes = !plan.options.merge.empty() && !o.probe.empty() && !o.dry_run;
   if (probes) with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
@@ -264,9 +414,11 @@ void convert(Options& o) {
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::optional<MergeProbe> probe;
   if (probes) probe = probe_merge(plan.options.model, plan.options.merge, out, o.probe);
+  if (calibrated && !o.common.json) print_calibration(*calibrated);
   if (o.common.json) {
     OrderedJson document = liger::to_json(plan);
     if (probe) document["probe"] = to_json(*probe);
+    if (calibrated) document["calibration"] = to_json(*calibrated);
     document["out"] = out.string();
     document["dry_run"] = o.dry_run;
     if (!o.dry_run) document["seconds"] = seconds;

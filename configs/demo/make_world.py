@@ -9,6 +9,8 @@ OUT/lora.jsonl                   {"text"}: stories for recovery
 OUT/perplexity.test.jsonl        {"text"}: stories for evaluation
 OUT/multiple_choice.test.jsonl   {"query", "choices", "gold"}: a story cut before a word that only memory can tell; the
                                  wrong choices are words of the same story
+OUT/recall/W/D/multiple_choice.test.jsonl   with --recall W: the same, the fact last told D to 1.5 D windows of W tokens
+                                 before, for D = 1, 2, 4 and 8, as far as stories are so long
 Python's standard library only; the same seed writes the same bytes.
 """
 import argparse
@@ -110,7 +112,7 @@ class Story:
     def ask(self, kind, key):
         answer = self.facts[kind][key]
         others = {self.facts[k][v] for k, v in self.last if k == kind} - {answer}
-        back = sum(len(sentence.split()) for sentence in self.text[self.last[kind, key]:])
+        back = sum(len(pieces(sentence)) for sentence in self.text[self.last[kind, key]:])
         self.recalls.append((len(self.text), answer, sorted(others), back))
         self.say(self.rng.choice(self.wording[kind]), it=answer, **self.named(kind, key))
         self.last[kind, key] = len(self.text)
@@ -156,11 +158,18 @@ def sing(rng, lines):
     return " ".join(lines + rng.choices(lines, k=rng.choice([2, 3, 4]) * len(lines)))
 
 
-def questions(rng, count):
-    """Four choices each; the fact was last mentioned 15 words to some hundred before, within a window or far beyond."""
-    while count:
+def pieces(text):
+    """About a token each: most words of this world are one."""
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def questions(rng, count, least=18, most=10**6):
+    """Four choices each; the fact was last mentioned that many tokens before, within a window or far beyond."""
+    for _ in range(400 * count):
+        if count == 0:
+            break
         story = Story(rng, *rng.choice(SIZES[-2:]))
-        usable = [r for r in story.recalls if len(r[2]) >= 3 and r[3] >= 15]
+        usable = [r for r in story.recalls if len(r[2]) >= 3 and least <= r[3] < most]
         if usable:
             sentence, answer, others, _ = rng.choice(usable)
             asked = re.split(rf" {answer}\b", story.text[sentence])[0]
@@ -181,6 +190,7 @@ def main():
     parser.add_argument("out", type=Path)
     for name, default in (("rhymes", 54000), ("verses", 36000), ("train", 20000), ("lora", 3000), ("test", 150), ("rows", 200)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--recall", type=int, metavar="W", help="also questions by distance, in windows of W tokens")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -189,6 +199,13 @@ def main():
         rng = random.Random(f"{args.seed} {name}")  # one each: the size of one file never changes another
         write(args.out / file, ({"text": text} for text in texts(rng, getattr(args, name))))
     write(args.out / "multiple_choice.test.jsonl", questions(random.Random(f"{args.seed} rows"), args.rows))
+    for distance in (1, 2, 4, 8) if args.recall else ():
+        tokens = distance * args.recall
+        rows = list(questions(random.Random(f"{args.seed} recall {tokens}"), args.rows, tokens, tokens + tokens // 2))
+        if len(rows) == args.rows:  # else so long a way back is no part of this world
+            folder = args.out / "recall" / str(args.recall) / str(distance)
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / "multiple_choice.test.jsonl", rows)
 
 
 if __name__ == "__main__":

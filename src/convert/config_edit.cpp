@@ -52,16 +52,20 @@ void set_config_dtype(OrderedJson& config, const std::string& name) {
 }
 
 std::vector<std::string> config_changes(const OrderedJson& before, const OrderedJson& after) {
+  const auto shown = [](OrderedJson value) {
+    if (value.is_object() && value.contains("heads")) value["heads"] = "...";  // thousands of numbers
+    return value.dump();
+  };
   std::vector<std::string> changes;
   for (const auto& [key, value] : before.items()) {
     if (!after.contains(key)) {
-      changes.push_back(cat(key, ": ", value.dump(), " -> (removed)"));
+      changes.push_back(cat(key, ": ", shown(value), " -> (removed)"));
     } else if (after[key] != value) {
-      changes.push_back(cat(key, ": ", value.dump(), " -> ", after[key].dump()));
+      changes.push_back(cat(key, ": ", shown(value), " -> ", shown(after[key])));
     }
   }
   for (const auto& [key, value] : after.items()) {
-    if (!before.contains(key)) changes.push_back(cat(key, ": (absent) -> ", value.dump()));
+    if (!before.contains(key)) changes.push_back(cat(key, ": (absent) -> ", shown(value)));
   }
   return changes;
 }
@@ -84,6 +88,10 @@ std::vector<std::string> compatibility_warnings(const ModelConfig& base, const L
   if (!liger.softmax_layers.empty()) {
     ignored += cat(ignored.empty() ? "" : ", ", "softmax_layers ", OrderedJson(liger.softmax_layers).dump(),
                    " (it linearizes all)");
+  }
+  OrderedJson beyond = to_json(liger);  // choices that the paper does not have
+  for (const char* key : {"features", "rope_features", "normalizer", "state", "heads"}) {
+    if (beyond.contains(key)) ignored += cat(ignored.empty() ? "" : ", ", key);
   }
   if (!ignored.empty()) {
     warnings.push_back("the published Liger code has its settings as constants and will ignore " + ignored +

@@ -48,7 +48,7 @@ const char* to_string(FileAction action) {
 
 fs::path run_conversion(const ConvertPlan& plan) {
   const WeightFiles weights(plan.options.model);
-  const auto edits = merge_edits(plan.options.merge, ModelConfig::read(plan.options.model));
+  const auto edits = read_merge(plan.options.merge, ModelConfig::read(plan.options.model)).rows;
   AtomicDirectory folder(plan.options.out, plan.options.overwrite);
   const auto is_rewritten = [](const PlannedFile& file) { return file.action == FileAction::kRewrite; };
   uint64_t total = 0, done = 0;

@@ -13,6 +13,7 @@
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
+#include "nn/mix_settings.h"
 
 namespace liger {
 namespace {
@@ -29,19 +30,22 @@ at::Tensor probe_logits(const fs::path& model, const fs::path& adapter, const Se
 
 }  // namespace
 
-std::map<std::string, RowEdit> merge_edits(const fs::path& adapter, const ModelConfig& model) {
-  std::map<std::string, RowEdit> edits;
-  if (adapter.empty()) return edits;
-  for (const LoraTensors& module : read_adapter(adapter, model).modules) {
+Merge read_merge(const fs::path& adapter, const ModelConfig& model) {
+  Merge out;
+  if (adapter.empty()) return out;
+  const Adapter read = read_adapter(adapter, model);
+  if (!read.mixers.empty()) out.liger = model.liger;
+  for (const auto& [path, numbers] : read.mixers) set_head_scalars(*out.liger, model, layer_of_mixer(path), numbers);
+  for (const LoraTensors& module : read.modules) {
     const at::Tensor a = module.a.to(at::kFloat), b = module.b.to(at::kFloat);
     const at::Tensor magnitude = module.magnitude.defined() ? module.magnitude.to(at::kFloat) : at::Tensor();
-    edits[module.module.path + ".weight"] = [=, scale = module.module.scale](int64_t first, std::span<float> rows) {
+    out.rows[module.module.path + ".weight"] = [=, scale = module.module.scale](int64_t first, std::span<float> rows) {
       const int64_t columns = a.size(1);
       const at::Tensor weight = at::from_blob(rows.data(), {std::ssize(rows) / columns, columns}, at::kFloat);
       weight.copy_(merged_rows(weight, first, a, b, scale, magnitude));
     };
   }
-  return edits;
+  return out;
 }
 
 MergeProbe probe_merge(const fs::path& model, const fs::path& adapter, const fs::path& merged,

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -14,8 +15,12 @@ namespace liger {
 /// Changes whole rows of a tensor, from row `first` on, in float32.
 using RowEdit = std::function<void(int64_t first, std::span<float> rows)>;
 
-/// What a PEFT adapter does to the weights of a model, by tensor name: W + s B A, with DoRA's magnitudes as norms of
-/// the rows. Throws Error(kBadInput) if the adapter does not fit (read_adapter). Empty for an empty `adapter`.
-std::map<std::string, RowEdit> merge_edits(const std::filesystem::path& adapter, const ModelConfig& model);
+/// What a PEFT adapter does to a model.
+struct Merge {
+  std::map<std::string, RowEdit> rows;  ///< of weights by name: W + s B A, with DoRA's magnitudes as norms of the rows
+  std::optional<LigerConfig> liger;     ///< the model's, with the numbers of heads that the adapter has; if it has any
+};
+/// Throws Error(kBadInput) if the adapter does not fit (read_adapter). Nothing for an empty `adapter`.
+Merge read_merge(const std::filesystem::path& adapter, const ModelConfig& model);
 
 }  // namespace liger

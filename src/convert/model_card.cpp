@@ -79,6 +79,20 @@ void write_settings(std::ostream& out, const LigerConfig& liger) {
     out << "| softmax_layers | " << OrderedJson(liger.softmax_layers).dump()
         << " | layers, counted from 0, that see the whole text by softmax |\n";
   }
+  const OrderedJson said = to_json(liger);
+  const auto choice = [&](const char* key, const char* meaning) {
+    if (said.contains(key)) out << "| " << key << " | " << said[key].dump() << " | " << meaning << " |\n";
+  };
+  choice("features", "of queries and keys, in place of the structure's own");
+  choice("rope_features", "they are of rotated queries and keys");
+  choice("normalizer", "of the recurrence's output; shared: window and state are one softmax");
+  choice("state", "the recurrence reads tokens as they leave the window");
+  if (!liger.heads.empty()) {
+    std::string names;
+    for (const auto& [scalar, rows] : liger.heads)
+      names += cat(names.empty() ? "" : ", ", head_scalar_name(scalar, liger.shares_normalizer()));
+    out << "| heads | " << names << " | numbers of single heads, fitted to the attention replaced |\n";
+  }
   out << "\n";
 }
 
@@ -95,13 +109,16 @@ void write_summary(std::ostream& out, const std::string& base, const ModelConfig
       << (kept > 0 ? "Memory while generating grows with the text in the other layers only.\n\n"
                    : "Memory while generating does not grow with the text.\n\n")
       << "**Not fine-tuned yet**: "
-      << (has_recurrence ? "the recurrence has never been trained, so the model writes nonsense until it is.\n\n"
-                         : "the weights have never been trained with a window.\n\n");
+      << (!liger.heads.empty() ? "shares, temperatures and gates of the heads were fitted to the attention replaced, "
+                                 "the weights have never been trained with them.\n\n"
+          : has_recurrence     ? "the recurrence has never been trained, so the model writes nonsense until it is.\n\n"
+                               : "the weights have never been trained with a window.\n\n");
 }
 
-void write_next_steps(std::ostream& out, const std::string& name) {
+void write_next_steps(std::ostream& out, const std::string& name, const LigerConfig& liger) {
   out << "## Next\n\n```sh\n"
-      << "liger-finetune configs/lora.yaml --set model.path=" << name << " --set save.dir=out/" << name << "\n"
+      << "liger-finetune configs/" << (liger.heads.empty() ? "lora" : "recover") << ".yaml --set model.path=" << name
+      << " --set save.dir=out/" << name << "\n"
       << "liger-eval --model " << name << " --adapter out/" << name << "/final --tasks piqa,arc_easy --data DATA\n"
       << "liger-generate --model " << name << " --adapter out/" << name << "/final --prompt \"...\"\n```\n\n";
 }
@@ -124,7 +141,7 @@ std::string model_card(const CardFacts& facts) {
   for (const std::string& warning : facts.warnings) out << "> Note: " << warning << ".\n\n";
   if (facts.model.liger) {
     write_settings(out, *facts.model.liger);
-    if (facts.adapter.empty()) write_next_steps(out, facts.name);
+    if (facts.adapter.empty()) write_next_steps(out, facts.name, *facts.model.liger);
   }
   write_changes(out, facts);
   write_source(out, facts);

@@ -48,7 +48,8 @@ std::vector<int64_t> every_layer_after(int64_t linear, int64_t layers) {
   return kept;
 }
 
-// The settings of the linearized model, complete.
+}  // namespace
+
 LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& model) {
   LIGER_CHECK_USAGE(find_structure(options.arch) != nullptr, "arch ", unknown_structure(options.arch), ", softmax");
   LigerConfig liger = options.liger;
@@ -62,6 +63,8 @@ LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& mod
   validate(liger, model, "liger settings");
   return liger;
 }
+
+namespace {
 
 void check_model(const ModelConfig& config, const OrderedJson& json, ConvertOptions& options) {
   const std::string where = (options.model / "config.json").string();
@@ -193,23 +196,23 @@ std::string config_dtype_name(Dtype dtype) {
   }
 }
 
-OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options) {
+OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, const ConvertOptions& options,
+                          const Merge& merge) {
   OrderedJson config = options.arch.empty()        ? before
                        : options.arch == "softmax" ? softmax_config(before, model)
                                                    : linearized_config(before, model, options.liger);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
+  if (merge.liger) config["liger"]["heads"] = to_json(*merge.liger)["heads"];
   return config;
 }
 
-// The adapter fits, and its sums can be written. Returns the number of tensors it changes.
-size_t check_merge(const ConvertOptions& options, const ModelConfig& model, const WeightFiles& weights) {
-  const auto edits = merge_edits(options.merge, model);
-  for (const auto& [name, edit] : edits) {
+// The adapter's sums can be written.
+void check_merge(const Merge& merge, const ConvertOptions& options, const WeightFiles& weights) {
+  for (const auto& [name, edit] : merge.rows) {
     const TensorInfo& stored = *weights.find(name)->info;
     LIGER_CHECK(converted_dtype(stored, options.dtype) != Dtype::kF64, options.model.string(), ": tensor '", name,
                 "' is F64, and sums are made in float32; choose a type with --dtype");
   }
-  return edits.size();
 }
 
 fs::path default_output(const ConvertOptions& options) {
@@ -227,10 +230,11 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   check_output(options);
   const WeightFiles weights(options.model);
   check_weights(weights, model, options.model.string());
-  const size_t merged_tensors = check_merge(options, model, weights);
+  const Merge merge = read_merge(options.merge, model);
+  check_merge(merge, options, weights);
 
   ConvertPlan plan{.options = std::move(options)};
-  const OrderedJson after = edited_config(before, model, plan.options);
+  const OrderedJson after = edited_config(before, model, plan.options, merge);
   plan.config_changes = config_changes(before, after);
   plan.peak_memory_bytes = resident_bytes();
   if (plan.options.arch == "softmax") model.liger.reset();
@@ -255,7 +259,7 @@ ConvertPlan plan_conversion(ConvertOptions options) {
                        .changes = plan.config_changes,
                        .warnings = plan.warnings,
                        .adapter = plan.options.merge,
-                       .merged_tensors = merged_tensors,
+                       .merged_tensors = merge.rows.size(),
                        .dtype = changes_dtype(plan.options, weights) ? config_dtype_name(*plan.options.dtype) : ""}));
   for (const PlannedFile& file : plan.files) plan.bytes_written += file.action == FileAction::kLink ? 0 : file.bytes;
   check_space(plan);

@@ -144,17 +144,14 @@ const Structure* find_structure(const std::string& name) {
   return nullptr;
 }
 
-int64_t Structure::feature_dim(int64_t head_dim) const {
-  return key == FeatureMap::kSoftmaxPair || key == FeatureMap::kExpPair ? 2 * head_dim : head_dim;
-}
-
 std::string refuses_choices(const Structure& s, std::optional<FeatureMap> features,
                             std::optional<Normalizer> normalizer) {
   const std::string name = s.name;
   if (features && (s.window_only || s.query != FeatureMap::kSoftmax || s.key != FeatureMap::kSoftmax))
     return name + " has no features to choose: " + s.summary;
   if (!normalizer || *normalizer == s.normalizer) return {};
-  if (s.window_only || s.slots || s.delta_rule || s.reads_before_decay) return name + " has no sum of keys to divide by: " + s.summary;
+  if (s.window_only || s.slots || s.delta_rule || s.reads_before_decay)
+    return name + " has no sum of keys to divide by: " + s.summary;
   if (s.normalizes()) return name + " has a normalizer of its own";
   const FeatureMap query = features.value_or(s.query), key = features.value_or(s.key);
   if (query == FeatureMap::kIdentity || key == FeatureMap::kIdentity)

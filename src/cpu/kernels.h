@@ -25,8 +25,8 @@ struct MixHead {
   int64_t window, sinks;       ///< window 0: recurrence only
   double window_share;
   bool rotates_features, beyond_window;
-  /// Of the compute type: number `s` (HeadScalar) of query head h is scalars[s * scalars_row + h], of the key/value head
-  /// kv_scalars[s * scalars_row]; nullptr: the defaults.
+  /// Of the compute type: number `s` (HeadScalar) of query head h is scalars[s * scalars_row + h], of the key/value
+  /// head kv_scalars[s * scalars_row]; nullptr: the defaults.
   const void *scalars, *kv_scalars;
   int64_t scalars_row;
   int64_t seen;                 ///< tokens of the sequence before these
@@ -43,8 +43,8 @@ struct MixForward {
   /// nullptr: the sequence starts and ends here.
   void *ring_keys, *ring_values;
   void* ring_raw_keys;  ///< keys as projected in the same slots, with beyond_window
-  void* checkpoints;  ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
-  void* lse;          ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
+  void* checkpoints;    ///< for the backward pass: states, checkpoint_scalars(); nullptr = not wanted
+  void* lse;            ///< for the backward pass: [chunks of tokens][group][chunk]; nullptr = not wanted
 };
 
 struct MixBackward {

@@ -126,7 +126,8 @@ class LinearSource {
       const int64_t slot = (head_.seen + from) % head_.window * head_.D;
       load_row(static_cast<const T*>(rings->ring_raw_keys) + slot, head_.D, gate);
       load_row(static_cast<const T*>(rings->ring_values) + slot, head_.D, value);
-      load_row(static_cast<const T*>(head_.rotates_features ? rings->ring_keys : rings->ring_raw_keys) + slot, head_.D, key);
+      load_row(static_cast<const T*>(head_.rotates_features ? rings->ring_keys : rings->ring_raw_keys) + slot, head_.D,
+               key);
       for (int64_t d = 0; d < Dp_; d += kWidth<T>) store(key + d, load(key + d) * scale);
     }
     return begin;

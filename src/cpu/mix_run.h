@@ -27,9 +27,9 @@ class MixRun {
     if (head.structure) {
       const Scalars<T> scalars(head);
       const double gate = std::exp(static_cast<double>(scalars.of_key(kLogGate, 0)));
-      linear_.emplace(StructureHead{head.structure, head.group, head.D, gate / head.divisor,
-                                    gate * head.constant_log_decay},
-                      space.shared, space.ahead);
+      linear_.emplace(
+          StructureHead{head.structure, head.group, head.D, gate / head.divisor, gate * head.constant_log_decay},
+          space.shared, space.ahead);
       state_scalars_ = linear_->states() * linear_->state_size();
       linear_out_ = wide_rows(space.shared);
     }

@@ -154,7 +154,7 @@ class MixStepRun {
   void recur(float* first, float* second, bool enters) {
     const Structure& s = *head_.structure;
     const RowMaps<float> maps{head_.D};
-    const float *gate = late_ ? late_k_ : k_;
+    const float* gate = late_ ? late_k_ : k_;
     const float factor = std::exp(of_key(kLogGate, 0)), inverse = factor / static_cast<float>(head_.divisor);
     const float mean = maps.mean(gate);
     const auto log_decay_at = [&](int64_t d) {
@@ -164,8 +164,7 @@ class MixStepRun {
     maps.each([&](int64_t d) { store(a_ + d, exp(log_decay_at(d))); });
     for (int64_t d = head_.D; d < K_; ++d) a_[d] = a_[d - head_.D];
     float* v = late_ ? late_v_ : v_;
-    for (int64_t h = 0; h < head_.group; ++h)
-      source(q_ + h * Dp_, of_query(kQueryScale, h, 1), rotated_ + h * Dp_);
+    for (int64_t h = 0; h < head_.group; ++h) source(q_ + h * Dp_, of_query(kQueryScale, h, 1), rotated_ + h * Dp_);
     const float* key = source_key();
     if (s.slots) {
       maps.each([&](int64_t d) { store(feature_ + d, -expm1_negative(log_decay_at(d))); });

@@ -24,7 +24,8 @@ struct StructureHead {
 template <typename T>
 struct LinearRows {
   T *q, *k, *gate, *v;
-  int64_t begin = 0;  ///< keys and values of the rows before it do not exist; past the chunk's tokens all rows are zeros
+  int64_t begin =
+      0;  ///< keys and values of the rows before it do not exist; past the chunk's tokens all rows are zeros
 };
 
 template <typename T, bool kBackward = false>
@@ -82,8 +83,8 @@ class StructureRun {
   /// The second: adds the gradients of the chunk to `grad`. dS come in as the gradients of the states after the chunk
   /// and leave as those of `before`. grad_o as o, zeros past the end; with a normalizer prepare() has left o in it.
   /// d_mass: a gradient of mass(), or nullptr. d_log_gate is added to if it is not nullptr.
-  void backward(int64_t n, const LinearRows<T>& x, const T* const* before, const T* o, const T* grad_o,
-                const T* d_mass, T* const* dS, const LinearRows<T>& grad, T* d_log_gate)
+  void backward(int64_t n, const LinearRows<T>& x, const T* const* before, const T* o, const T* grad_o, const T* d_mass,
+                T* const* dS, const LinearRows<T>& grad, T* d_log_gate)
     requires kBackward
   {
     const T* grad_scan = structure_.normalizes() ? divide_backward(o, grad_o, d_mass) : grad_o;
@@ -221,7 +222,8 @@ class StructureRun {
     for (int64_t h = 0; h < head_.group; ++h)
       for (int64_t i = 0; i < n; ++i) {
         const int64_t row = h * kChunk + i;
-        maps_.map_backward(structure_.query, x.q + row * Dp, rows_.q + row * Kp, grads_.q + row * Kp, grad.q + row * Dp);
+        maps_.map_backward(structure_.query, x.q + row * Dp, rows_.q + row * Kp, grads_.q + row * Kp,
+                           grad.q + row * Dp);
       }
     for (int64_t i = x.begin; i < n; ++i) {
       const T* dv = grads_.v + i * shape_.Vp;

@@ -152,8 +152,7 @@ inline T softmax_backward(T* row, T* grad, int64_t n, T lse, T share, const T* a
   }
   const T mean = sum<T>(dot) / sum<T>(total);  // the total is not 1 where lse is large, and so rounded coarsely
   const T d_lse = along ? share * (1 - share) * (mean - *along) : T(0);
-  for (int64_t s = 0; s < n; s += kWidth<T>)
-    store(grad + s, load(row + s) * ((load(grad + s) - mean) * share + d_lse));
+  for (int64_t s = 0; s < n; s += kWidth<T>) store(grad + s, load(row + s) * ((load(grad + s) - mean) * share + d_lse));
   return mean;
 }
 

@@ -65,7 +65,8 @@ void read_heads(const Json& object, const std::string& source, LigerConfig& conf
     known += cat(known.empty() ? "" : ", ", name);
     if (object.contains(name)) config.heads[scalar] = numbers_of_layers(object[name], cat(source, ": heads: ", name));
   }
-  LIGER_CHECK(object.size() == config.heads.size(), source, ": heads: expected of ", known, ", got ", object.dump(-1, ' ', true).substr(0, 80));
+  LIGER_CHECK(object.size() == config.heads.size(), source, ": heads: expected of ", known, ", got ",
+              object.dump(-1, ' ', true).substr(0, 80));
 }
 
 }  // namespace
@@ -119,8 +120,7 @@ OrderedJson to_json(const LigerConfig& c) {
   if (c.rope_features) out["rope_features"] = true;
   if (c.normalizer) out["normalizer"] = name_of(kNormalizerNames, *c.normalizer);
   if (c.beyond_window) out["state"] = name_of(kStateNames, true);
-  for (const auto& [scalar, numbers] : c.heads)
-    out["heads"][head_scalar_name(scalar, c.shares_normalizer())] = numbers;
+  for (const auto& [scalar, numbers] : c.heads) out["heads"][head_scalar_name(scalar, c.shares_normalizer())] = numbers;
   return out;
 }
 

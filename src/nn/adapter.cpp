@@ -6,8 +6,8 @@
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
-#include "liger/nn/causal_lm.h"
 #include "liger/models/family.h"
+#include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
 #include "nn/mix_settings.h"
 #include "nn/token_mixer.h"
@@ -32,8 +32,6 @@ std::vector<std::string> paths_of(const std::map<std::string, Value>& by_path) {
   for (const auto& [path, value] : by_path) paths.push_back(path);
   return paths;
 }
-
-bool is_mixer(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
 
 // "lora_A.default.weight" is PEFT's name in memory; a magnitude is a module there and bare in a file.
 std::string as_stored(std::string name) {
@@ -142,6 +140,10 @@ Shapes linear_shapes(const ModelConfig& config) {
   }
   return shapes;
 }
+
+bool is_mixer(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
+
+int64_t layer_of_mixer(const std::string& path) { return std::stoll(path.substr(std::string("model.layers.").size())); }
 
 Shapes mixer_shapes(const ModelConfig& config) {
   Shapes shapes;

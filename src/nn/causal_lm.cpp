@@ -19,9 +19,6 @@ namespace {
 
 bool is_lora(const std::string& name) { return name.find(".lora_") != std::string::npos; }
 
-// Numbers of heads come from config.json.
-bool is_of_config(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
-
 at::ScalarType stored_type(const WeightFiles& files) {
   return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
 }
@@ -36,7 +33,7 @@ void randomize(torch::nn::Module& model, const ModelConfig& config) {
   at::NoGradGuard no_grad;
   const double residual_scale = 1.0 / std::sqrt(2.0 * static_cast<double>(config.num_hidden_layers));
   for (auto& item : model.named_parameters()) {
-    if (is_of_config(item.key())) continue;
+    if (is_mixer(item.key())) continue;
     at::Tensor& parameter = item.value();
     if (parameter.dim() > 1) {
       parameter.normal_(0.0, config.initializer_range * (writes_residual(item.key()) ? residual_scale : 1.0));
@@ -76,7 +73,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
   at::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
-    if (is_of_config(item.key())) {
+    if (is_mixer(item.key())) {  // numbers of heads come from config.json
       item.value().set_data(item.value().to(options.device));
       continue;
     }
@@ -90,6 +87,29 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   }
   model->eval();
   return model;
+}
+
+std::shared_ptr<CausalLM> CausalLM::teacher() const {
+  ModelConfig config = config_;
+  config.liger.reset();
+  std::shared_ptr<CausalLM> out(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype())));
+  const auto ours = named_parameters();
+  at::NoGradGuard no_grad;
+  for (auto& item : out->named_parameters()) {
+    item.value().set_data(ours[item.key()].detach());
+    item.value().set_requires_grad(false);
+  }
+  out->eval();
+  return out;
+}
+
+ModelConfig CausalLM::config_as_trained() const {
+  ModelConfig out = config_;
+  const auto parameters = named_parameters();
+  for (const auto& [path, shape] : mixer_shapes(config_))
+    if (const at::Tensor* numbers = parameters.find(path + ".weight"))
+      set_head_scalars(*out.liger, config_, layer_of_mixer(path), *numbers);
+  return out;
 }
 
 at::ScalarType CausalLM::dtype() const { return model_->embedding().scalar_type(); }
@@ -108,7 +128,8 @@ at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : 
 void CausalLM::save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype) const {
   std::map<std::string, at::Tensor> tensors;
   for (const auto& item : named_parameters())
-    if (!is_lora(item.key()) && !is_of_config(item.key())) tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
+    if (!is_lora(item.key()) && !is_mixer(item.key()))
+      tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
   save_tensors(file, tensors);
 }
 

@@ -6,6 +6,7 @@
 #include "liger/error.h"
 #include "liger/io/log.h"
 #include "nn/cuda_mix.h"
+#include "nn/reference_mix.h"
 
 namespace liger {
 namespace {
@@ -34,6 +35,11 @@ bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& i
                     "; with backend auto LibTorch's operators run them");
   warn_once(what + "; LibTorch's operators run them, which is slower");
   return false;
+}
+
+MixOutputs run_mix(Backend backend, const MixSettings& settings, const MixInputs& in) {
+  if (!runs_fused(backend, settings, in)) return reference_mix(settings, in, ScanMethod::kChunked);
+  return in.q.is_cpu() ? fused_mix(settings, in) : cuda_mix(settings, in);
 }
 
 }  // namespace liger

@@ -9,4 +9,7 @@ namespace liger {
 /// backend was named, else a warning with it, once.
 bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in);
 
+/// Whole sequences, by what runs_fused() chooses.
+MixOutputs run_mix(Backend backend, const MixSettings& settings, const MixInputs& in);
+
 }  // namespace liger

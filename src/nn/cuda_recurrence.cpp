@@ -326,7 +326,7 @@ CudaRecurrenceGradients cuda_recurrence_backward(const LayerRecurrence& layer, c
   if (layer.structure->slots) return slots_backward(in, forward, d_o, d_states);
   if (layer.structure->delta_rule) return delta_backward(in, forward, d_o, d_states);
   return layer.structure->normalizes() ? normalized_backward(in, forward, d_o, d_states)
-                                     : plain_backward(in, forward, d_o, d_states);
+                                       : plain_backward(in, forward, d_o, d_states);
 }
 
 }  // namespace liger

@@ -50,6 +50,11 @@ Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : 
   norm_ = register_module("norm", std::make_shared<RmsNorm>(config, options));
 }
 
+MixerContext Decoder::context(const Sequences& tokens) const {
+  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.head_dim, tokens.ids().device());
+  return {tokens, liger::rotation(frequencies, tokens.positions()), std::vector<int64_t>(tokens.count(), 0), {}};
+}
+
 at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
   const at::Device device = tokens.ids().device();
   at::Tensor positions = tokens.positions(), seen;

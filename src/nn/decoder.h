@@ -16,6 +16,9 @@ class DecoderLayer : public torch::nn::Module {
   DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
   at::Tensor forward(at::Tensor x, const MixerContext& context, LayerState* state);
 
+  at::Tensor attention_input(const at::Tensor& x) { return input_layernorm_->forward(x); }
+  TokenMixer& attention() { return *self_attn_; }
+
  private:
   std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;
   std::shared_ptr<TokenMixer> self_attn_;
@@ -27,6 +30,11 @@ class Decoder : public torch::nn::Module {
  public:
   Decoder(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
+  // Its parts, for whole sequences.
+  at::Tensor embed(const Sequences& tokens) { return embed_tokens_->forward(tokens.ids()); }
+  MixerContext context(const Sequences& tokens) const;
+  const std::vector<std::shared_ptr<DecoderLayer>>& layers() const { return layers_; }
+
   void checkpoint_layers(bool on) { checkpoints_ = on; }
   const at::Tensor& embedding() const { return embed_tokens_->weight; }
 

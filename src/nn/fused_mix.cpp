@@ -205,8 +205,7 @@ class FusedMix : public torch::autograd::Function<FusedMix> {
     const at::Tensor grad_o = grads[0].defined() ? grads[0].contiguous() : at::zeros_like(mix.q);
     variable_list out = {{}, {}};
     const bool trains_scalars = context->saved_data["trains_scalars"].toBool();
-    const variable_list inputs =
-        run_backward(mix, saved_tensors[5], saved_tensors[6], grad_o, dstates, trains_scalars);
+    const variable_list inputs = run_backward(mix, saved_tensors[5], saved_tensors[6], grad_o, dstates, trains_scalars);
     out.insert(out.end(), inputs.begin(), inputs.end());
     out.insert(out.end(), 2, at::Tensor());  // cos, sin
     dstates.resize(2);
@@ -268,9 +267,9 @@ MixOutputs fused_mix(const MixSettings& settings, const MixInputs& given) {
   at::Tensor o;
   if (wants_gradient(in)) {
     states.resize(2);
-    variable_list out = FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.scalars),
-                                        if_defined(in.rotation.cos), if_defined(in.rotation.sin),
-                                        if_defined(states[0]), if_defined(states[1]));
+    variable_list out =
+        FusedMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.scalars), if_defined(in.rotation.cos),
+                        if_defined(in.rotation.sin), if_defined(states[0]), if_defined(states[1]));
     o = out[0];
     states.assign(out.begin() + 1, out.end());
   } else {

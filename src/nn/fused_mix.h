@@ -14,7 +14,8 @@ namespace liger {
 /// (core/head_scalars.h; by default window_share and 1 - window_share).
 ///
 /// Where the recurrence's normalizer is kShared, window and state are one softmax, as in LoLCATs (arXiv 2410.10254,
-/// eq. 6): with Z = sum of exp(scores) over the window, o_w its output, d the recurrence's mass and n its sum of values,
+/// eq. 6): with Z = sum of exp(scores) over the window, o_w its output, d the recurrence's mass and n its sum of
+/// values,
 ///   o = (Z o_w + e^w n) / (Z + e^w d),
 /// which is the mix of both outputs with a = 1 / (1 + exp(w + log d - log Z)) and b = 1 - a.
 struct MixSettings {

@@ -22,7 +22,8 @@ class LigerAttention : public TokenMixer {
       : TokenMixer(config, options),
         backend_(config.backend),
         settings_(mix_settings(config, layer)),
-        numbers_(head_scalars(config, layer).to(c10::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat)) {
+        numbers_(head_scalars(config, layer)
+                     .to(c10::typeMetaToScalarType(options.dtype()) == at::kDouble ? at::kDouble : at::kFloat)) {
     if (!config.liger->heads.empty()) add_head_scalars();
   }
   void add_head_scalars() override {
@@ -30,17 +31,13 @@ class LigerAttention : public TokenMixer {
       mixer_ = register_module(kMixerModule, std::make_shared<HeadScalars>(numbers_.to(parameters()[0].device())));
   }
 
- protected:
-  at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
-                 LayerState* state) override {
-    const MixInputs in = {q, k, v, context.rotation, context.tokens.lengths(), {}, context.tokens.starts(),
-                          mixer_ ? mixer_->weight : at::Tensor()};
-    if (!runs_fused(backend_, settings_, in)) {
-      if (state) return reference_mix(settings_, in, context.past, *state, ScanMethod::kChunked);
-      return reference_mix(settings_, in, ScanMethod::kChunked).o;
-    }
-    if (q.is_cpu()) return state ? fused_mix(settings_, in, context.past, *state) : fused_mix(settings_, in).o;
-    return state ? cuda_mix(settings_, in, context.past, context.seen, *state) : cuda_mix(settings_, in).o;
+  at::Tensor mix(const Projections& x, const MixerContext& context, LayerState* state) override {
+    const MixInputs in = mix_inputs(x, context, mixer_ ? mixer_->weight : at::Tensor());
+    if (!state) return run_mix(backend_, settings_, in).o;
+    if (!runs_fused(backend_, settings_, in))
+      return reference_mix(settings_, in, context.past, *state, ScanMethod::kChunked);
+    return x.q.is_cpu() ? fused_mix(settings_, in, context.past, *state)
+                        : cuda_mix(settings_, in, context.past, context.seen, *state);
   }
 
  private:
@@ -51,6 +48,10 @@ class LigerAttention : public TokenMixer {
 };
 
 }  // namespace
+
+MixInputs mix_inputs(const Projections& x, const MixerContext& context, const at::Tensor& scalars) {
+  return {x.q, x.k, x.v, context.rotation, context.tokens.lengths(), {}, context.tokens.starts(), scalars};
+}
 
 std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, int64_t layer,
                                                  const at::TensorOptions& options) {

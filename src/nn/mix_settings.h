@@ -11,7 +11,8 @@ MixSettings mix_settings(const ModelConfig& config, int64_t layer);
 /// The submodule of a linearized layer that holds the numbers of its heads as "weight".
 inline constexpr const char* kMixerModule = "mixer";
 
-/// Its numbers of heads, [kHeadScalars, H] float64 on the CPU: config.liger->heads, and the defaults of what is not there.
+/// Its numbers of heads, [kHeadScalars, H] float64 on the CPU: config.liger->heads, and the defaults of what is not
+/// there.
 at::Tensor head_scalars(const ModelConfig& config, int64_t layer);
 /// The way back: all that have a meaning become a part of `liger`, which is that of `model`. Call it for every layer
 /// that is not softmax attention.

@@ -110,15 +110,16 @@ RecurrenceInputs linear_inputs(const MixSettings& s, const Wide& x, int64_t seen
                                              : at::zeros({1, s.window, now.size(2), now.size(3)}, now.options());
     return at::cat({before, now}, 1).narrow(1, 0, T);
   };
-  RecurrenceInputs in = {.q = q, .k = {}, .v = late(x.v, rings.values), .states = {}, .gate = late(x.k, rings.raw_keys)};
+  RecurrenceInputs in = {
+      .q = q, .k = {}, .v = late(x.v, rings.values), .states = {}, .gate = late(x.k, rings.raw_keys)};
   in.k = s.rotates_features ? late(k, rings.keys) : in.gate;
   in.present = positions(seen - s.window, seen - s.window + T, x.q) >= s.sinks;
   return in;
 }
 
 // Both branches, [1, T, H, D] and what weighs them.
-at::Tensor combine(const MixSettings& s, const at::Tensor& scalars, const at::Tensor& window,
-                   const at::Tensor& log_sum, const RecurrenceOutputs& linear) {
+at::Tensor combine(const MixSettings& s, const at::Tensor& scalars, const at::Tensor& window, const at::Tensor& log_sum,
+                   const RecurrenceOutputs& linear) {
   const auto of_heads = [&](HeadScalar row) { return scalars[row].view({1, 1, -1, 1}); };
   if (!s.shares_normalizer()) {
     if (!scalars.defined()) return window * s.window_share + linear.o * (1 - s.window_share);

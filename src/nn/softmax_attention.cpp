@@ -21,9 +21,8 @@ class SoftmaxAttention : public TokenMixer {
  public:
   using TokenMixer::TokenMixer;
 
- protected:
-  at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
-                 LayerState* state) override {
+  at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) override {
+    const auto& [q, k, v] = in;
     const Sequences& tokens = context.tokens;
     const at::Tensor queries = tokens.rows(rotate(q, context.rotation));
     const at::Tensor keys = tokens.rows(rotate(k, context.rotation)), values = tokens.rows(v);

@@ -13,10 +13,13 @@ TokenMixer::TokenMixer(const ModelConfig& config, const at::TensorOptions& optio
   o_proj_ = linear("o_proj", heads_ * head_dim_, config.hidden_size);
 }
 
-at::Tensor TokenMixer::forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
+Projections TokenMixer::project(const at::Tensor& x) {
   const auto by_head = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
-  const at::Tensor mixed = mix(by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),
-                               by_head(v_proj_->forward(x), kv_heads_), context, state);
+  return {by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),
+          by_head(v_proj_->forward(x), kv_heads_)};
+}
+
+at::Tensor TokenMixer::output(const at::Tensor& mixed) {
   return o_proj_->forward(mixed.reshape({-1, heads_ * head_dim_}));
 }
 

@@ -10,6 +10,7 @@
 #include "liger/nn/lora.h"
 #include "liger/nn/state.h"
 #include "liger/ops/ops.h"
+#include "nn/fused_mix.h"
 
 namespace liger {
 
@@ -21,20 +22,28 @@ struct MixerContext {
   at::Tensor seen;            ///< the same, [S] int64 on the device; undefined without a state
 };
 
+/// q [N, H, D], k and v [N, Hkv, D] of a layer, before RoPE.
+struct Projections {
+  at::Tensor q, k, v;
+};
+
 /// q, k, v and o projections around a way to mix tokens.
 class TokenMixer : public torch::nn::Module {
  public:
   TokenMixer(const ModelConfig& config, const at::TensorOptions& options);
   /// x [N, hidden_size] -> [N, hidden_size]; `state` (may be null) is advanced.
-  at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
+  at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
+    return output(mix(project(x), context, state));
+  }
+
+  // Its three steps.
+  Projections project(const at::Tensor& x);
+  /// -> [N, H, D] in the projections' dtype.
+  virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
+  at::Tensor output(const at::Tensor& mixed);
   /// Gives the layer numbers of heads of its own (core/head_scalars.h), their defaults, if it could use them and has
   /// none.
   virtual void add_head_scalars() {}
-
- protected:
-  /// q [N, H, D], k and v [N, Hkv, D] as projected -> [N, H, D] in the same dtype.
-  virtual at::Tensor mix(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const MixerContext& context,
-                         LayerState* state) = 0;
 
  private:
   int64_t heads_, kv_heads_, head_dim_;
@@ -44,6 +53,9 @@ class TokenMixer : public torch::nn::Module {
 /// The mixer config.json asks for in layer `layer`: softmax attention, or a Liger layer.
 std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, int64_t layer,
                                              const at::TensorOptions& options);
+
+/// What a linearized layer's mix reads; `scalars` may be undefined.
+MixInputs mix_inputs(const Projections& x, const MixerContext& context, const at::Tensor& scalars);
 
 // One file each.
 std::shared_ptr<TokenMixer> make_softmax_attention(const ModelConfig& config, const at::TensorOptions& options);

@@ -1,43 +1,29 @@
 #include "liger/ops/linear_cross_entropy.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/nonzero.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
-#include <span>
 #include <vector>
 
 #include "liger/core/dtype.h"
 #include "liger/error.h"
 #include "liger/ops/linear.h"
+#include "ops/head_loss.h"
 #include "ops/rows.h"
 
 namespace liger {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
-
-// Whole rows of logits held at a time: many, as the weight is read anew for each block.
-constexpr int64_t kBlockElements = int64_t{1} << 24;
-constexpr int64_t kMinBlockRows = 128;
 // Rows and tokens of the pieces of logits that are held otherwise: they stay in the cache.
 constexpr int64_t kPieceRows = 1024, kPieceTokens = 1024;
-
-struct Result {
-  at::Tensor loss;
-  at::Tensor hidden_grad, weight_grad;  // of the loss; undefined unless asked for
-};
 
 // The sum of the rows' losses, float64; with `gradient`, logits become softmax - one-hot, their gradient.
 at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gradient) {
@@ -62,24 +48,12 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
   return losses.sum();
 }
 
-int64_t block_rows(int64_t vocab_size) { return std::max(kMinBlockRows, kBlockElements / vocab_size); }
-
-// Calls body(indices of rows) for blocks of at most `most` of them, about as large as each other.
-template <typename Body>
-void for_blocks(const at::Tensor& rows, int64_t most, const Body& body) {
-  const int64_t count = rows.size(0), blocks = (count + most - 1) / most;
-  for (int64_t i = 0; i < blocks; ++i) {
-    const int64_t begin = count * i / blocks;
-    body(rows.narrow(0, begin, count * (i + 1) / blocks - begin));
-  }
-}
-
 // By blocks of rows with all their logits. The gradient of the weight needs them: softmax before its sum is known has
 // no place in a sum over rows.
-Result by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
-               bool hidden_needs_grad, bool weight_needs_grad) {
+HeadLoss by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
+                 bool hidden_needs_grad, bool weight_needs_grad) {
   const at::ScalarType type = wide_type(hidden);
-  Result result;
+  HeadLoss result;
   result.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
   if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
   // Summed over the blocks, so not in a 16-bit type.
@@ -160,9 +134,9 @@ class StreamedBlock {
   std::vector<double> at_target_;
 };
 
-Result streamed(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
-                bool hidden_needs_grad) {
-  Result result;
+HeadLoss streamed(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
+                  bool hidden_needs_grad) {
+  HeadLoss result;
   result.loss = at::zeros({}, at::kDouble);
   if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
   for_blocks(rows, kPieceRows, [&](const at::Tensor& index) {
@@ -176,47 +150,15 @@ Result streamed(const at::Tensor& hidden, const at::Tensor& weight, const at::Te
   return result;
 }
 
-void check_targets(const at::Tensor& targets, int64_t vocab_size) {
-  const at::Tensor dense = targets.contiguous();
-  for (const int64_t target : std::span(dense.const_data_ptr<int64_t>(), dense.numel())) {
-    LIGER_CHECK(target == kIgnoredTarget || (target >= 0 && target < vocab_size), "linear_cross_entropy: target ",
-                target, " is not one of the ", vocab_size, " rows of the weight");
-  }
-}
-
-Result compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
-               bool weight_needs_grad) {
-  const at::Tensor rows = at::nonzero(targets != kIgnoredTarget).squeeze(1);
-  if (hidden.is_cpu()) check_targets(targets, weight.size(0));
-  Result result = hidden.is_cpu() && !weight_needs_grad
-                      ? streamed(hidden, weight, targets, rows, hidden_needs_grad)
-                      : by_rows(hidden, weight, targets, rows, hidden_needs_grad, weight_needs_grad);
+HeadLoss compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
+                 bool weight_needs_grad) {
+  const at::Tensor rows = learned_rows(targets, weight.size(0));
+  HeadLoss result = hidden.is_cpu() && !weight_needs_grad
+                        ? streamed(hidden, weight, targets, rows, hidden_needs_grad)
+                        : by_rows(hidden, weight, targets, rows, hidden_needs_grad, weight_needs_grad);
   result.loss = result.loss.to(wide_type(hidden));
   return result;
 }
-
-struct LinearCrossEntropy : torch::autograd::Function<LinearCrossEntropy> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weight,
-                            const at::Tensor& targets, bool hidden_needs_grad, bool weight_needs_grad) {
-    Result result = compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
-    context->saved_data["hidden"] = std::move(result.hidden_grad);
-    context->saved_data["weight"] = std::move(result.weight_grad);
-    return result.loss;
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list upstream) {
-    LIGER_CHECK(!at::GradMode::is_enabled(), "linear_cross_entropy: its gradient cannot be differentiated again");
-    LIGER_CHECK(!context->saved_data.empty(), "linear_cross_entropy: its gradients were handed out already");
-    // They are as large as the weight: handed over, not copied.
-    const auto chained = [&](const char* name) {
-      at::Tensor grad = context->saved_data[name].toTensor();
-      return grad.defined() ? grad.mul_(upstream[0]) : grad;
-    };
-    const variable_list out = {chained("hidden"), chained("weight"), {}, {}, {}};
-    context->saved_data.clear();
-    return out;
-  }
-};
 
 }  // namespace
 
@@ -234,10 +176,9 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weig
               "linear_cross_entropy: expected hidden [N, D], weight [V, D] of one dtype and targets [N], got ",
               hidden.sizes(), " ", hidden.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ",
               targets.sizes());
-  const bool grad = at::GradMode::is_enabled();
-  const bool hidden_needs_grad = grad && hidden.requires_grad(), weight_needs_grad = grad && weight.requires_grad();
-  if (!hidden_needs_grad && !weight_needs_grad) return compute(hidden, weight, targets, false, false).loss;
-  return LinearCrossEntropy::apply(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+  return head_loss(hidden, weight, [&](bool hidden_needs_grad, bool weight_needs_grad) {
+    return compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+  });
 }
 
 }  // namespace liger

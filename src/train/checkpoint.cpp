@@ -33,7 +33,7 @@ bool belongs_to_model(const std::string& name) {
 /// The base's config.json with what this model says, so that keys we do not know stay.
 OrderedJson whole_config(const TrainingSetup& setup, at::ScalarType dtype) {
   OrderedJson config = read_ordered_json(setup.base / "config.json");
-  ModelConfig ours = setup.model->config();
+  ModelConfig ours = setup.model->config_as_trained();
   ours.stored_dtype = dtype == at::kBFloat16 ? "bfloat16"
                       : dtype == at::kHalf   ? "float16"
                       : dtype == at::kDouble ? "float64"

@@ -6,6 +6,7 @@
 #include "liger/core/dtype.h"
 #include "liger/error.h"
 #include "liger/ops/linear_cross_entropy.h"
+#include "liger/ops/linear_distillation.h"
 #include "liger/train/optimizer.h"
 #include "nn/fused_mix.h"
 #include "nn/mix_settings.h"
@@ -136,7 +137,10 @@ int64_t Estimate::activations(int64_t& last_layer) const {
 int64_t Estimate::loss() const {
   const int64_t head = full_ ? c_.vocab_size * c_.hidden_size * w_ : 0;
   const at::ScalarType type = held_type(c_, options_, shape_);
-  return N_ * c_.hidden_size * e_ + head + linear_cross_entropy_bytes(N_, c_.hidden_size, c_.vocab_size, type, full_);
+  const int64_t given = N_ * c_.hidden_size * e_ + head;
+  if (options_.distill)  // and what the teacher says
+    return given + N_ * c_.hidden_size * e_ + linear_distillation_bytes(N_, c_.hidden_size, c_.vocab_size, type);
+  return given + linear_cross_entropy_bytes(N_, c_.hidden_size, c_.vocab_size, type, full_);
 }
 
 // The first layer it meets has everything else waiting. Three times the width of the MLP: gradients of the activation,
@@ -159,7 +163,8 @@ int64_t Estimate::moments() const {
 MemoryEstimate Estimate::run(int64_t process) const {
   MemoryEstimate m;
   m.process = process;
-  m.weights = sizes_.model() * e_;
+  // With LoRA a teacher's weights are the model's.
+  m.weights = sizes_.model() * e_ * (full_ && options_.distill ? 2 : 1);
   m.adapters = sizes_.adapters() * w_;
   m.gradients = trained();
   m.moments = moments();
@@ -171,7 +176,7 @@ MemoryEstimate Estimate::run(int64_t process) const {
   const int64_t second = full_ && c_.tie_word_embeddings ? c_.vocab_size * c_.hidden_size * e_ : 0;
   // Mapped weights are used in place; others lie beside what they are turned into until all are.
   const int64_t stored = shape_.stored ? sizes_.model() * bytes_of(*shape_.stored) : 0;
-  const int64_t converted = stored != m.weights ? stored : 0;
+  const int64_t converted = stored != sizes_.model() * e_ ? stored : 0;
 
   const auto moment = [&](const char* name, int64_t bytes, int64_t temporaries) {
     m.temporaries = std::max(m.temporaries, temporaries);

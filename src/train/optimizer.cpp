@@ -71,10 +71,10 @@ AdamW::AdamW(std::vector<NamedParameter> parameters, const AdamWOptions& options
     : parameters_(std::move(parameters)), shards_(liger::shards(parameters_, options.ranks)), options_(options) {
   const at::NoGradGuard no_grad;
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const auto& [name, value, lr_ratio] = parameters_[i];
+    const auto& [name, value, lr_ratio, decays] = parameters_[i];
     LIGER_CHECK(value.scalar_type() == at::kFloat || value.scalar_type() == at::kDouble, "parameter '", name,
                 "': expected float32 or float64 to train, got ", value.scalar_type());
-    const double weight_decay = value.dim() >= 2 ? options.weight_decay : 0.0;
+    const double weight_decay = value.dim() >= 2 && decays ? options.weight_decay : 0.0;
     const Part part{name, value, shards_[i][options.rank]};
     if (part.shard.count == 0) continue;
     if (eight_bit(value)) {
@@ -106,7 +106,7 @@ int64_t AdamW::moment_bytes(int64_t numbers, int64_t size, bool eight_bit) {
 
 std::vector<at::Tensor> AdamW::grads() const {
   std::vector<at::Tensor> grads;
-  for (const auto& [name, value, ratio] : parameters_) {
+  for (const auto& [name, value, ratio, decays] : parameters_) {
     LIGER_CHECK(value.grad().defined(), "parameter '", name, "' got no gradient: the loss does not depend on it");
     grads.push_back(value.grad());
   }
@@ -151,7 +151,7 @@ void AdamW::step(EightBit& parameter, double lr) const {
 }
 
 void AdamW::zero_grad() {
-  for (const auto& [name, value, ratio] : parameters_) value.mutable_grad().reset();
+  for (const auto& [name, value, ratio, decays] : parameters_) value.mutable_grad().reset();
 }
 
 double AdamW::grad_norm() const {
@@ -166,7 +166,7 @@ double AdamW::grad_norm() const {
 void AdamW::scale_grads(double factor) { at::_foreach_mul_(grads(), factor); }
 
 std::string AdamW::first_nonfinite_grad() const {
-  for (const auto& [name, value, ratio] : parameters_) {
+  for (const auto& [name, value, ratio, decays] : parameters_) {
     if (value.grad().defined() && !at::isfinite(value.grad()).all().item<bool>()) return name;
   }
   return {};
@@ -198,7 +198,7 @@ std::vector<AdamW::StateTensor> AdamW::layout() const {
   const auto blocks = [](int64_t count) { return (count + BlockQuantized::kBlock - 1) / BlockQuantized::kBlock; };
   std::vector<StateTensor> out;
   for (size_t i = 0; i < parameters_.size(); ++i) {
-    const auto& [name, value, lr_ratio] = parameters_[i];
+    const auto& [name, value, lr_ratio, decays] = parameters_[i];
     const bool bytes = eight_bit(value);
     std::vector<Shard> of_blocks;
     for (const Shard& shard : shards_[i]) of_blocks.push_back({blocks(shard.begin), blocks(shard.count)});

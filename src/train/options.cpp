@@ -70,8 +70,9 @@ void visit(Options& o, Visitor& v) {
   v("alpha_pattern", o.alpha_pattern, "other alphas, the same way");
   v("rslora", o.rslora, "scale by alpha / sqrt(r) instead");
   v("dora", o.dora, "also learn the norm of every row of the adapted weight (DoRA)");
-  v("mixer", o.mixer, "also learn the numbers of linearized layers' heads: shares, temperatures, gates");
   v("plus_ratio", o.plus_ratio, "LoRA+: B and DoRA's norms learn at lr times this", Range{1});
+  v("mixer", o.mixer, "also learn the numbers of linearized layers' heads: shares, temperatures, gates");
+  v("mixer_ratio", o.mixer_ratio, "they learn at lr times this", kPositive);
 }
 
 template <typename Options, typename Visitor>
@@ -137,6 +138,13 @@ void visit(Options& o, Visitor& v) {
 }
 
 template <typename Options, typename Visitor>
+  requires std::is_same_v<std::remove_const_t<Options>, DistillOptions>
+void visit(Options& o, Visitor& v) {
+  v("weight", o.weight, "share of the divergence from the teacher in the loss; the rest is cross-entropy", Range{0, 1});
+  v("temperature", o.temperature, "of both distributions; the divergence counts its square", kPositive);
+}
+
+template <typename Options, typename Visitor>
   requires std::is_same_v<std::remove_const_t<Options>, SaveOptions>
 void visit(Options& o, Visitor& v) {
   v("dir", o.dir, "folder of the run: ckpt-N, metrics, and the result in final");
@@ -172,6 +180,8 @@ void visit_sections(Options& o, Visitor& v) {
   v.section("lora", o.lora, "every parameter is trained");
   v.section("data", o.data);
   v.section("train", o.train);
+  v.section("distill", o.distill,
+            "the targets alone are learned; otherwise what the base model with softmax attention gives each token");
   v.section("save", o.save);
   v.section("log", o.log);
   v.section("sample", o.sample,

@@ -51,6 +51,7 @@ void check_same(const LoraConfig& adapter, const LoraConfig& wanted, const std::
 /// LoRA+ (arXiv 2402.12354): B learns faster than A; PEFT counts DoRA's magnitudes with B.
 double lr_ratio(const std::string& parameter, const FinetuneOptions& options) {
   const bool faster = parameter.ends_with(".lora_B") || parameter.ends_with(".lora_magnitude_vector");
+  if (options.lora && is_mixer(parameter)) return options.lora->mixer_ratio;
   return options.lora && faster ? options.lora->plus_ratio : 1.0;
 }
 
@@ -125,8 +126,16 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   model->checkpoint_layers(options.train.activation_checkpointing == ActivationCheckpointing::kFull);
   if (full) {
     for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
+    if (options.distill) {
+      LoadOptions load;
+      load.dtype = dtype;
+      load.device = device;
+      load.softmax = true;
+      teacher = CausalLM::load(base, load);
+    }
     return;
   }
+  if (options.distill) teacher = model->teacher();
   const LoraConfig wanted = lora_config(*options.lora, options.model.path);
   adapter_base = liger::adapter_base(base, config.liger);
   const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
@@ -143,7 +152,8 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
 std::vector<NamedParameter> TrainingSetup::trainable() const {
   std::vector<NamedParameter> out;
   for (const auto& item : model->named_parameters()) {
-    if (item.value().requires_grad()) out.push_back({item.key(), item.value(), lr_ratio(item.key(), options)});
+    if (!item.value().requires_grad()) continue;
+    out.push_back({item.key(), item.value(), lr_ratio(item.key(), options), !is_mixer(item.key())});
   }
   return out;
 }

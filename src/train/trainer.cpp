@@ -264,11 +264,24 @@ std::optional<double> Trainer::accumulate(std::span<const int64_t> samples) {
     seed_micro_batch(setup_->options.train.seed, state_.step, index);
     const MicroBatch batch = data.batch(part, model.device());
     const at::Tensor hidden = model.hidden_states(batch.tokens);
-    const at::Tensor loss = linear_cross_entropy(hidden, model.head_weight(), batch.targets);
+    const at::Tensor loss = loss_of(batch, hidden);
     loss_sum += checked_loss(hidden, loss, data, part);
     loss.div(static_cast<double>(targets)).backward();
   }
   return loss_sum;
+}
+
+/// What is learned from a micro-batch: a sum over its targets.
+at::Tensor Trainer::loss_of(const MicroBatch& batch, const at::Tensor& hidden) const {
+  const at::Tensor head = setup_->model->head_weight();
+  if (!setup_->teacher) return linear_cross_entropy(hidden, head, batch.targets);
+  at::Tensor taught;
+  {
+    const at::NoGradGuard no_grad;
+    taught = setup_->teacher->hidden_states(batch.tokens);
+  }
+  return linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets,
+                             *setup_->options.distill);
 }
 
 /// They are dealt to the ranks in turn.

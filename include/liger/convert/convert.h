@@ -30,6 +30,10 @@ struct ConvertOptions {
   bool overwrite = false;  ///< replace an output that liger wrote earlier
 };
 
+/// The settings of the linearized layers that `options` ask for of this model, complete. Throws Error(kUsage) if they
+/// do not make sense, or do not suit it.
+LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& model);
+
 /// How a file of the new folder comes to be.
 enum class FileAction {
   kLink,     ///< the same file under a second name; a reflink or a copy where the file system has no links

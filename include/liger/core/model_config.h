@@ -54,10 +54,10 @@ struct LigerConfig {
   std::vector<int64_t> softmax_layers = {};
 
   // Beyond the paper; the defaults are its layers.
-  std::optional<FeatureMap> features = {};      ///< of queries and keys; absent = the structure's
-  std::optional<Normalizer> normalizer = {};    ///< kNone, kOwn or kShared; absent = the structure's
-  bool rope_features = false;                   ///< features are of rotated queries and keys
-  bool beyond_window = false;                   ///< the state holds what the window no longer does
+  std::optional<FeatureMap> features = {};    ///< of queries and keys; absent = the structure's
+  std::optional<Normalizer> normalizer = {};  ///< kNone, kOwn or kShared; absent = the structure's
+  bool rope_features = false;                 ///< features are of rotated queries and keys
+  bool beyond_window = false;                 ///< the state holds what the window no longer does
   /// Numbers of single heads, [layers][H] or [layers][Hkv] each, a row of a softmax layer empty; a scalar that is not
   /// here has its default in every layer: mix and 1 - mix, 1, 1 and 0.
   std::map<HeadScalar, std::vector<std::vector<double>>> heads = {};
@@ -71,9 +71,7 @@ struct LigerConfig {
     return window == 0 ? 0 : shares_normalizer() || weighs_heads() ? 0.5 : mix;
   }
   /// Whether `mix` decides anything: there is a softmax branch and a recurrence, and nothing else that weighs them.
-  bool has_mix() const {
-    return recurrence != kWindowOnly && window != 0 && !shares_normalizer() && !weighs_heads();
-  }
+  bool has_mix() const { return recurrence != kWindowOnly && window != 0 && !shares_normalizer() && !weighs_heads(); }
   bool shares_normalizer() const { return normalizer == Normalizer::kShared; }
   bool weighs_heads() const { return heads.contains(kWindowWeight) || heads.contains(kLinearWeight); }
   bool is_softmax_layer(int64_t layer) const {
@@ -128,9 +126,9 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
 OrderedJson to_json(const LigerConfig& config);
 
 /// The names that config.json, configurations and command lines have for them; others throw Error(kUsage) with a list.
-FeatureMap feature_map_from_name(const std::string& name);   ///< identity, softmax, softmax-pair, exp-pair
-Normalizer normalizer_from_name(const std::string& name);    ///< none, own, shared
-bool beyond_window_from_name(const std::string& name);       ///< all, beyond-window
+FeatureMap feature_map_from_name(const std::string& name);  ///< identity, softmax, softmax-pair, exp-pair
+Normalizer normalizer_from_name(const std::string& name);   ///< none, own, shared
+bool beyond_window_from_name(const std::string& name);      ///< all, beyond-window
 
 /// Throws Error(code) "SOURCE: window: expected ..., got ..." unless the settings make sense by themselves; the second
 /// also unless they suit this model (its layers, its head_dim; model.liger is not looked at).

@@ -70,7 +70,9 @@ struct Structure {
   bool gated() const { return decay >= Decay::kLogSigmoid; }
   bool normalizes() const { return normalizer != Normalizer::kNone; }
   /// Features of a query or key.
-  int64_t feature_dim(int64_t head_dim) const;
+  int64_t feature_dim(int64_t head_dim) const {
+    return key == FeatureMap::kSoftmaxPair || key == FeatureMap::kExpPair ? 2 * head_dim : head_dim;
+  }
 };
 
 /// All of them, those of one kind neighbours. A row here, and a file of fixtures that an independent program wrote, is

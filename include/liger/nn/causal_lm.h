@@ -42,7 +42,13 @@ class CausalLM : public torch::nn::Module {
   /// misshapen tensor.
   static std::shared_ptr<CausalLM> load(const std::filesystem::path& dir, const LoadOptions& options = {});
 
+  /// The same weights, in the same memory, with softmax attention and without an adapter: what a linearized model is to
+  /// be like. Ready to be used (eval()).
+  std::shared_ptr<CausalLM> teacher() const;
+
   const ModelConfig& config() const { return config_; }
+  /// The same with the numbers of heads as they are now, which training may have changed.
+  ModelConfig config_as_trained() const;
   at::ScalarType dtype() const;
   at::Device device() const;
 
@@ -57,6 +63,9 @@ class CausalLM : public torch::nn::Module {
   at::Tensor logits(const at::Tensor& hidden);
   /// The output projection [vocab_size, hidden_size] (the embedding itself if tied).
   at::Tensor head_weight() const;
+
+  /// What is between tokens and final norm (nn/decoder.h, not a public header).
+  Decoder& decoder() const { return *model_; }
 
   /// Writes model.safetensors (one file) with the parameters that are not LoRA, in `dtype` (default: as they are).
   void save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype = {}) const;

@@ -74,14 +74,18 @@ struct Adapter {
 /// linearized layers have or can be given, [kHeadScalars, H] by the path of the layer's "mixer".
 std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
 std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
+/// Whether a parameter of this name is such numbers; and the layer they belong to.
+bool is_mixer(const std::string& name);
+int64_t layer_of_mixer(const std::string& path);
 
-/// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says against the model, and each tensor that is missing,
-/// not expected, misshapen or not finite, all of them at once, is Error(kBadInput) that names the file.
-/// A rank above min(in, out) is warned of and run, as in PEFT.
+/// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says
+/// against the model, and each tensor that is missing, not expected, misshapen or not finite, all of them at once, is
+/// Error(kBadInput) that names the file. A rank above min(in, out) is warned of and run, as in PEFT.
 Adapter read_adapter(const std::filesystem::path& dir, const ModelConfig& model);
 
 /// adapter_config.json and adapter_model.safetensors in PEFT's own names ("base_model.model." + path +
-/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; ".weight" of a mixer; as they are) into `dir`, which exists.
+/// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; ".weight" of a mixer; as they are) into `dir`, which
+/// exists.
 void save_adapter(const CausalLM& model, const LoraConfig& config, const std::filesystem::path& dir);
 
 /// Adds the adapter of a PEFT folder to the model, and freezes everything else. Throws as read_adapter(). Returns its

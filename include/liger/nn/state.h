@@ -41,7 +41,8 @@ struct Conversation {
 };
 
 /// A conversation as a safetensors file, written atomically: layers.N.recurrent.I, layers.N.keys, layers.N.values,
-/// layers.N.raw_keys, seen, next, and in the metadata a fingerprint of the model. A Liger model's is of the same size after any text.
+/// layers.N.raw_keys, seen, next, and in the metadata a fingerprint of the model. A Liger model's is of the same size
+/// after any text.
 void save_conversation(const std::filesystem::path& file, const Conversation& conversation, const CausalLM& model);
 /// Throws Error(kBadInput) for a file that is none, is damaged, or comes from another model, adapter or dtype.
 Conversation load_conversation(const std::filesystem::path& file, const CausalLM& model);

@@ -15,6 +15,7 @@ struct NamedParameter {
   std::string name;
   at::Tensor value;
   double lr_ratio = 1.0;  ///< its learning rate is this times the optimizer's
+  bool decays = true;     ///< by weight_decay, if it is a matrix
 };
 
 struct AdamWOptions {
@@ -37,7 +38,7 @@ struct Shard {
 std::vector<std::vector<Shard>> shards(const std::vector<NamedParameter>& parameters, int ranks);
 
 /// AdamW (arXiv 1711.05101), step t = 1, 2, ...:
-///   p *= 1 - lr * weight_decay            only for p with two dimensions or more: norms and biases do not decay
+///   p *= 1 - lr * weight_decay            only for p with two dimensions or more that `decays`
 ///   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
 ///   p -= lr * m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
 /// with lr times each parameter's lr_ratio. Moments are in the parameters' dtype, which must be float32 or float64,

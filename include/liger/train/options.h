@@ -12,6 +12,7 @@
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
 #include "liger/nn/lora_config.h"
+#include "liger/ops/linear_distillation.h"
 
 namespace liger {
 
@@ -34,7 +35,7 @@ struct ModelOptions {
 };
 
 struct LoraOptions : LoraConfig {
-  double plus_ratio = 1.0;
+  double plus_ratio = 1.0, mixer_ratio = 1.0;
 };
 
 enum class DataFormat { kAlpaca, kCompletion, kText, kChat, kSharegpt };
@@ -102,11 +103,14 @@ struct SampleOptions {
   double temperature = 0;
 };
 
+struct DistillOptions : Distillation {};
+
 struct FinetuneOptions {
   ModelOptions model;
   std::optional<LoraOptions> lora = LoraOptions{};  ///< nothing = every parameter is trained
   DataOptions data;
   TrainOptions train;
+  std::optional<DistillOptions> distill;  ///< nothing = the targets alone are learned
   SaveOptions save;
   LogOptions log;
   std::optional<SampleOptions> sample;  ///< nothing = no texts

@@ -37,6 +37,8 @@ struct TrainingSetup {
   std::shared_ptr<TokenCache> tokens;                ///< what the datasets are read from
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
+  std::shared_ptr<CausalLM>
+      teacher;                     ///< with distill: the base with softmax attention, in the model's memory with lora
   std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
   OrderedJson adapter_base;        ///< with lora: see liger/nn/adapter_base.h
   std::string data_sha256;         ///< of the training file
@@ -128,6 +130,7 @@ class Trainer {
     std::span<const int64_t> samples;
   };
   std::vector<Micro> own_micro_batches(std::span<const int64_t> samples) const;
+  at::Tensor loss_of(const MicroBatch& batch, const at::Tensor& hidden) const;
   double checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
                       std::span<const int64_t> samples) const;
   double clip_gradients(std::span<const int64_t> samples);

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace liger {
+
+/// Learning from a teacher's distribution over the next token (arXiv 1503.02531).
+struct Distillation {
+  double weight = 1.0;       ///< share of the divergence in the loss; the rest is cross-entropy with the targets
+  double temperature = 1.0;  ///< both distributions are softmax(logits / temperature)
+};
+
+/// sum over rows n with targets[n] != kIgnoredTarget of
+///   weight * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - weight) * -log softmax(s)[targets[n]],   in nats,
+/// with s = hidden[n] head^T and t = teacher_hidden[n] teacher_head^T; T^2 keeps the gradients' size (section 2).
+///   hidden [N, D], head [V, D], teacher_hidden [N, D'], teacher_head [V, D'], each pair of one dtype, targets [N]
+///   int64
+///   -> scalar, float32 (float64 for float64 input).
+/// Logits exist in blocks of rows, 64 MB of each at a time. Differentiable once, in hidden and head: the first backward
+/// pass takes the gradients with it. Throws Error if the shapes disagree.
+at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
+                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how);
+
+/// Bytes that it holds at most for that on the CPU, beside what it is given and the gradients; `width` is the wider of D
+/// and D'.
+int64_t linear_distillation_bytes(int64_t rows, int64_t width, int64_t vocab_size, at::ScalarType type);
+
+}  // namespace liger

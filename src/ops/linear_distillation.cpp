@@ -1,0 +1,82 @@
+#include "liger/ops/linear_distillation.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/_log_softmax.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "liger/core/dtype.h"
+#include "liger/error.h"
+#include "liger/ops/linear.h"
+#include "ops/head_loss.h"
+
+namespace liger {
+namespace {
+
+at::Tensor log_softmax(const at::Tensor& logits) { return at::_log_softmax(logits, 1, /*half_to_float=*/false); }
+
+// The losses of rows with student logits s and teacher logits t, summed; s becomes its gradient if it is wanted.
+at::Tensor losses(at::Tensor& s, const at::Tensor& t, const at::Tensor& targets, const Distillation& how,
+                  bool gradient) {
+  const double T = how.temperature;
+  at::Tensor loss = at::zeros({}, s.options().dtype(at::kDouble)), grad;
+  if (how.weight > 0) {
+    at::Tensor p = log_softmax(T == 1 ? s : s / T);
+    const at::Tensor log_q = log_softmax(T == 1 ? t : t / T), q = log_q.exp();
+    loss += how.weight * T * T * (q * (log_q - p)).sum(at::kDouble);
+    if (gradient) grad = p.exp_().sub_(q).mul_(how.weight * T);
+  }
+  if (how.weight < 1) {
+    at::Tensor p = log_softmax(s);
+    const at::Tensor target = targets.unsqueeze(1);
+    loss -= (1 - how.weight) * p.gather(1, target).sum(at::kDouble);
+    if (gradient) {
+      p.exp_().scatter_add_(1, target, at::scalar_tensor(-1.0, p.options()).expand_as(target)).mul_(1 - how.weight);
+      grad = grad.defined() ? grad.add_(p) : p;
+    }
+  }
+  s = grad;
+  return loss;
+}
+
+}  // namespace
+
+at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
+                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how) {
+  const int64_t N = hidden.size(0), V = head.size(0);
+  LIGER_CHECK(hidden.dim() == 2 && head.dim() == 2 && hidden.size(1) == head.size(1) && targets.dim() == 1 &&
+                  targets.size(0) == N && teacher_hidden.dim() == 2 && teacher_hidden.size(0) == N &&
+                  teacher_head.dim() == 2 && teacher_head.size(0) == V &&
+                  teacher_head.size(1) == teacher_hidden.size(1),
+              "linear_distillation: expected hidden [N, D], head [V, D], a teacher's [N, D'] and [V, D'] and targets ",
+              "[N], got ", hidden.sizes(), ", ", head.sizes(), ", ", teacher_hidden.sizes(), ", ", teacher_head.sizes(),
+              ", ", targets.sizes());
+  return head_loss(hidden, head, [&](bool hidden_needs_grad, bool head_needs_grad) {
+    const at::ScalarType type = wide_type(hidden);
+    HeadLoss out;
+    out.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
+    if (hidden_needs_grad) out.hidden_grad = at::zeros_like(hidden);
+    if (head_needs_grad) out.weight_grad = at::zeros(head.sizes(), head.options().dtype(type));
+    for_blocks(learned_rows(targets, V), block_rows(V), [&](const at::Tensor& index) {
+      const at::Tensor x = hidden.index_select(0, index);
+      at::Tensor s = product(x, head, /*transposed=*/true, type);
+      const at::Tensor t = product(teacher_hidden.index_select(0, index), teacher_head, /*transposed=*/true, type);
+      out.loss += losses(s, t, targets.index_select(0, index), how, hidden_needs_grad || head_needs_grad);
+      if (hidden_needs_grad)
+        out.hidden_grad.index_copy_(0, index, product(s, head, /*transposed=*/false, hidden.scalar_type()));
+      if (head_needs_grad) out.weight_grad.addmm_(s.t(), x.to(type));
+    });
+    if (head_needs_grad) out.weight_grad = out.weight_grad.to(head.scalar_type());
+    out.loss = out.loss.to(type);
+    return out;
+  });
+}
+
+int64_t linear_distillation_bytes(int64_t rows, int64_t width, int64_t vocab_size, at::ScalarType type) {
+  const int64_t element = std::max<int64_t>(4, static_cast<int64_t>(c10::elementSize(type)));
+  // Both logits, both logarithms and one distribution.
+  return std::min(rows, block_rows(vocab_size)) * (5 * vocab_size + 2 * width) * element;
+}
+
+}  // namespace liger
