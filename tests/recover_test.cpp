@@ -181,6 +181,36 @@ class Recover : public ::testing::Test {
   test::TemporaryFolder folder_;
 };
 
+// The tool does all of it, and says what it found.
+TEST_F(Recover, IsOneOptionOfTheTool) {
+  const auto convert = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"--model", folder_ / "base", "--out", folder_ / "tool", "--window", "5", "--json"});
+    return test::run_tool("liger-convert", more);
+  };
+  const std::string rows = folder_ / "rows.jsonl";
+  const test::CommandResult made = convert({"--arch", "gated-retention", "--calibrate", rows, "--calibrate-tokens", "300",
+                                      "--calibrate-length", "64", "--calibrate-steps", "3"});
+  ASSERT_EQ(made.exit_code, 0) << made.err;
+  const Json found = Json::parse(made.out)["calibration"];
+  EXPECT_EQ(found["tokens"], 300);
+  ASSERT_EQ(found["explained"].size(), 2);
+  for (const Json& layer : found["explained"]) EXPECT_GE(layer["after"], layer["window"]);
+  EXPECT_EQ(found["teacher"]["divergence"].get<double>() < 1e-5, true);
+  const ModelConfig config = ModelConfig::read(folder_ / "tool");
+  EXPECT_TRUE(config.liger->beyond_window && config.liger->rope_features && config.liger->shares_normalizer());
+  EXPECT_EQ(config.liger->sinks, 4);
+  EXPECT_EQ(config.liger->heads.at(kQueryScale).size(), 2);
+  const auto refused = [&](const std::vector<std::string>& arguments, const std::string& text) {
+    const test::CommandResult result = convert(arguments);
+    EXPECT_EQ(result.exit_code, 2) << text;
+    EXPECT_NE(result.err.find(text), std::string::npos) << result.err;
+  };
+  refused({"--arch", "gla", "--calibrate", rows, "--mix", "0.3"}, "--mix has no meaning with --calibrate");
+  refused({"--arch", "swa", "--calibrate", rows}, "expected a recurrence and a window");
+  refused({"--arch", "gla", "--calibrate-steps", "3"}, "--calibrate-steps has no meaning without --calibrate");
+  refused({"--arch", "gsa", "--features", "exp-pair"}, "gsa has no features to choose");
+}
+
 const std::vector<std::string> kRecipe = {"lora.targets=[q_proj, k_proj, v_proj, o_proj]", "lora.mixer=true",
                                           "lora.mixer_ratio=5", "distill.weight=0.5"};
 
