@@ -96,4 +96,34 @@ inline void expect_equal_to_definition(const MixSettings& settings, const MixInp
   }
 }
 
+/// Tokens begin .. begin + length - 1 of one sequence.
+inline MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
+  const auto cut = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
+  return {cut(in.q), cut(in.k), cut(in.v), {cut(in.rotation.cos), cut(in.rotation.sin)}, {length}, {}, {}, in.scalars};
+}
+
+/// One sequence of 90 tokens cut anywhere with its state carried, down to single tokens, is the sequence; by the
+/// definition too.
+inline void expect_splitting_changes_nothing(const MixSettings& settings, const MixInputs& in, double tolerance) {
+  const at::Tensor whole = fused_mix(settings, in).o;
+  expect_close(whole, reference_mix(settings, as_leaves(in, true)).o, tolerance, "whole");
+  const std::vector<std::vector<int64_t>> all_cuts = {{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}};
+  for (const std::vector<int64_t>& cuts : all_cuts) {
+    LayerState state, defined;
+    Tensors parts, defined_parts;
+    int64_t seen = 0;
+    const auto advance = [&](int64_t length) {
+      parts.push_back(fused_mix(settings, part(in, seen, length), {seen}, state));
+      defined_parts.push_back(reference_mix(settings, part(in, seen, length), {seen}, defined));
+      seen += length;
+    };
+    for (const int64_t cut : cuts) advance(cut);
+    advance(90 - seen);
+    expect_close(at::cat(parts), whole, tolerance, "parts");
+    expect_close(at::cat(defined_parts), whole, tolerance, "defined parts");
+    expect_close(state.keys, defined.keys, 1e-5, "keys");
+    if (settings.beyond_window) expect_close(state.raw_keys, defined.raw_keys, 1e-5, "raw keys");
+  }
+}
+
 }  // namespace liger::testing

@@ -10,12 +10,11 @@
 namespace liger {
 namespace {
 
-using testing::as_leaves;
 using testing::expect_close;
 using testing::expect_equal_to_definition;
+using testing::expect_splitting_changes_nothing;
 using testing::MixShape;
 using testing::random_inputs;
-using testing::Tensors;
 
 struct Choice {
   const char* name;
@@ -84,13 +83,6 @@ TEST_P(Choices, EqualTheirDefinition) {
       }
 }
 
-MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
-  const auto cut = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
-  MixInputs out = {cut(in.q), cut(in.k), cut(in.v), {cut(in.rotation.cos), cut(in.rotation.sin)}, {length}, {}};
-  out.scalars = in.scalars;
-  return out;
-}
-
 TEST_P(Choices, SplittingChangesNothing) {
   at::NoGradGuard no_grad;
   for (const auto& [window, sinks] : {std::pair<int64_t, int64_t>{17, 4}, {6, 0}, {1, 2}, {65, 3}}) {
@@ -100,33 +92,15 @@ TEST_P(Choices, SplittingChangesNothing) {
     MixInputs in = random_inputs(settings, {{90}, 4, 2, 8}, at::kFloat);
     in.states.clear();
     in.scalars = random_scalars(4);
-    const at::Tensor whole = fused_mix(settings, in).o;
-    expect_close(whole, reference_mix(settings, as_leaves(in, true)).o, 2e-5, "whole");
-    const std::vector<std::vector<int64_t>> all_cuts = {{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}};
-    for (const std::vector<int64_t>& cuts : all_cuts) {
-      LayerState state, defined;
-      Tensors parts, defined_parts;
-      int64_t seen = 0;
-      const auto advance = [&](int64_t length) {
-        parts.push_back(fused_mix(settings, part(in, seen, length), {seen}, state));
-        defined_parts.push_back(reference_mix(settings, part(in, seen, length), {seen}, defined));
-        seen += length;
-      };
-      for (const int64_t cut : cuts) advance(cut);
-      advance(90 - seen);
-      expect_close(at::cat(parts), whole, 2e-5, "parts");
-      expect_close(at::cat(defined_parts), whole, 2e-5, "defined parts");
-      expect_close(state.keys, defined.keys, 1e-5, "keys");
-      if (settings.beyond_window) expect_close(state.raw_keys, defined.raw_keys, 1e-5, "raw keys");
-    }
+    expect_splitting_changes_nothing(settings, in, 2e-5);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Choices, ::testing::ValuesIn(kChoices),
                          [](const auto& info) { return std::string(info.param.name); });
 
-// Features of exp(x) whose product is exp(a q + a k) in one channel: with keys and queries that live in one channel,
-// state and window together are softmax attention over everything, which is what a window of all keys computes.
+// Where queries and keys are zeros, a key counts 1 in the window and 2 D in the state. With a weight of 1 / (2 D) both
+// together are softmax attention over the whole text: the mean of all values so far.
 TEST(SharedNormalizer, IsOneSoftmaxOverWindowAndState) {
   const int64_t T = 60, D = 8;
   MixSettings settings = settings_of(kChoices[0], 7, 2);
@@ -135,7 +109,6 @@ TEST(SharedNormalizer, IsOneSoftmaxOverWindowAndState) {
   at::manual_seed(3);
   MixInputs in = random_inputs(settings, {{T}, 1, 1, D}, at::kDouble);
   in.states.clear();
-  // Queries of zeros: every key counts 1 in the window, and 2 D exp(w) cosh-like terms in the state; keys of zeros too.
   in.q = at::zeros_like(in.q);
   in.k = at::zeros_like(in.k);
   in.scalars = at::zeros({kHeadScalars, 1}, at::kDouble);

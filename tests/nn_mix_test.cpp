@@ -25,6 +25,7 @@ namespace {
 using testing::as_leaves;
 using testing::expect_close;
 using testing::expect_equal_to_definition;
+using testing::expect_splitting_changes_nothing;
 using testing::random_inputs;
 using testing::results;
 using testing::Tensors;
@@ -157,11 +158,6 @@ MixSettings mixed(const Structure* structure, int64_t window, int64_t sinks) {
           .window_share = structure ? 0.4 : 1.0};
 }
 
-MixInputs part(const MixInputs& in, int64_t begin, int64_t length) {
-  const auto cut = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
-  return {cut(in.q), cut(in.k), cut(in.v), {cut(in.rotation.cos), cut(in.rotation.sin)}, {length}, {}};
-}
-
 // A sequence cut anywhere with its state carried, down to single tokens, is the sequence; by the definition too.
 TEST_P(Streams, SplittingChangesNothing) {
   const Structure* structure = structures()[GetParam()].window_only ? nullptr : &structures()[GetParam()];
@@ -171,24 +167,7 @@ TEST_P(Streams, SplittingChangesNothing) {
     at::manual_seed(5);
     MixInputs in = random_inputs(settings, {{90}, 4, 2, 8}, at::kFloat);
     in.states.clear();
-    const at::Tensor whole = fused_mix(settings, in).o;
-    expect_close(whole, reference_mix(settings, as_leaves(in, true)).o, 1e-5, "whole");
-    const std::vector<std::vector<int64_t>> all_cuts = {{1}, {7, 8}, {16, 1, 1, 1, 40}, {64}, {89}};
-    for (const std::vector<int64_t>& cuts : all_cuts) {
-      LayerState state, defined;
-      Tensors parts, defined_parts;
-      int64_t seen = 0;
-      const auto advance = [&](int64_t length) {
-        parts.push_back(fused_mix(settings, part(in, seen, length), {seen}, state));
-        defined_parts.push_back(reference_mix(settings, part(in, seen, length), {seen}, defined));
-        seen += length;
-      };
-      for (const int64_t cut : cuts) advance(cut);
-      advance(90 - seen);
-      expect_close(at::cat(parts), whole, 1e-5, "parts");
-      expect_close(at::cat(defined_parts), whole, 1e-5, "defined parts");
-      expect_close(state.keys, defined.keys, 1e-5, "keys");
-    }
+    expect_splitting_changes_nothing(settings, in, 1e-5);
   }
 }
 
