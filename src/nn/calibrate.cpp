@@ -31,7 +31,8 @@ namespace {
 struct Batch {
   MixerContext context;
   Projections in;
-  at::Tensor taught;  // [N, H, D]
+  at::Tensor taught;   // [N, H, D]
+  at::Tensor written;  // after o_proj, [N, hidden_size]
 };
 
 at::Tensor error_of_heads(const at::Tensor& mixed, const at::Tensor& taught) {
@@ -55,9 +56,9 @@ class LayerSearch {
   double explained(const at::Tensor& scalars) const {
     double error = 0, all = 0;
     for (const Batch& batch : batches_) {
-      const at::Tensor taught = attention_.output(batch.taught).to(at::kDouble);
-      error += (attention_.output(mix(batch, scalars)).to(at::kDouble) - taught).square().sum().item<double>();
-      all += taught.square().sum().item<double>();
+      const at::Tensor written = batch.written.to(at::kDouble);
+      error += (attention_.output(mix(batch, scalars)).to(at::kDouble) - written).square().sum().item<double>();
+      all += written.square().sum().item<double>();
     }
     return 1 - error / all;
   }
@@ -92,7 +93,7 @@ class LayerSearch {
       throw_if_interrupted();
       const Batch& batch = batches_[static_cast<size_t>(step) % batches_.size()];
       const at::AutoGradMode grad(true);
-      const at::Tensor difference = attention_.output(mix(batch, exponential(x))) - attention_.output(batch.taught);
+      const at::Tensor difference = attention_.output(mix(batch, exponential(x))) - batch.written;
       const at::Tensor loss = difference.to(at::kFloat).square().mean();
       const at::Tensor g = torch::autograd::grad({loss}, {x})[0];
       const at::NoGradGuard no_grad;
@@ -135,8 +136,8 @@ class LayerSearch {
     return out;
   }
 
-  // Factors of what the scales are: with a shared normalizer features of order D^(1/4) / 8 to 2 times that; those of a
-  // softmax, and of structures with maps of their own, are good as they are or somewhat sharper.
+  // Factors of what the scales are: exp(x) and exp(-x) are like softmax attention to second order near D^(1/4), and
+  // keep to that order further below it; features of a softmax are good as they are, or somewhat flatter or sharper.
   std::vector<double> scales() const {
     const FeatureMap map = settings_.recurrence.structure->key;
     const double unit = std::pow(static_cast<double>(config_.head_dim), 0.25);
@@ -251,7 +252,8 @@ Calibration calibrate(const CausalLM& teacher, const LigerConfig& wanted, const 
       std::vector<Batch> data;
       for (size_t b = 0; b < batches.size(); ++b) {
         const Projections in = layer.attention().project(layer.attention_input(hidden[b]));
-        data.push_back({contexts[b], in, layer.attention().mix(in, contexts[b], nullptr)});
+        const at::Tensor taught = layer.attention().mix(in, contexts[b], nullptr);
+        data.push_back({contexts[b], in, taught, layer.attention().output(taught)});
       }
       LayerSearch search(config, i, layer.attention(), data);
       LayerFit fit{.layer = i, .window = search.window_explains(), .before = search.explained(search.numbers)};

@@ -2,8 +2,13 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+
+#include "liger/core/dtype.h"
+#include "liger/ops/linear.h"
 
 namespace liger {
 
@@ -44,6 +49,29 @@ void for_blocks(const at::Tensor& rows, int64_t most, const Body& body) {
     const int64_t begin = count * i / blocks;
     body(rows.narrow(0, begin, count * (i + 1) / blocks - begin));
   }
+}
+
+/// A loss that needs whole rows of logits, which exist in blocks: losses(indices of rows, logits, wants a gradient)
+/// returns their sum and, where it is wanted, leaves its gradient in the logits.
+template <typename Losses>
+HeadLoss loss_by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& rows,
+                      bool hidden_needs_grad, bool weight_needs_grad, const Losses& losses) {
+  const at::ScalarType type = wide_type(hidden);
+  HeadLoss out;
+  out.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
+  if (hidden_needs_grad) out.hidden_grad = at::zeros_like(hidden);
+  // Summed over the blocks, so not in a 16-bit type.
+  if (weight_needs_grad) out.weight_grad = at::zeros(weight.sizes(), weight.options().dtype(type));
+  for_blocks(rows, block_rows(weight.size(0)), [&](const at::Tensor& index) {
+    const at::Tensor x = hidden.index_select(0, index);
+    at::Tensor logits = product(x, weight, /*transposed=*/true, type);
+    out.loss += losses(index, logits, hidden_needs_grad || weight_needs_grad);
+    if (hidden_needs_grad)
+      out.hidden_grad.index_copy_(0, index, product(logits, weight, /*transposed=*/false, hidden.scalar_type()));
+    if (weight_needs_grad) out.weight_grad.addmm_(logits.t(), x.to(type));
+  });
+  if (weight_needs_grad) out.weight_grad = out.weight_grad.to(weight.scalar_type());
+  return out;
 }
 
 }  // namespace liger

@@ -52,23 +52,10 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
 // no place in a sum over rows.
 HeadLoss by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
                  bool hidden_needs_grad, bool weight_needs_grad) {
-  const at::ScalarType type = wide_type(hidden);
-  HeadLoss result;
-  result.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
-  if (hidden_needs_grad) result.hidden_grad = at::zeros_like(hidden);
-  // Summed over the blocks, so not in a 16-bit type.
-  if (weight_needs_grad) result.weight_grad = at::zeros(weight.sizes(), weight.options().dtype(type));
-  for_blocks(rows, block_rows(weight.size(0)), [&](const at::Tensor& index) {
-    const at::Tensor x = hidden.index_select(0, index);
-    at::Tensor p = product(x, weight, /*transposed=*/true, type);
-    const bool gradient = hidden_needs_grad || weight_needs_grad;
-    result.loss += cross_entropy(p, targets.index_select(0, index), gradient);
-    if (hidden_needs_grad)
-      result.hidden_grad.index_copy_(0, index, product(p, weight, /*transposed=*/false, hidden.scalar_type()));
-    if (weight_needs_grad) result.weight_grad.addmm_(p.t(), x.to(type));
-  });
-  if (weight_needs_grad) result.weight_grad = result.weight_grad.to(weight.scalar_type());
-  return result;
+  return loss_by_rows(hidden, weight, rows, hidden_needs_grad, weight_needs_grad,
+                      [&](const at::Tensor& index, at::Tensor& logits, bool gradient) {
+                        return cross_entropy(logits, targets.index_select(0, index), gradient);
+                      });
 }
 
 // One block of rows x against a frozen weight, whose pieces are met once, as attention meets its keys (the running

@@ -4,7 +4,6 @@
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "liger/core/dtype.h"
 #include "liger/error.h"
@@ -54,20 +53,12 @@ at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head,
               ", ", targets.sizes());
   return head_loss(hidden, head, [&](bool hidden_needs_grad, bool head_needs_grad) {
     const at::ScalarType type = wide_type(hidden);
-    HeadLoss out;
-    out.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
-    if (hidden_needs_grad) out.hidden_grad = at::zeros_like(hidden);
-    if (head_needs_grad) out.weight_grad = at::zeros(head.sizes(), head.options().dtype(type));
-    for_blocks(learned_rows(targets, V), block_rows(V), [&](const at::Tensor& index) {
-      const at::Tensor x = hidden.index_select(0, index);
-      at::Tensor s = product(x, head, /*transposed=*/true, type);
-      const at::Tensor t = product(teacher_hidden.index_select(0, index), teacher_head, /*transposed=*/true, type);
-      out.loss += losses(s, t, targets.index_select(0, index), how, hidden_needs_grad || head_needs_grad);
-      if (hidden_needs_grad)
-        out.hidden_grad.index_copy_(0, index, product(s, head, /*transposed=*/false, hidden.scalar_type()));
-      if (head_needs_grad) out.weight_grad.addmm_(s.t(), x.to(type));
-    });
-    if (head_needs_grad) out.weight_grad = out.weight_grad.to(head.scalar_type());
+    HeadLoss out = loss_by_rows(hidden, head, learned_rows(targets, V), hidden_needs_grad, head_needs_grad,
+                                [&](const at::Tensor& index, at::Tensor& logits, bool gradient) {
+                                  const at::Tensor t = product(teacher_hidden.index_select(0, index), teacher_head,
+                                                               /*transposed=*/true, type);
+                                  return losses(logits, t, targets.index_select(0, index), how, gradient);
+                                });
     out.loss = out.loss.to(type);
     return out;
   });
