@@ -33,7 +33,7 @@ struct Options {
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
-  std::string features, normalizer, state;
+  std::string features, normalizer, state, gate;
   CalibrationText calibrate;
   CalibrationOptions calibration;
 };
@@ -161,6 +161,10 @@ void add_liger_options(CLI::App& app, Options& o) {
          {"none", "own", "shared"});
   choice("--state", o.state, "What it holds: all, or beyond-window: what the window no longer does",
          {"all", "beyond-window"});
+  choice("--gate", o.gate, "What decays are read from: key; for comparison query, value, or random: a new projection",
+         {"key", "query", "value", "random"});
+  app.add_flag("--learned-features", liger.learned_features, "For comparison: features after a new matrix of each head")
+      ->group(kDetails);
   auto* keep = app.add_option("--keep-softmax", o.keep_softmax, "One softmax layer after every N Liger layers");
   keep->group(group)->check(whole_number(1))->option_text("N");
   app.add_option("--softmax-layers", o.softmax_layers, "Or: these layers stay softmax, as 3,7,11, counted from 0")
@@ -230,6 +234,8 @@ void refuse_with_calibrate(const CLI::App& app, const Options& o) {
   LIGER_CHECK_USAGE(app.count("--mix") == 0, "--mix has no meaning with --calibrate, which finds shares for each head");
   LIGER_CHECK_USAGE(o.convert.arch != kWindowOnly && o.convert.liger.window > 0,
                     "--calibrate: expected a recurrence and a window, whose shares are to be found");
+  LIGER_CHECK_USAGE((o.gate.empty() || o.gate == "key") && !o.convert.liger.learned_features,
+                    "--calibrate: expected the key's gate and no learned features");
 }
 
 // What calibration takes where nothing else is said: the recommended mixer, as far as the structure has room for it.
@@ -255,7 +261,8 @@ void check_liger_options(const CLI::App& app, const Options& o) {
   };
   if (merges || o.convert.arch == "softmax") {
     for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers",
-                             "--features", "--rope-features", "--normalizer", "--state", "--calibrate"}) {
+                             "--features", "--rope-features", "--normalizer", "--state", "--gate", "--learned-features",
+                             "--calibrate"}) {
       refuse(name, "");
     }
     return;
@@ -281,6 +288,7 @@ void check_options(const CLI::App& app, Options& o) {
   LigerConfig& liger = o.convert.liger;
   if (!o.features.empty()) liger.features = feature_map_from_name(o.features);
   if (!o.normalizer.empty()) liger.normalizer = normalizer_from_name(o.normalizer);
+  if (!o.gate.empty()) liger.gate = gate_source_from_name(o.gate);
   if (!o.state.empty()) liger.beyond_window = beyond_window_from_name(o.state);
   if (app.count("--calibrate") > 0) recommend(app, o);
   if (app.count("--softmax-layers") > 0) liger.softmax_layers = parse_layers(o.softmax_layers);
@@ -355,6 +363,7 @@ Calibrated calibrate_heads(Options& o) {
   o.calibration.progress = [&](int64_t layers) { progress.update(layers); };
   out.found = calibrate(*teacher, wanted, text, o.calibration);
   progress.finish();
+  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   LigerConfig window = wanted;
   window.recurrence = kWindowOnly;
   window.features.reset();
@@ -364,7 +373,6 @@ Calibrated calibrate_heads(Options& o) {
   out.window = compare(*load(window), *teacher, text);
   out.before = compare(*load(wanted), *teacher, text);
   out.after = compare(*load(out.found.liger), *teacher, text);
-  out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   o.convert.liger.heads = out.found.liger.heads;
   return out;
 }

@@ -2,13 +2,15 @@
 """How much of a model comes back, by which way of linearizing it, for how many tokens.
 
     benchmarks/recovery/run.py --model DIR --data FILE.jsonl --out DIR [--windows 17,65] [--budgets 0,100000,1000000]
-                               [--seeds 0,1,2] [--only NAME,...] [--jobs 2]
+                               [--seeds 0,1,2] [--only NAME,...] [--questions NAME=DIR ...] [--jobs 2]
 
 Runs every method of methods.json through liger-convert and liger-finetune: the first tenth of the rows ({"text": ...})
-is held out, and the validation loss on it is what counts, beside the teacher's. What is finished is not run again: the
-same command goes on where it was stopped. Writes results.json, report.md and a picture of the loss gap against tokens
-for each window. The learning rate (--lr) and all else that is not a method's own are the same for all.
-Standard library only.
+is held out, and the validation loss on it is what counts, beside the teacher's. --questions adds a column: the share
+answered right of DIR/multiple_choice.test.jsonl, such as those that configs/demo/make_world.py --recall writes for
+facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method with a "transfer" spends half of its tokens
+on that stage. What is finished is not run again: the same command goes on where it was stopped. Writes results.json,
+report.md and a picture of the loss gap against tokens for each window. The learning rate (--lr) and all else that is
+not a method's own are the same for all. Standard library only.
 """
 import argparse
 import concurrent.futures
@@ -37,6 +39,8 @@ def arguments():
     parser.add_argument("--budgets", default="0,100000,1000000")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--only", default="", help="these methods, separated by commas")
+    parser.add_argument("--questions", action="append", default=[], metavar="NAME=DIR", help="also ask these")
+    parser.add_argument("--rank", type=int, default=8, help="of LoRA; its alpha too")
     parser.add_argument("--length", type=int, default=256, help="tokens of a chunk")
     parser.add_argument("--batch", type=int, default=4, help="chunks of an update")
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -45,16 +49,25 @@ def arguments():
     args = parser.parse_args()
     for name in ("windows", "budgets", "seeds"):
         setattr(args, name, [int(x) for x in getattr(args, name).split(",")])
+    args.questions = dict(question.split("=", 1) for question in args.questions)
     return args
 
 
 def call(command, log):
+    """What the command writes to its standard output; the rest goes to the log."""
     with open(log, "w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT,
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=file, text=True,
                               env=dict(os.environ, OMP_NUM_THREADS="1"))
     if done.returncode != 0:
         with open(log) as file:
             raise RuntimeError(f"{' '.join(command)}\n{file.read()[-2000:]}")
+    return done.stdout
+
+
+def write_json(path, value):
+    with open(path + ".new", "w") as file:
+        json.dump(value, file, indent=1)
+    os.replace(path + ".new", path)
 
 
 class Matrix:
@@ -112,7 +125,7 @@ class Matrix:
             if word == "--calibrate":
                 command += [self.path("train.jsonl"), "--calibrate-length", str(self.args.length)]
         command += ["--window", str(method.get("window", window))]
-        call(command, folder + ".log")
+        write_json(folder + ".json", json.loads(call(command, folder + ".log")))
         return folder
 
     def run(self, cell):
@@ -120,31 +133,72 @@ class Matrix:
         folder = self.path("runs", f"{self.label(name, window)}-{budget}-{seed}")
         result = os.path.join(folder, "result.json")
         if not os.path.exists(result):
-            steps = max(1, round(budget / (self.args.length * self.args.batch)))
-            settings = {"model.path": self.model(name, window), "model.dtype": "f32",
-                        "data.train": self.path("train.jsonl"), "data.val": self.path("val.jsonl"),
-                        "data.format": "text", "data.max_length": self.args.length, "data.over_length": "split",
-                        "data.cache": self.path("tokens"), "train.max_steps": steps, "train.lr": self.args.lr,
-                        "train.batch_size": self.args.batch, "train.micro_batch_size": self.args.batch,
-                        "train.scheduler": "cosine", "train.warmup_steps": min(20, steps // 5), "train.min_lr": 0,
-                        "train.weight_decay": 0, "train.eval_every": 0, "train.seed": seed, "save.dir": folder,
-                        "save.every": 0, "save.resume": "never", "save.overwrite": True, "log.every": max(1, steps // 50),
-                        "log.svg": False, "log.tensorboard": False, **(self.methods[name]["train"] or {})}
-            config = folder + ".yaml"
-            with open(config, "w") as file:
-                file.write("{}\n")
-            command = [os.path.join(self.args.bin, "liger-finetune"), config]
-            for key, value in settings.items():
-                command += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
-            call(command, folder + ".log")
-            with open(os.path.join(folder, "metrics.jsonl")) as file:
-                losses = {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
-            with open(result + ".new", "w") as file:
-                json.dump({"before": losses[0], "after": losses[max(losses)], "steps": max(losses)}, file)
-            os.replace(result + ".new", result)
-            shutil.rmtree(os.path.join(folder, "final"), ignore_errors=True)
+            steps, method, adapter = max(1, round(budget / (self.args.length * self.args.batch))), self.methods[name], None
+            before = None
+            if "transfer" in method and budget > 0:
+                steps = max(1, steps // 2)
+                before, _ = self.train(cell, folder + "-transfer", steps, {**method["train"], **method["transfer"]}, None)
+                adapter = os.path.join(folder + "-transfer", "final")
+            losses, final = self.train(cell, folder, steps, method["train"] or {}, adapter)
+            found = {"before": (before or losses)[0], "after": losses[max(losses)], "steps": max(losses)}
+            found["right"] = self.answers(name, window, final, folder) if budget > 0 else {}
+            found["seconds"] = self.seconds(folder)
+            write_json(result, found)
+            for used in (final, adapter):
+                shutil.rmtree(used or "", ignore_errors=True)
         with open(result) as file:
             return cell, json.load(file)
+
+    def train(self, cell, folder, steps, method, adapter):
+        """({update: validation loss}, the adapter's folder)"""
+        name, window, _, seed = cell
+        settings = {"model.path": self.model(name, window), "model.dtype": "f32",
+                    "lora.r": self.args.rank, "lora.alpha": self.args.rank,
+                    "data.train": self.path("train.jsonl"), "data.val": self.path("val.jsonl"),
+                    "data.format": "text", "data.max_length": self.args.length, "data.over_length": "split",
+                    "data.cache": self.path("tokens"), "train.max_steps": steps, "train.lr": self.args.lr,
+                    "train.batch_size": self.args.batch, "train.micro_batch_size": self.args.batch,
+                    "train.scheduler": "cosine", "train.warmup_steps": min(20, steps // 5), "train.min_lr": 0,
+                    "train.weight_decay": 0, "train.eval_every": 0, "train.seed": seed, "save.dir": folder,
+                    "save.every": 0, "save.resume": "never", "save.overwrite": True, "log.every": max(1, steps // 50),
+                    "log.svg": False, "log.tensorboard": False, **method}
+        if adapter:
+            settings["model.adapter"] = adapter
+        config = folder + ".yaml"
+        with open(config, "w") as file:
+            file.write("{}\n")
+        command = [os.path.join(self.args.bin, "liger-finetune"), config]
+        for key, value in settings.items():
+            command += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
+        call(command, folder + ".log")
+        with open(os.path.join(folder, "metrics.jsonl")) as file:
+            losses = {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
+        return losses, os.path.join(folder, "final")
+
+    def seconds(self, folder):
+        with open(os.path.join(folder, "metrics.jsonl")) as file:
+            times = [json.loads(row)["time"] for row in file]
+        return times[-1] - times[0]
+
+    def untrained_answers(self, name, window):
+        file = self.path("models", self.label(name, window) + ".answers.json")
+        if not os.path.exists(file):
+            write_json(file, self.answers(name, window, None, self.path("models", self.label(name, window))))
+        with open(file) as known:
+            return json.load(known)
+
+    def answers(self, name, window, adapter, log):
+        """{window: {name of the questions: share answered right}}, for every window where a method has none."""
+        right = {}
+        for w in self.args.windows if window is None else [window]:
+            for questions, data in self.args.questions.items():
+                command = [os.path.join(self.args.bin, "liger-eval"), "--model", self.model(name, window), "--json",
+                           "--tasks", "multiple_choice", "--data", data.format(w=w)]
+                if adapter:
+                    command += ["--adapter", adapter]
+                answer = json.loads(call(command, log + ".eval.log"))
+                right.setdefault(str(w), {})[questions] = answer["results"]["multiple_choice"]["acc,none"]
+        return right
 
     def all(self):
         cells = list(self.cells())
@@ -162,59 +216,98 @@ class Matrix:
 
 
 def table_of(matrix, results):
-    """[method][window][budget] = losses of the seeds; a method without a window has every window's."""
+    """[method][window][budget] = {"loss": of the seeds, "right": {questions: of the seeds}}; a method without a window
+    has every window's."""
     table = {}
+
+    def add(name, window, budget, loss, right):
+        entry = table.setdefault(name, {}).setdefault(window, {}).setdefault(budget, {"loss": [], "right": {}})
+        entry["loss"].append(loss)
+        for questions, share in right.get(str(window), {}).items():
+            entry["right"].setdefault(questions, []).append(share)
+
     for (name, window, budget, _), result in results.items():
         for w in matrix.args.windows if window is None else [window]:
-            row = table.setdefault(name, {}).setdefault(w, {})
-            row[0] = [result["before"]]
+            if 0 not in table.get(name, {}).get(w, {}):
+                add(name, w, 0, result["before"], matrix.untrained_answers(name, window))
             if budget > 0:
-                row.setdefault(budget, []).append(result["after"])
+                add(name, w, budget, result["after"], result["right"])
     return table
 
 
-def write_report(matrix, table):
-    args, teacher = matrix.args, table["teacher"][matrix.args.windows[0]][0][0]
-    lines = [f"# Recovery of {os.path.basename(os.path.normpath(args.model))}", "",
-             f"Validation loss of the teacher: {teacher:.4f} nats a token. Cells: what a method leaves of it above that, "
-             f"mean of {len(args.seeds)} seeds (their standard deviation), and as a share of what the trained window "
-             f"alone leaves after as many tokens. Learning rate {args.lr}, chunks of {args.length}, "
-             f"{args.length * args.batch} tokens an update.", ""]
-    for window in args.windows:
-        lines += [f"## Window of {window} keys", "",
-                  "| method | " + " | ".join(f"{b:,} tokens" for b in args.budgets) + " | |",
-                  "|---|" + "---|" * (len(args.budgets) + 1)]
+def table_lines(matrix, entries, cell):
+    """cell(entry of the table, budget) -> text, for every method that has one."""
+    lines = ["| method | " + " | ".join(f"{b:,} tokens" for b in matrix.args.budgets) + " | |",
+             "|---|" + "---|" * (len(matrix.args.budgets) + 1)]
+    for name, method in matrix.methods.items():
+        cells = [cell(entries[name][b], b) if b in entries.get(name, {}) else "" for b in matrix.args.budgets]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['note']} |")
+    return lines
+
+
+def with_spread(values, digits):
+    spread = f" ({statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def costs(matrix, results):
+    """What calibration takes beside training, one thread each."""
+    lines = []
+    longest = max(matrix.args.budgets)
+    for window in matrix.args.windows:
         for name, method in matrix.methods.items():
-            cells = []
-            for budget in args.budgets:
-                losses = table.get(name, {}).get(window, {}).get(budget)
-                if not losses:
-                    cells.append("")
-                    continue
-                gap = statistics.mean(losses) - teacher
-                base = statistics.mean(table[BASELINE][window][budget]) - teacher
-                spread = f" ({statistics.stdev(losses):.4f})" if len(losses) > 1 else ""
-                cells.append(f"{gap:.4f}{spread}, {100 * gap / base:.0f} %")
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['note']} |")
+            file = matrix.path("models", matrix.label(name, window) + ".json")
+            times = [r["seconds"] for (n, w, b, _), r in results.items() if (n, w, b) == (name, window, longest)]
+            if "--calibrate" not in method.get("convert", []) or not times or not os.path.exists(file):
+                continue
+            with open(file) as converted:
+                took = json.load(converted)["calibration"]["seconds"]
+            lines.append(f"| {name} | {window} | {took:.1f} | {statistics.median(times):.1f} | "
+                         f"{100 * took / statistics.median(times):.1f} % |")
+    return ["## What calibration costs", "", f"| method | window | calibration, s | training on {longest:,} tokens, s | |",
+            "|---|---|---|---|---|", *lines, ""] if lines else []
+
+
+def write_report(matrix, results):
+    args, table = matrix.args, table_of(matrix, results)
+    teacher = table["teacher"][args.windows[0]][0]["loss"][0]
+    lines = [f"# Recovery of {os.path.basename(os.path.normpath(args.model))}", "",
+             f"Validation loss of the teacher: {teacher:.4f} nats a token. Learning rate {args.lr}, rank {args.rank}, "
+             f"chunks of {args.length}, {args.length * args.batch} tokens an update, {len(args.seeds)} seeds; numbers in "
+             "brackets are their standard deviation.", ""]
+    for window in args.windows:
+        entries = {name: windows[window] for name, windows in table.items() if window in windows}
+        base = {b: statistics.mean(entry["loss"]) - teacher for b, entry in entries[BASELINE].items()}
+
+        def gap(entry, budget):
+            values = [loss - teacher for loss in entry["loss"]]
+            share = f", {100 * statistics.mean(values) / base[budget]:.0f} %" if budget in base else ""
+            return with_spread(values, 4) + share
+
+        picture = f"gap-w{window}.svg"
+        lines += [f"## Window of {window} keys", "",
+                  "Loss above the teacher's, and that as a share of what the window alone leaves after as many tokens:", "",
+                  *table_lines(matrix, entries, gap), "", f"![loss gap against tokens]({picture})", ""]
+        for questions in args.questions:
+            lines += [f"Share answered right, {questions}:", "",
+                      *table_lines(matrix, entries, lambda entry, _: with_spread(entry["right"][questions], 3)), ""]
         curves = {}
-        for name in matrix.methods:
-            points = [(b, statistics.mean(v) - teacher) for b, v in sorted(table.get(name, {}).get(window, {}).items())]
+        for name, entry in entries.items():
+            points = [(b, statistics.mean(e["loss"]) - teacher) for b, e in sorted(entry.items())]
             if len(points) > 1:
                 curves[name] = points
-        picture = f"gap-w{window}.svg"
         with open(matrix.path(picture), "w") as file:
             file.write(draw(f"Loss above the teacher's, window of {window} keys", curves))
-        lines += ["", f"![loss gap against tokens]({picture})", ""]
+    lines += costs(matrix, results)
     with open(matrix.path("report.md"), "w") as file:
         file.write("\n".join(lines))
-    with open(matrix.path("results.json"), "w") as file:
-        json.dump({"teacher": teacher, "losses": table}, file, indent=1)
+    write_json(matrix.path("results.json"), {"teacher": teacher, "methods": table})
     return "\n".join(lines)
 
 
 def main():
     matrix = Matrix(arguments())
-    print(write_report(matrix, table_of(matrix, matrix.all())))
+    print(write_report(matrix, matrix.all()))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ constexpr Name<FeatureMap> kFeatureNames[] = {{FeatureMap::kIdentity, "identity"
                                               {FeatureMap::kExpPair, "exp-pair"}};
 constexpr Name<Normalizer> kNormalizerNames[] = {
     {Normalizer::kNone, "none"}, {Normalizer::kOwn, "own"}, {Normalizer::kShared, "shared"}};
+constexpr Name<GateSource> kGateNames[] = {{GateSource::kKey, "key"},
+                                           {GateSource::kQuery, "query"},
+                                           {GateSource::kValue, "value"},
+                                           {GateSource::kRandom, "random"}};
 constexpr Name<bool> kStateNames[] = {{false, "all"}, {true, "beyond-window"}};
 
 template <typename Value, size_t n>
@@ -86,11 +90,13 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
     settings.get("gate_divisor", c.gate_divisor);
     settings.get("softmax_layers", c.softmax_layers);
     says_divisor = settings.has("gate_divisor");
-    std::optional<std::string> features, normalizer, state;
+    std::optional<std::string> features, normalizer, state, gate;
     settings.get("features", features);
     settings.get("normalizer", normalizer);
     settings.get("state", state);
+    settings.get("gate", gate);
     settings.get("rope_features", c.rope_features);
+    settings.get("learned_features", c.learned_features);
     settings.reject_unknown();
     const auto named = [&](const std::optional<std::string>& name, const auto& read) {
       if (name) with_context(source, [&] { read(*name); });
@@ -98,6 +104,7 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
     named(features, [&](const std::string& name) { c.features = feature_map_from_name(name); });
     named(normalizer, [&](const std::string& name) { c.normalizer = normalizer_from_name(name); });
     named(state, [&](const std::string& name) { c.beyond_window = beyond_window_from_name(name); });
+    named(gate, [&](const std::string& name) { c.gate = gate_source_from_name(name); });
     if (object.contains("heads")) read_heads(object["heads"], source, c);
   } catch (const Error& e) {  // Settings takes what it reads for the user's, this is a model's
     throw Error(e.what(), ErrorCode::kBadInput);
@@ -120,6 +127,8 @@ OrderedJson to_json(const LigerConfig& c) {
   if (c.rope_features) out["rope_features"] = true;
   if (c.normalizer) out["normalizer"] = name_of(kNormalizerNames, *c.normalizer);
   if (c.beyond_window) out["state"] = name_of(kStateNames, true);
+  if (c.gate != GateSource::kKey) out["gate"] = name_of(kGateNames, c.gate);
+  if (c.learned_features) out["learned_features"] = true;
   for (const auto& [scalar, numbers] : c.heads) out["heads"][head_scalar_name(scalar, c.shares_normalizer())] = numbers;
   return out;
 }
@@ -127,6 +136,7 @@ OrderedJson to_json(const LigerConfig& c) {
 FeatureMap feature_map_from_name(const std::string& name) { return value_of(kFeatureNames, name, "features"); }
 Normalizer normalizer_from_name(const std::string& name) { return value_of(kNormalizerNames, name, "normalizer"); }
 bool beyond_window_from_name(const std::string& name) { return value_of(kStateNames, name, "state"); }
+GateSource gate_source_from_name(const std::string& name) { return value_of(kGateNames, name, "gate"); }
 
 void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
   constexpr int64_t kMaxKeys = int64_t{1} << 24;
@@ -154,6 +164,10 @@ void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
   require(!c.beyond_window || (c.window > 0 && !window_only), "state",
           "expected 'all', as 'beyond-window' needs a window and a recurrence");
   require(c.heads.empty() || !window_only, "heads", kWindowOnly, " has no numbers of heads");
+  require(c.gate == GateSource::kKey || structure->gated(), "gate", c.recurrence, " has none that a token decides");
+  require(c.gate == GateSource::kKey || !c.beyond_window || c.rope_features, "gate",
+          "state 'beyond-window' remembers the gate where it would remember keys before RoPE; turn rope_features on");
+  require(!c.learned_features || !window_only, "learned_features", kWindowOnly, " has no features");
   std::vector<int64_t> layers = c.softmax_layers;
   std::sort(layers.begin(), layers.end());
   const auto twice = std::adjacent_find(layers.begin(), layers.end());

@@ -79,8 +79,8 @@ std::map<std::string, Slot> slots_of(Adapter& adapter, const Shapes& shapes, con
     slots[path + ".lora_B.weight"] = {&module.b, {out, r}};
     if (adapter.config.dora) slots[path + ".lora_magnitude_vector"] = {&module.magnitude, {out}};
   }
-  for (const auto& [path, shape] : mixers)
-    if (adapter.config.mixer) slots[kPeftPrefix + path + ".weight"] = {&adapter.mixers[path], shape};
+  for (const auto& [name, shape] : mixers)
+    if (adapter.config.mixer) slots[kPeftPrefix + name] = {&adapter.mixers[name], shape};
   return slots;
 }
 
@@ -141,15 +141,19 @@ Shapes linear_shapes(const ModelConfig& config) {
   return shapes;
 }
 
-bool is_mixer(const std::string& name) { return name.ends_with(cat(".", kMixerModule, ".weight")); }
+bool is_mixer(const std::string& name) { return name.find(cat(".", kMixerModule, ".")) != std::string::npos; }
 
-int64_t layer_of_mixer(const std::string& path) { return std::stoll(path.substr(std::string("model.layers.").size())); }
+std::optional<int64_t> layer_of_head_numbers(const std::string& name) {
+  if (!name.ends_with(cat(".", kMixerModule, ".weight"))) return {};
+  return std::stoll(name.substr(std::string("model.layers.").size()));
+}
 
 Shapes mixer_shapes(const ModelConfig& config) {
   Shapes shapes;
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     if (config.is_softmax_layer(i) || !mix_settings(config, i).recurrence.structure) continue;
-    shapes[cat("model.layers.", i, ".self_attn.", kMixerModule)] = {kHeadScalars, config.num_attention_heads};
+    for (const auto& [name, shape] : mixer_parameters(config))
+      shapes[cat("model.layers.", i, ".self_attn.", kMixerModule, ".", name)] = shape;
   }
   return shapes;
 }
@@ -220,7 +224,7 @@ LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
     if (linear.has_dora()) linear.lora_magnitude().copy_(module.magnitude);
   }
   const auto parameters = model.named_parameters();
-  for (const auto& [path, numbers] : adapter.mixers) parameters[path + ".weight"].copy_(numbers);
+  for (const auto& [name, numbers] : adapter.mixers) parameters[name].copy_(numbers);
   return adapter.config;
 }
 

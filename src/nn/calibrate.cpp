@@ -233,6 +233,7 @@ Calibration calibrate(const CausalLM& teacher, const LigerConfig& wanted, const 
   LIGER_CHECK(!teacher.config().liger, "calibrate: expected a teacher with softmax attention");
   LIGER_CHECK(wanted.recurrence != kWindowOnly && wanted.window > 0,
               "calibrate: expected a recurrence and a window, whose shares are to be found");
+  LIGER_CHECK(wanted.is_compiled(), "calibrate: expected the key's gate and no learned features");
   LIGER_CHECK(!batches.empty(), "calibrate: expected some text");
   const at::NoGradGuard no_grad;
   ModelConfig config = teacher.config();

@@ -73,7 +73,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
   at::NoGradGuard no_grad;
   for (auto& item : model->named_parameters()) {
-    if (is_mixer(item.key())) {  // numbers of heads come from config.json
+    if (is_mixer(item.key())) {  // made with the layer
       item.value().set_data(item.value().to(options.device));
       continue;
     }
@@ -106,9 +106,8 @@ std::shared_ptr<CausalLM> CausalLM::teacher() const {
 ModelConfig CausalLM::config_as_trained() const {
   ModelConfig out = config_;
   const auto parameters = named_parameters();
-  for (const auto& [path, shape] : mixer_shapes(config_))
-    if (const at::Tensor* numbers = parameters.find(path + ".weight"))
-      set_head_scalars(*out.liger, config_, layer_of_mixer(path), *numbers);
+  for (const auto& item : parameters)
+    if (const auto layer = layer_of_head_numbers(item.key())) set_head_scalars(*out.liger, config_, *layer, item.value());
   return out;
 }
 

@@ -12,6 +12,7 @@ namespace liger {
 namespace {
 
 std::string fused_refuses(const MixSettings& settings, const MixInputs& in) {
+  if (!in.is_compiled()) return "gates of another source than the key, and learned features, have no compiled code";
   if (in.q.is_cpu()) return "";
   return in.q.is_cuda() ? cuda_mix_refuses(settings, in) : "there is compiled code for the CPU and CUDA only";
 }

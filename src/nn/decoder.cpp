@@ -37,9 +37,8 @@ DecoderLayer::DecoderLayer(const ModelConfig& config, int64_t layer, const at::T
   mlp_ = register_module("mlp", std::make_shared<Mlp>(config, options));
 }
 
-at::Tensor DecoderLayer::forward(at::Tensor x, const MixerContext& context, LayerState* state) {
-  x = x + self_attn_->forward(input_layernorm_->forward(x), context, state);
-  return x + mlp_->forward(post_attention_layernorm_->forward(x));
+at::Tensor DecoderLayer::forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
+  return after_attention(x + self_attn_->forward(attention_input(x), context, state));
 }
 
 Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : config_(config) {

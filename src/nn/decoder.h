@@ -14,10 +14,12 @@ namespace liger {
 class DecoderLayer : public torch::nn::Module {
  public:
   DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
-  at::Tensor forward(at::Tensor x, const MixerContext& context, LayerState* state);
+  at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
 
+  // Its parts.
   at::Tensor attention_input(const at::Tensor& x) { return input_layernorm_->forward(x); }
   TokenMixer& attention() { return *self_attn_; }
+  at::Tensor after_attention(const at::Tensor& x) { return x + mlp_->forward(post_attention_layernorm_->forward(x)); }
 
  private:
   std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;

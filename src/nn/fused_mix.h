@@ -45,6 +45,11 @@ struct MixInputs {
   /// Where each sequence begins, and the last ends: [S + 1] int64 on the device; undefined: made where it is needed.
   at::Tensor starts = {};
   at::Tensor scalars = {};  ///< [kHeadScalars, H] of the wide type (HeadScalar); undefined: the defaults
+  // Not in compiled code.
+  at::Tensor gate = {};                     ///< [N, Hkv, D], what decays are read from; undefined: k
+  at::Tensor query_map = {}, key_map = {};  ///< W of learned features, [H, D, D] and [Hkv, D, D]; undefined: zeros
+
+  bool is_compiled() const { return !gate.defined() && !query_map.defined(); }
 };
 struct MixOutputs {
   at::Tensor o;                    ///< as q

@@ -25,6 +25,17 @@ MixSettings mix_settings(const ModelConfig& config, int64_t layer) {
   return out;
 }
 
+std::map<std::string, std::vector<int64_t>> mixer_parameters(const ModelConfig& config) {
+  const int64_t H = config.num_attention_heads, Hkv = config.num_key_value_heads, D = config.head_dim;
+  std::map<std::string, std::vector<int64_t>> out = {{"weight", {kHeadScalars, H}}};
+  if (config.liger->learned_features) {
+    out["query_map"] = {H, D, D};
+    out["key_map"] = {Hkv, D, D};
+  }
+  if (config.liger->gate == GateSource::kRandom) out["gate"] = {Hkv * D, config.hidden_size};
+  return out;
+}
+
 at::Tensor head_scalars(const ModelConfig& config, int64_t layer) {
   const LigerConfig& liger = *config.liger;
   at::Tensor out = at::zeros({kHeadScalars, config.num_attention_heads}, at::kDouble);

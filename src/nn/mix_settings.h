@@ -1,5 +1,9 @@
 #pragma once
 
+#include <map>
+#include <string>
+#include <vector>
+
 #include "liger/core/model_config.h"
 #include "nn/fused_mix.h"
 
@@ -8,8 +12,11 @@ namespace liger {
 /// What config.json makes of a layer that is not softmax attention. A branch of share zero is left out.
 MixSettings mix_settings(const ModelConfig& config, int64_t layer);
 
-/// The submodule of a linearized layer that holds the numbers of its heads as "weight".
+/// The submodule of a linearized layer that holds what it has beyond its projections: the numbers of its heads as
+/// "weight", and what LigerConfig::has_new_parameters() adds.
 inline constexpr const char* kMixerModule = "mixer";
+/// Names and shapes of these.
+std::map<std::string, std::vector<int64_t>> mixer_parameters(const ModelConfig& config);
 
 /// Its numbers of heads, [kHeadScalars, H] float64 on the CPU: config.liger->heads, and the defaults of what is not
 /// there.

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/einsum.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros.h>
@@ -18,7 +19,7 @@ namespace {
 
 // One sequence: [T, heads, D] of its q, k, v and [T, D/2] of its rotation.
 struct Sequence {
-  at::Tensor q, k, v;
+  at::Tensor q, k, v, gate;
   Rotation rotation;
 };
 
@@ -27,7 +28,8 @@ std::vector<Sequence> split(const MixInputs& in) {
   int64_t start = 0;
   for (const int64_t length : in.lengths) {
     const auto part = [&](const at::Tensor& x) { return x.defined() ? x.narrow(0, start, length) : x; };
-    out.push_back({part(in.q), part(in.k), part(in.v), {part(in.rotation.cos), part(in.rotation.sin)}});
+    out.push_back({part(in.q), part(in.k), part(in.v), part(in.gate),
+                   {part(in.rotation.cos), part(in.rotation.sin)}});
     start += length;
   }
   return out;
@@ -64,13 +66,14 @@ void remember(const MixSettings& s, const at::Tensor& x, int64_t seen, at::Tenso
 
 // One sequence widened, [1, T, heads, D], and its keys and queries rotated where anything is.
 struct Wide {
-  at::Tensor q, k, v, rotated_q, rotated_k;
+  at::Tensor q, k, v, gate, rotated_q, rotated_k;
 
   Wide(const MixSettings& s, const Sequence& x) {
     const auto type = wide_type(x.q);
     q = x.q.to(type).unsqueeze(0);
     k = x.k.to(type).unsqueeze(0);
     v = x.v.to(type).unsqueeze(0);
+    gate = x.gate.defined() ? x.gate.to(type).unsqueeze(0) : k;
     if (!s.rotates()) return;
     rotated_q = rotate(x.q.to(type), x.rotation).unsqueeze(0);
     rotated_k = rotate(x.k.to(type), x.rotation).unsqueeze(0);
@@ -103,7 +106,7 @@ at::Tensor window(const MixSettings& s, const Wide& x, int64_t seen, const Rings
 RecurrenceInputs linear_inputs(const MixSettings& s, const Wide& x, int64_t seen, const Rings& rings) {
   const at::Tensor& q = s.rotates_features ? x.rotated_q : x.q;
   const at::Tensor& k = s.rotates_features ? x.rotated_k : x.k;
-  if (!s.beyond_window) return {.q = q, .k = k, .v = x.v, .states = {}, .gate = x.k};
+  if (!s.beyond_window) return {.q = q, .k = k, .v = x.v, .states = {}, .gate = x.gate};
   const int64_t T = x.tokens();
   const auto late = [&](const at::Tensor& now, const at::Tensor& ring) {
     const at::Tensor before = ring.defined() ? latest(s, ring, seen, s.window)
@@ -111,7 +114,7 @@ RecurrenceInputs linear_inputs(const MixSettings& s, const Wide& x, int64_t seen
     return at::cat({before, now}, 1).narrow(1, 0, T);
   };
   RecurrenceInputs in = {
-      .q = q, .k = {}, .v = late(x.v, rings.values), .states = {}, .gate = late(x.k, rings.raw_keys)};
+      .q = q, .k = {}, .v = late(x.v, rings.values), .states = {}, .gate = late(x.gate, rings.raw_keys)};
   in.k = s.rotates_features ? late(k, rings.keys) : in.gate;
   in.present = positions(seen - s.window, seen - s.window + T, x.q) >= s.sinks;
   return in;
@@ -132,16 +135,24 @@ at::Tensor combine(const MixSettings& s, const at::Tensor& scalars, const at::Te
   return window * share + linear.o * (1 - share);
 }
 
-// One sequence with its states [1, Hkv, ...], which advance.
-at::Tensor mix(const MixSettings& s, const Sequence& sequence, const at::Tensor& scalars, ScanMethod method,
+// x + W_h x of each head.
+at::Tensor with_map(const at::Tensor& x, const at::Tensor& map) {
+  return map.defined() ? x + at::einsum("bthd,hed->bthe", {x, map.to(x.scalar_type())}) : x;
+}
+
+// One sequence of `all` with its states [1, Hkv, ...], which advance.
+at::Tensor mix(const MixSettings& s, const Sequence& sequence, const MixInputs& all, ScanMethod method,
                std::vector<at::Tensor>& states, int64_t seen = 0, const Rings& rings = {}) {
+  const at::Tensor& scalars = all.scalars;
   const Wide x(s, sequence);
   RecurrenceInputs in;
   if (s.recurrence.structure) in = linear_inputs(s, x, seen, rings);
-  if (rings.raw_keys.defined()) remember(s, x.k[0], seen, rings.raw_keys);
+  if (rings.raw_keys.defined()) remember(s, x.gate[0], seen, rings.raw_keys);
   at::Tensor out, log_sum;
   if (s.window > 0) out = window(s, x, seen, rings, log_sum);
   if (s.recurrence.structure) {
+    in.q = with_map(in.q, all.query_map);
+    in.k = with_map(in.k, all.key_map);
     if (scalars.defined()) {
       const int64_t Hkv = x.k.size(2);
       in.q = in.q * scalars[kQueryScale].view({1, 1, -1, 1});
@@ -180,7 +191,7 @@ MixOutputs reference_mix(const MixSettings& settings, const MixInputs& in, ScanM
   std::vector<std::vector<at::Tensor>> states;
   for (const Sequence& sequence : split(in)) {
     states.push_back(rows(in.states, static_cast<int64_t>(states.size())));
-    o.push_back(mix(settings, sequence, in.scalars, method, states.back()));
+    o.push_back(mix(settings, sequence, in, method, states.back()));
   }
   return {at::cat(o), together(states)};
 }
@@ -195,7 +206,7 @@ at::Tensor reference_mix(const MixSettings& settings, const MixInputs& in, const
     const int64_t s = static_cast<int64_t>(states.size());
     states.push_back(rows(state.recurrent, s));
     const auto of_sequence = [&](const at::Tensor& ring) { return ring.defined() ? ring[s] : ring; };
-    o.push_back(mix(settings, sequence, in.scalars, method, states.back(), past[s],
+    o.push_back(mix(settings, sequence, in, method, states.back(), past[s],
                     {of_sequence(state.keys), of_sequence(state.values), of_sequence(state.raw_keys)}));
   }
   state.recurrent = together(states);

@@ -22,7 +22,7 @@ class SoftmaxAttention : public TokenMixer {
   using TokenMixer::TokenMixer;
 
   at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) override {
-    const auto& [q, k, v] = in;
+    const at::Tensor &q = in.q, &k = in.k, &v = in.v;
     const Sequences& tokens = context.tokens;
     const at::Tensor queries = tokens.rows(rotate(q, context.rotation));
     const at::Tensor keys = tokens.rows(rotate(k, context.rotation)), values = tokens.rows(v);

@@ -301,7 +301,7 @@ const at::Tensor& StepDecoder::Implementation::step(std::span<const int64_t> ids
 bool StepDecoder::supports(const CausalLM& model) {
   const auto type = model.dtype();
   return model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
-         model.config().backend != Backend::kTorch;
+         model.config().backend != Backend::kTorch && (!model.config().liger || model.config().liger->is_compiled());
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {

@@ -16,7 +16,7 @@ TokenMixer::TokenMixer(const ModelConfig& config, const at::TensorOptions& optio
 Projections TokenMixer::project(const at::Tensor& x) {
   const auto by_head = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
   return {by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),
-          by_head(v_proj_->forward(x), kv_heads_)};
+          by_head(v_proj_->forward(x), kv_heads_), at::Tensor()};
 }
 
 at::Tensor TokenMixer::output(const at::Tensor& mixed) {

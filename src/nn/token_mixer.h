@@ -22,9 +22,9 @@ struct MixerContext {
   at::Tensor seen;            ///< the same, [S] int64 on the device; undefined without a state
 };
 
-/// q [N, H, D], k and v [N, Hkv, D] of a layer, before RoPE.
+/// q [N, H, D], k and v [N, Hkv, D] of a layer, before RoPE; and [N, Hkv, D] of a gate that is not of the key.
 struct Projections {
-  at::Tensor q, k, v;
+  at::Tensor q, k, v, gate;
 };
 
 /// q, k, v and o projections around a way to mix tokens.
@@ -37,7 +37,7 @@ class TokenMixer : public torch::nn::Module {
   }
 
   // Its three steps.
-  Projections project(const at::Tensor& x);
+  virtual Projections project(const at::Tensor& x);
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
   at::Tensor output(const at::Tensor& mixed);

@@ -197,6 +197,7 @@ MemoryEstimate Estimate::run(int64_t process) const {
 std::string not_estimated(const ModelConfig& config, const FinetuneOptions& options, const UpdateShape& shape) {
   if (options.model.device != "cpu") return cat("not foretold on ", options.model.device);
   if (config.backend == Backend::kTorch && config.liger) return "not foretold with model.backend torch";
+  if (config.liger && !config.liger->is_compiled()) return "not foretold for layers that have no compiled code";
   if (held_type(config, options, shape) == at::kHalf) return "not foretold for float16 on the CPU";
   return "";
 }

@@ -9,8 +9,11 @@
 namespace liger {
 
 ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<LoraConfig>& lora) {
+  const auto count = [](const std::vector<int64_t>& shape) {
+    return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  };
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
-    const int64_t numbers = std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+    const int64_t numbers = count(tensor.shape);
     model_ += numbers;
     if (!lora) trained_tensors_.push_back(numbers);
   }
@@ -26,7 +29,7 @@ ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<Lo
     adapted_[module.path] = module;
   }
   if (lora->mixer)
-    for (const auto& [path, shape] : mixer_shapes(config)) trained_tensors_.push_back(shape[0] * shape[1]);
+    for (const auto& [name, shape] : mixer_shapes(config)) trained_tensors_.push_back(count(shape));
   adapters_ = std::accumulate(trained_tensors_.begin(), trained_tensors_.end(), int64_t{0});
 }
 

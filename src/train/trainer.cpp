@@ -21,6 +21,7 @@
 #include "liger/io/interrupt.h"
 #include "liger/io/log.h"
 #include "liger/io/process.h"
+#include "liger/nn/attention_error.h"
 #include "liger/ops/linear_cross_entropy.h"
 #include "train/checkpoint.h"
 #include "train/describe.h"
@@ -263,25 +264,29 @@ std::optional<double> Trainer::accumulate(std::span<const int64_t> samples) {
     if (index == parts.back().index) gradients_->last_backward();
     seed_micro_batch(setup_->options.train.seed, state_.step, index);
     const MicroBatch batch = data.batch(part, model.device());
-    const at::Tensor hidden = model.hidden_states(batch.tokens);
-    const at::Tensor loss = loss_of(batch, hidden);
-    loss_sum += checked_loss(hidden, loss, data, part);
-    loss.div(static_cast<double>(targets)).backward();
+    const Loss loss = loss_of(batch);
+    loss_sum += checked_loss(loss, data, part);
+    loss.sum.div(static_cast<double>(targets)).backward();
   }
   return loss_sum;
 }
 
 /// What is learned from a micro-batch: a sum over its targets.
-at::Tensor Trainer::loss_of(const MicroBatch& batch, const at::Tensor& hidden) const {
-  const at::Tensor head = setup_->model->head_weight();
-  if (!setup_->teacher) return linear_cross_entropy(hidden, head, batch.targets);
+Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
+  const auto& distill = setup_->options.distill;
+  if (distill && distill->attention) {
+    const at::Tensor error = attention_error(*setup_->model, *setup_->teacher, batch.tokens);
+    return {error, error * static_cast<double>(batch.targets.ne(kIgnoredTarget).sum().item<int64_t>())};
+  }
+  const at::Tensor hidden = setup_->model->hidden_states(batch.tokens), head = setup_->model->head_weight();
+  if (!setup_->teacher) return {hidden, linear_cross_entropy(hidden, head, batch.targets)};
   at::Tensor taught;
   {
     const at::NoGradGuard no_grad;
     taught = setup_->teacher->hidden_states(batch.tokens);
   }
-  return linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets,
-                             *setup_->options.distill);
+  return {hidden,
+          linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets, *distill)};
 }
 
 /// They are dealt to the ranks in turn.
@@ -295,12 +300,11 @@ std::vector<Trainer::Micro> Trainer::own_micro_batches(std::span<const int64_t> 
   return parts;
 }
 
-double Trainer::checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
-                             std::span<const int64_t> samples) const {
-  const auto value = loss.item<double>();
+double Trainer::checked_loss(const Loss& loss, const Dataset& data, std::span<const int64_t> samples) const {
+  const auto value = loss.sum.item<double>();
   if (std::isfinite(value)) return value;
   fail(ErrorCode::kNonFinite, "update ", state_.step + 1, ": the loss is ", value,
-       "; first bad tensor: ", first_bad_tensor(*setup_->model, hidden), "; rows ", describe_rows(data, samples),
+       "; first bad tensor: ", first_bad_tensor(*setup_->model, loss.from), "; rows ", describe_rows(data, samples),
        "; nothing was updated; look at these rows, or lower train.lr");
 }
 
@@ -338,7 +342,7 @@ bool Trainer::evaluate() {
     }
     const MicroBatch batch = data.batch(part, model.device());
     const at::Tensor hidden = model.hidden_states(batch.tokens);
-    *sum += checked_loss(hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets), data, part);
+    *sum += checked_loss({hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets)}, data, part);
   }
   if (!sum_over_ranks(sum)) return false;
   const double loss = *sum / static_cast<double>(data.counts().targets);

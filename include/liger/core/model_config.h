@@ -33,6 +33,14 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;
 };
 
+/// What the decay of a gated structure is read from. All but the key are for comparison: LibTorch's operators run them.
+enum class GateSource {
+  kKey,    ///< the projected key, before RoPE
+  kQuery,  ///< the projected queries, the mean of those that share a key
+  kValue,  ///< the projected value
+  kRandom  ///< a projection of its own, from the layer's input: new parameters, drawn when the model is made
+};
+
 /// The structure without a recurrence: the softmax branch makes up the layer.
 inline constexpr const char* kWindowOnly = "swa";
 
@@ -58,6 +66,10 @@ struct LigerConfig {
   std::optional<Normalizer> normalizer = {};  ///< kNone, kOwn or kShared; absent = the structure's
   bool rope_features = false;                 ///< features are of rotated queries and keys
   bool beyond_window = false;                 ///< the state holds what the window no longer does
+  GateSource gate = GateSource::kKey;         ///< not with beyond_window, unless rope_features is on too
+  /// Features are of x + W_h x, with a matrix of each head that is learned (as in arXiv 2410.10254): new parameters,
+  /// zeros when the model is made. LibTorch's operators run them.
+  bool learned_features = false;
   /// Numbers of single heads, [layers][H] or [layers][Hkv] each, a row of a softmax layer empty; a scalar that is not
   /// here has its default in every layer: mix and 1 - mix, 1, 1 and 0.
   std::map<HeadScalar, std::vector<std::vector<double>>> heads = {};
@@ -74,6 +86,10 @@ struct LigerConfig {
   bool has_mix() const { return recurrence != kWindowOnly && window != 0 && !shares_normalizer() && !weighs_heads(); }
   bool shares_normalizer() const { return normalizer == Normalizer::kShared; }
   bool weighs_heads() const { return heads.contains(kWindowWeight) || heads.contains(kLinearWeight); }
+  /// Parameters of its own, which neither weights nor config.json have a place for: adapters hold them.
+  bool has_new_parameters() const { return learned_features || gate == GateSource::kRandom; }
+  /// Compiled code and kernels know it.
+  bool is_compiled() const { return gate == GateSource::kKey && !learned_features; }
   bool is_softmax_layer(int64_t layer) const {
     return std::find(softmax_layers.begin(), softmax_layers.end(), layer) != softmax_layers.end();
   }
@@ -129,6 +145,7 @@ OrderedJson to_json(const LigerConfig& config);
 FeatureMap feature_map_from_name(const std::string& name);  ///< identity, softmax, softmax-pair, exp-pair
 Normalizer normalizer_from_name(const std::string& name);   ///< none, own, shared
 bool beyond_window_from_name(const std::string& name);      ///< all, beyond-window
+GateSource gate_source_from_name(const std::string& name);  ///< key, query, value, random
 
 /// Throws Error(code) "SOURCE: window: expected ..., got ..." unless the settings make sense by themselves; the second
 /// also unless they suit this model (its layers, its head_dim; model.liger is not looked at).

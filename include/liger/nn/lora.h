@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -67,16 +68,17 @@ struct LoraTensors {
 struct Adapter {
   LoraConfig config;
   std::vector<LoraTensors> modules;
-  std::map<std::string, at::Tensor> mixers;  ///< with config.mixer: a layer's numbers of heads, by the mixer's path
+  std::map<std::string, at::Tensor> mixers;  ///< with config.mixer: what mixer_shapes() says, by name
 };
 
-/// Of a model of this shape: its linear modules' weights, [out, in] by path; and the numbers of heads that its
-/// linearized layers have or can be given, [kHeadScalars, H] by the path of the layer's "mixer".
+/// Of a model of this shape: its linear modules' weights, [out, in] by path; and what its linearized layers have, or can
+/// be given, beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the numbers
+/// of heads, and the parameters of layers that have new ones (LigerConfig).
 std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
 std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
-/// Whether a parameter of this name is such numbers; and the layer they belong to.
+/// Whether a parameter of this name is one of them; if it is the numbers of heads, their layer.
 bool is_mixer(const std::string& name);
-int64_t layer_of_mixer(const std::string& path);
+std::optional<int64_t> layer_of_head_numbers(const std::string& name);
 
 /// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says
 /// against the model, and each tensor that is missing, not expected, misshapen or not finite, all of them at once, is

@@ -19,8 +19,8 @@ class StepDecoder {
  public:
   /// At most this many sequences.
   static constexpr int64_t kMaxSequences = 4;
-  /// Whether this model can be decoded so: on the CPU, in float32 or bfloat16, unless its backend is torch. The rest
-  /// needs hidden_states().
+  /// Whether this model can be decoded so: on the CPU, in float32 or bfloat16, unless its backend is torch or its
+  /// layers have no compiled code (LigerConfig). The rest needs hidden_states().
   static bool supports(const CausalLM& model);
 
   /// Keeps the model's tensors; those may not be changed while it is in use. Throws Error if it does not support the

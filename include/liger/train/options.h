@@ -103,7 +103,9 @@ struct SampleOptions {
   double temperature = 0;
 };
 
-struct DistillOptions : Distillation {};
+struct DistillOptions : Distillation {
+  bool attention = false;
+};
 
 struct FinetuneOptions {
   ModelOptions model;

@@ -130,9 +130,11 @@ class Trainer {
     std::span<const int64_t> samples;
   };
   std::vector<Micro> own_micro_batches(std::span<const int64_t> samples) const;
-  at::Tensor loss_of(const MicroBatch& batch, const at::Tensor& hidden) const;
-  double checked_loss(const at::Tensor& hidden, const at::Tensor& loss, const Dataset& data,
-                      std::span<const int64_t> samples) const;
+  struct Loss {
+    at::Tensor from, sum;  // what it was computed from, and the sum over the targets
+  };
+  Loss loss_of(const MicroBatch& batch) const;
+  double checked_loss(const Loss& loss, const Dataset& data, std::span<const int64_t> samples) const;
   double clip_gradients(std::span<const int64_t> samples);
   std::span<const int64_t> next_samples() const;
   void advance(int64_t samples);

@@ -1,0 +1,45 @@
+#include "liger/nn/attention_error.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include "liger/core/dtype.h"
+#include "liger/error.h"
+#include "liger/nn/causal_lm.h"
+#include "nn/decoder.h"
+
+namespace liger {
+
+at::Tensor attention_error(const CausalLM& model, const CausalLM& teacher, const Sequences& tokens) {
+  const ModelConfig& config = model.config();
+  LIGER_CHECK(!teacher.config().liger && teacher.config().num_hidden_layers == config.num_hidden_layers,
+              "attention error: expected a teacher with softmax attention and ", config.num_hidden_layers, " layers");
+  Decoder& taught = teacher.decoder();
+  const MixerContext context = taught.context(tokens);
+  at::Tensor hidden, total;
+  int64_t layers = 0;
+  {
+    const at::NoGradGuard no_grad;
+    hidden = taught.embed(tokens);
+  }
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    DecoderLayer& layer = *taught.layers()[i];
+    at::Tensor read, wanted;
+    {
+      const at::NoGradGuard no_grad;
+      read = layer.attention_input(hidden);
+      wanted = layer.attention().forward(read, context, nullptr);
+      hidden = layer.after_attention(hidden + wanted);
+    }
+    if (config.is_softmax_layer(i)) continue;
+    const at::Tensor written = model.decoder().layers()[i]->attention().forward(read, context, nullptr);
+    const auto type = wide_type(written);
+    const at::Tensor error = (written - wanted).to(type).square().sum() / wanted.to(type).square().sum();
+    total = total.defined() ? total + error : error;
+    ++layers;
+  }
+  LIGER_CHECK(layers > 0, "attention error: expected linearized layers, and this model has none");
+  return total / static_cast<double>(layers);
+}
+
+}  // namespace liger
