@@ -162,7 +162,7 @@ TEST(AttentionTransfer, IsAStageBeforeLora) {
     const at::NoGradGuard no_grad;
     return attention_error(*model, *model->teacher(), text[0]).item<double>();
   };
-  train("transfer", {"distill.attention=true"});
+  train("transfer", {"distill.attention_steps=100"});
   const std::filesystem::path transferred = folder / "transfer" / "final";
   EXPECT_LT(error(transferred), error({}));
   const Adapter adapter = read_adapter(transferred, ModelConfig::read(folder / "model"));

@@ -198,7 +198,7 @@ TEST_F(Recover, IsOneOptionOfTheTool) {
   EXPECT_EQ(found["teacher"]["divergence"].get<double>() < 1e-5, true);
   const ModelConfig config = ModelConfig::read(folder_ / "tool");
   EXPECT_TRUE(config.liger->beyond_window && config.liger->rope_features && config.liger->shares_normalizer());
-  EXPECT_EQ(config.liger->sinks, 4);
+  EXPECT_EQ(config.liger->sinks, 8);
   EXPECT_EQ(config.liger->heads.at(kQueryScale).size(), 2);
   const auto refused = [&](const std::vector<std::string>& arguments, const std::string& text) {
     const test::CommandResult result = convert(arguments);

@@ -249,7 +249,7 @@ void recommend(const CLI::App& app, Options& o) {
   }
   if (app.count("--rope-features") == 0) liger.rope_features = !structure.slots;
   if (app.count("--state") == 0) liger.beyond_window = true;
-  if (app.count("--sinks") == 0) liger.sinks = 4;
+  if (app.count("--sinks") == 0) liger.sinks = 8;
 }
 
 // What was said and would have no effect.

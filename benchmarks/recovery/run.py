@@ -7,8 +7,9 @@
 Runs every method of methods.json through liger-convert and liger-finetune: the first tenth of the rows ({"text": ...})
 is held out, and the validation loss on it is what counts, beside the teacher's. --questions adds a column: the share
 answered right of DIR/multiple_choice.test.jsonl, such as those that configs/demo/make_world.py --recall writes for
-facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method with a "transfer" spends half of its tokens
-on that stage. What is finished is not run again: the same command goes on where it was stopped. Writes results.json,
+facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method of methods.json is "like" an earlier
+one but for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes.
+What is finished is not run again: the same command goes on where it was stopped, and one with other arguments adds to the report. Writes results.json,
 report.md and a picture of the loss gap against tokens for each window. The learning rate (--lr) and all else that is
 not a method's own are the same for all. Standard library only.
 """
@@ -74,13 +75,16 @@ class Matrix:
     def __init__(self, args):
         self.args = args
         with open(args.methods) as file:
-            self.methods = json.load(file)
-        if args.only:
-            wanted = args.only.split(",")
-            unknown = [name for name in wanted if name not in self.methods]
-            if unknown:
-                sys.exit(f"no such method: {', '.join(unknown)}; there are {', '.join(self.methods)}")
-            self.methods = {name: self.methods[name] for name in dict.fromkeys(wanted + ["teacher", BASELINE])}
+            self.methods = {}
+            for name, method in json.load(file).items():
+                self.methods[name] = {**self.methods[method["like"]], **method} if "like" in method else method
+                if "like" in method:
+                    train = {**self.methods[method["like"]]["train"], **method.get("train", {})}
+                    self.methods[name]["train"] = {key: value for key, value in train.items() if value is not None}
+        self.wanted = list(dict.fromkeys([*(args.only.split(",") if args.only else self.methods), "teacher", BASELINE]))
+        unknown = [name for name in self.wanted if name not in self.methods]
+        if unknown:
+            sys.exit(f"no such method: {', '.join(unknown)}; there are {', '.join(self.methods)}")
         for folder in ("runs", "models"):
             os.makedirs(self.path(folder), exist_ok=True)
         self.split()
@@ -98,7 +102,8 @@ class Matrix:
 
     def cells(self):
         """One for each run that is needed: budget 0 is what a run finds before its first update."""
-        for name, method in self.methods.items():
+        for name in self.wanted:
+            method = self.methods[name]
             windows = [None] if method.get("softmax") or method.get("window") == 0 else self.args.windows
             trained = method["train"] is not None
             budgets = [b for b in self.args.budgets if b > 0] if trained else []
@@ -120,7 +125,7 @@ class Matrix:
         if os.path.exists(folder):
             return folder
         command = [os.path.join(self.args.bin, "liger-convert"), "--model", self.args.model, "--out", folder, "--json"]
-        for word in method["convert"]:
+        for word in method["convert"].split():
             command.append(word)
             if word == "--calibrate":
                 command += [self.path("train.jsonl"), "--calibrate-length", str(self.args.length)]
@@ -133,25 +138,19 @@ class Matrix:
         folder = self.path("runs", f"{self.label(name, window)}-{budget}-{seed}")
         result = os.path.join(folder, "result.json")
         if not os.path.exists(result):
-            steps, method, adapter = max(1, round(budget / (self.args.length * self.args.batch))), self.methods[name], None
-            before = None
-            if "transfer" in method and budget > 0:
-                steps = max(1, steps // 2)
-                before, _ = self.train(cell, folder + "-transfer", steps, {**method["train"], **method["transfer"]}, None)
-                adapter = os.path.join(folder + "-transfer", "final")
-            losses, final = self.train(cell, folder, steps, method["train"] or {}, adapter)
-            found = {"before": (before or losses)[0], "after": losses[max(losses)], "steps": max(losses)}
-            found["right"] = self.answers(name, window, final, folder) if budget > 0 else {}
-            found["seconds"] = self.seconds(folder)
-            write_json(result, found)
-            for used in (final, adapter):
-                shutil.rmtree(used or "", ignore_errors=True)
+            losses = self.train(cell, folder)
+            adapter = os.path.join(folder, "final")
+            write_json(result, {"cell": cell, "before": losses[0], "after": losses[max(losses)], "steps": max(losses),
+                                "seconds": self.seconds(folder),
+                                "right": self.answers(name, window, adapter, folder) if budget > 0 else {}})
+            shutil.rmtree(adapter, ignore_errors=True)
         with open(result) as file:
-            return cell, json.load(file)
+            return json.load(file)
 
-    def train(self, cell, folder, steps, method, adapter):
-        """({update: validation loss}, the adapter's folder)"""
-        name, window, _, seed = cell
+    def train(self, cell, folder):
+        """{update: validation loss}"""
+        name, window, budget, seed = cell
+        method, steps = self.methods[name], max(1, round(budget / (self.args.length * self.args.batch)))
         settings = {"model.path": self.model(name, window), "model.dtype": "f32",
                     "lora.r": self.args.rank, "lora.alpha": self.args.rank,
                     "data.train": self.path("train.jsonl"), "data.val": self.path("val.jsonl"),
@@ -161,9 +160,9 @@ class Matrix:
                     "train.scheduler": "cosine", "train.warmup_steps": min(20, steps // 5), "train.min_lr": 0,
                     "train.weight_decay": 0, "train.eval_every": 0, "train.seed": seed, "save.dir": folder,
                     "save.every": 0, "save.resume": "never", "save.overwrite": True, "log.every": max(1, steps // 50),
-                    "log.svg": False, "log.tensorboard": False, **method}
-        if adapter:
-            settings["model.adapter"] = adapter
+                    "log.svg": False, "log.tensorboard": False, **(method["train"] or {})}
+        if "attention" in method:
+            settings["distill.attention_steps"] = round(steps * method["attention"])
         config = folder + ".yaml"
         with open(config, "w") as file:
             file.write("{}\n")
@@ -172,8 +171,7 @@ class Matrix:
             command += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
         call(command, folder + ".log")
         with open(os.path.join(folder, "metrics.jsonl")) as file:
-            losses = {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
-        return losses, os.path.join(folder, "final")
+            return {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
 
     def seconds(self, folder):
         with open(os.path.join(folder, "metrics.jsonl")) as file:
@@ -206,19 +204,30 @@ class Matrix:
             self.model(name, window)
         if cells:
             self.run(cells[0])  # alone: it makes the tokens the others read
-        results = {}
         with concurrent.futures.ThreadPoolExecutor(self.args.jobs) as pool:
-            for done, (cell, result) in enumerate(pool.map(self.run, cells), 1):
-                results[cell] = result
-                print(f"{done}/{len(cells)} {cell[0]}, window {cell[1]}, {cell[2]} tokens, seed {cell[3]}: "
+            for done, result in enumerate(pool.map(self.run, cells), 1):
+                name, window, budget, seed = result["cell"]
+                print(f"{done}/{len(cells)} {name}, window {window}, {budget} tokens, seed {seed}: "
                       f"{result['before']:.4f} -> {result['after']:.4f}", flush=True)
-        return results
+
+    def finished(self):
+        """{cell: result} of all that this folder has seen, in the order of the methods."""
+        results = {}
+        for folder in sorted(os.listdir(self.path("runs"))):
+            file = self.path("runs", folder, "result.json")
+            if os.path.exists(file):
+                with open(file) as result:
+                    found = json.load(result)
+                results[tuple(found["cell"])] = found
+        order = list(self.methods)
+        return {cell: results[cell] for cell in sorted(
+            (cell for cell in results if cell[0] in order), key=lambda c: (order.index(c[0]), c[1] or 0, c[2], c[3]))}
 
 
 def table_of(matrix, results):
     """[method][window][budget] = {"loss": of the seeds, "right": {questions: of the seeds}}; a method without a window
     has every window's."""
-    table = {}
+    table, windows = {}, sorted({window for _, window, _, _ in results if window is not None})
 
     def add(name, window, budget, loss, right):
         entry = table.setdefault(name, {}).setdefault(window, {}).setdefault(budget, {"loss": [], "right": {}})
@@ -227,7 +236,7 @@ def table_of(matrix, results):
             entry["right"].setdefault(questions, []).append(share)
 
     for (name, window, budget, _), result in results.items():
-        for w in matrix.args.windows if window is None else [window]:
+        for w in windows if window is None else [window]:
             if 0 not in table.get(name, {}).get(w, {}):
                 add(name, w, 0, result["before"], matrix.untrained_answers(name, window))
             if budget > 0:
@@ -237,11 +246,11 @@ def table_of(matrix, results):
 
 def table_lines(matrix, entries, cell):
     """cell(entry of the table, budget) -> text, for every method that has one."""
-    lines = ["| method | " + " | ".join(f"{b:,} tokens" for b in matrix.args.budgets) + " | |",
-             "|---|" + "---|" * (len(matrix.args.budgets) + 1)]
-    for name, method in matrix.methods.items():
-        cells = [cell(entries[name][b], b) if b in entries.get(name, {}) else "" for b in matrix.args.budgets]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {method['note']} |")
+    budgets = sorted({budget for entry in entries.values() for budget in entry})
+    lines = ["| method | " + " | ".join(f"{b:,} tokens" for b in budgets) + " | |", "|---|" + "---|" * (len(budgets) + 1)]
+    for name, entry in entries.items():
+        cells = [cell(entry[b], b) if b in entry else "" for b in budgets]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {matrix.methods[name]['note']} |")
     return lines
 
 
@@ -252,30 +261,28 @@ def with_spread(values, digits):
 
 def costs(matrix, results):
     """What calibration takes beside training, one thread each."""
-    lines = []
-    longest = max(matrix.args.budgets)
-    for window in matrix.args.windows:
-        for name, method in matrix.methods.items():
-            file = matrix.path("models", matrix.label(name, window) + ".json")
-            times = [r["seconds"] for (n, w, b, _), r in results.items() if (n, w, b) == (name, window, longest)]
-            if "--calibrate" not in method.get("convert", []) or not times or not os.path.exists(file):
-                continue
-            with open(file) as converted:
-                took = json.load(converted)["calibration"]["seconds"]
-            lines.append(f"| {name} | {window} | {took:.1f} | {statistics.median(times):.1f} | "
-                         f"{100 * took / statistics.median(times):.1f} % |")
-    return ["## What calibration costs", "", f"| method | window | calibration, s | training on {longest:,} tokens, s | |",
-            "|---|---|---|---|---|", *lines, ""] if lines else []
+    lines = ["## What calibration costs", "", "| method | window | calibration, s | tokens | training on them, s | |",
+             "|---|---|---|---|---|---|"]
+    for name, window, budget in dict.fromkeys(cell[:3] for cell in results):
+        file = matrix.path("models", matrix.label(name, window) + ".json")
+        if "--calibrate" not in matrix.methods[name].get("convert", "") or not os.path.exists(file):
+            continue
+        with open(file) as converted:
+            took = json.load(converted)["calibration"]["seconds"]
+        training = statistics.median(r["seconds"] for cell, r in results.items() if cell[:3] == (name, window, budget))
+        lines.append(f"| {name} | {window} | {took:.1f} | {budget:,} | {training:.1f} | {100 * took / training:.1f} % |")
+    return [*lines, ""]
 
 
 def write_report(matrix, results):
     args, table = matrix.args, table_of(matrix, results)
-    teacher = table["teacher"][args.windows[0]][0]["loss"][0]
+    windows = sorted({window for entry in table.values() for window in entry})
+    teacher = table["teacher"][windows[0]][0]["loss"][0]
     lines = [f"# Recovery of {os.path.basename(os.path.normpath(args.model))}", "",
              f"Validation loss of the teacher: {teacher:.4f} nats a token. Learning rate {args.lr}, rank {args.rank}, "
-             f"chunks of {args.length}, {args.length * args.batch} tokens an update, {len(args.seeds)} seeds; numbers in "
-             "brackets are their standard deviation.", ""]
-    for window in args.windows:
+             f"chunks of {args.length}, {args.length * args.batch} tokens an update. Means of seeds; numbers in brackets "
+             "are their standard deviation, where there were several.", ""]
+    for window in windows:
         entries = {name: windows[window] for name, windows in table.items() if window in windows}
         base = {b: statistics.mean(entry["loss"]) - teacher for b, entry in entries[BASELINE].items()}
 
@@ -307,7 +314,8 @@ def write_report(matrix, results):
 
 def main():
     matrix = Matrix(arguments())
-    print(write_report(matrix, matrix.all()))
+    matrix.all()
+    print(write_report(matrix, matrix.finished()))
 
 
 if __name__ == "__main__":

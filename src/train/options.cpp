@@ -142,9 +142,9 @@ template <typename Options, typename Visitor>
 void visit(Options& o, Visitor& v) {
   v("weight", o.weight, "share of the divergence from the teacher in the loss; the rest is cross-entropy", Range{0, 1});
   v("temperature", o.temperature, "of both distributions; the divergence counts its square", kPositive);
-  v("attention", o.attention,
-    "learn what each layer's attention writes, from the teacher's own hidden states, instead of tokens: a first stage "
-    "(LoLCATs), which model.adapter takes on from; weight and temperature have no meaning then");
+  v("attention_steps", o.attention_steps,
+    "the first updates learn what each layer's attention writes in the teacher, instead of tokens (LoLCATs)",
+    kNotNegative);
 }
 
 template <typename Options, typename Visitor>

@@ -111,8 +111,9 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   const ModelConfig config = model_config();
   LIGER_CHECK_USAGE(!full || !config.liger || !config.liger->has_new_parameters(), options.model.path,
                     ": its layers have parameters that only adapters hold (a random gate or learned features); set lora");
-  LIGER_CHECK_USAGE(!options.distill || !options.distill->attention || config.liger,
-                    "distill.attention: expected linearized layers, and ", options.model.path, " has softmax attention");
+  LIGER_CHECK_USAGE(!options.distill || options.distill->attention_steps == 0 || config.liger,
+                    "distill.attention_steps: expected linearized layers, and ", options.model.path,
+                    " has softmax attention");
 
   at::manual_seed(static_cast<uint64_t>(options.train.seed));
   const bool all_from_checkpoint = full && !checkpoint.empty();

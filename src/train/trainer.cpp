@@ -274,7 +274,7 @@ std::optional<double> Trainer::accumulate(std::span<const int64_t> samples) {
 /// What is learned from a micro-batch: a sum over its targets.
 Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
   const auto& distill = setup_->options.distill;
-  if (distill && distill->attention) {
+  if (distill && state_.step < distill->attention_steps) {
     const at::Tensor error = attention_error(*setup_->model, *setup_->teacher, batch.tokens);
     return {error, error * static_cast<double>(batch.targets.ne(kIgnoredTarget).sum().item<int64_t>())};
   }

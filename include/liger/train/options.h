@@ -104,7 +104,7 @@ struct SampleOptions {
 };
 
 struct DistillOptions : Distillation {
-  bool attention = false;
+  int64_t attention_steps = 0;
 };
 
 struct FinetuneOptions {
