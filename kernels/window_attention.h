@@ -48,6 +48,7 @@ struct WindowAttentionBackward {
   const float* lse;            ///< [N, H], from the forward pass
   float share;                 ///< of the window in o
   const void* d_o;             ///< [N, H, D]: gradient of the mixed o
+  const float* d_lse;          ///< [N, H]: gradient of lse; nullptr: zeros
   bool accumulate;             ///< add to what dq, dk and dv hold
   void* dq;                    ///< [N, H, D]
   void* dk;                    ///< [N, Hkv, D]

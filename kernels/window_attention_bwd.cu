@@ -177,7 +177,10 @@ class QueryGradients {
     LIGER_UNROLL
     for (int half = 0; half < 2; ++half) {
       delta_[half] = quad_sum(delta_[half]);
-      if (lane_column() == 0 && row_of(half) < queries_.rows) deltas_[queries_.at(row_of(half))] = delta_[half];
+      if (row_of(half) >= queries_.rows) continue;
+      const int64_t at = queries_.at(row_of(half));
+      if (p_.d_lse) delta_[half] -= p_.d_lse[at];  // of a score it is the gradient times P
+      if (lane_column() == 0) deltas_[at] = delta_[half];
     }
   }
   LIGER_DEVICE void store() {

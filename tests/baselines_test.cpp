@@ -30,9 +30,7 @@ LigerConfig recommended() {
   return liger;
 }
 
-Sequences random_text(int64_t tokens) {
-  return Sequences::from_padded(at::randint(50, {1, tokens}, at::kLong));
-}
+Sequences random_text(int64_t tokens) { return Sequences::from_padded(at::randint(50, {1, tokens}, at::kLong)); }
 
 at::Tensor logits(CausalLM& model, const Sequences& text) {
   const at::NoGradGuard no_grad;

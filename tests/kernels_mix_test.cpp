@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "kernel_testing.h"
+#include "liger/core/head_scalars.h"
 #include "liger/error.h"
 #include "nn/cuda_mix.h"
 #include "nn/reference_mix.h"
@@ -48,6 +49,7 @@ MixInputs as_leaves(const MixInputs& in, bool exact) {
   if (!exact) out.rotation = {in.rotation.cos.to(kKernelDevice), in.rotation.sin.to(kKernelDevice)};
   for (at::Tensor* x : {&out.q, &out.k, &out.v}) *x = leaf(*x);
   for (at::Tensor& state : out.states) state = leaf(state);
+  if (out.scalars.defined()) out.scalars = leaf(out.scalars);
   return out;
 }
 
@@ -62,15 +64,24 @@ Tensors results(const MixInputs& in, const MixOutputs& out) {
   for (const at::Tensor& state : out.states) loss = loss + product(state, at::randn(state.sizes()));
   Tensors leaves = {in.q, in.k, in.v}, all = {out.o};
   leaves.insert(leaves.end(), in.states.begin(), in.states.end());
+  if (in.scalars.defined()) leaves.push_back(in.scalars);
   all.insert(all.end(), out.states.begin(), out.states.end());
-  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves)) all.push_back(gradient);
+  for (const at::Tensor& gradient : torch::autograd::grad({loss}, leaves, {}, {}, false, /*allow_unused=*/true))
+    all.push_back(gradient.defined() ? gradient : at::zeros({1}));
   for (at::Tensor& x : all) x = x.cpu();
   return all;
 }
 
-void expect_equal_to_definition(const MixSettings& settings, const Shape& shape, at::ScalarType type) {
+void expect_equal_to_definition(const MixSettings& settings, const Shape& shape, at::ScalarType type,
+                                bool scalars = false) {
   at::manual_seed(7);
-  const MixInputs in = random_inputs(settings, shape, type);
+  MixInputs in = random_inputs(settings, shape, type);
+  if (scalars) {
+    in.scalars = at::randn({kHeadScalars, shape.H}) * 0.3;
+    for (const HeadScalar row : {kWindowWeight, kLinearWeight, kQueryScale, kKeyScale}) in.scalars[row] += 0.7;
+  }
+  if (settings.recurrence.structure && settings.recurrence.structure->normalizer > Normalizer::kAtLeastOne)
+    in.states[0].select(3, shape.D).abs_();  // sums of features that are not negative
   ASSERT_EQ(cuda_mix_refuses(settings, in), "");
   const MixInputs exact = as_leaves(in, true), leaves = as_leaves(in, false);
   const Tensors expected = results(exact, reference_mix(settings, exact));
@@ -109,6 +120,34 @@ std::vector<const char*> names() {
 INSTANTIATE_TEST_SUITE_P(Structures, EveryStructure,
                          ::testing::Combine(::testing::Values(at::kFloat, at::kBFloat16),
                                             ::testing::ValuesIn(names())));
+
+// Layers that chose what the paper's do not have: LibTorch's operators around the kernels' scan and window.
+struct Choice {
+  const char* structure;
+  std::optional<FeatureMap> features;
+  std::optional<Normalizer> normalizer;
+  bool rotates, beyond_window;
+};
+TEST(CudaMix, RunsChoicesByParts) {
+  constexpr auto kExp = FeatureMap::kExpPair, kPair = FeatureMap::kSoftmaxPair;
+  for (const Choice& choice : {Choice{"gated-retention", kExp, Normalizer::kShared, true, true},
+                               {"gla", kPair, Normalizer::kOwn, false, true},
+                               {"mamba2", {}, {}, true, false},
+                               {"mlstm", {}, {}, false, true}})
+    for (const auto type : {at::kFloat, at::kBFloat16})
+      for (const int64_t window : {9, 40}) {
+        SCOPED_TRACE(cat(choice.structure, ", window ", window));
+        MixSettings settings = {.recurrence = {.layer = 1, .layers = 4}, .window = window, .sinks = 2};
+        settings.recurrence.structure =
+            with_choices(*find_structure(choice.structure), choice.features, choice.normalizer);
+        settings.rotates_features = choice.rotates;
+        settings.beyond_window = choice.beyond_window;
+        expect_equal_to_definition(settings, {{37, 1, 20}, 4, 2, 64}, type, /*scalars=*/true);
+      }
+  MixSettings delta = {.recurrence = {.structure = find_structure("kda")}, .window = 9, .beyond_window = true};
+  const MixInputs in = random_inputs(delta, {{20}, 2, 1, 64}, at::kFloat);
+  EXPECT_NE(cuda_mix_refuses(delta, in).find("as in the paper only"), std::string::npos);
+}
 
 // Few sequences on the host's small device, so that their parts run side by side; no window; other sizes.
 TEST(CudaMix, RunsPartsSideBySide) {

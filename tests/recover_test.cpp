@@ -188,8 +188,8 @@ TEST_F(Recover, IsOneOptionOfTheTool) {
     return test::run_tool("liger-convert", more);
   };
   const std::string rows = folder_ / "rows.jsonl";
-  const test::CommandResult made = convert({"--arch", "gated-retention", "--calibrate", rows, "--calibrate-tokens", "300",
-                                      "--calibrate-length", "64", "--calibrate-steps", "3"});
+  const test::CommandResult made = convert({"--arch", "gated-retention", "--calibrate", rows, "--calibrate-tokens",
+                                            "300", "--calibrate-length", "64", "--calibrate-steps", "3"});
   ASSERT_EQ(made.exit_code, 0) << made.err;
   const Json found = Json::parse(made.out)["calibration"];
   EXPECT_EQ(found["tokens"], 300);

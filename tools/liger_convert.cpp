@@ -260,9 +260,9 @@ void check_liger_options(const CLI::App& app, const Options& o) {
                       merges ? "--merge" : cat("--arch ", o.convert.arch), why);
   };
   if (merges || o.convert.arch == "softmax") {
-    for (const char* name : {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers",
-                             "--features", "--rope-features", "--normalizer", "--state", "--gate", "--learned-features",
-                             "--calibrate"}) {
+    for (const char* name :
+         {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers", "--features",
+          "--rope-features", "--normalizer", "--state", "--gate", "--learned-features", "--calibrate"}) {
       refuse(name, "");
     }
     return;

@@ -35,7 +35,8 @@ Merge read_merge(const fs::path& adapter, const ModelConfig& model) {
   if (adapter.empty()) return out;
   const Adapter read = read_adapter(adapter, model);
   if (!read.mixers.empty()) out.liger = model.liger;
-  LIGER_CHECK(!out.liger || !out.liger->has_new_parameters(), adapter.string(), ": holds parameters of its layers that a "
+  LIGER_CHECK(!out.liger || !out.liger->has_new_parameters(), adapter.string(),
+              ": holds parameters of its layers that a "
               "merged model has no place for (a learned gate or learned features); keep it as an adapter");
   for (const auto& [name, numbers] : read.mixers)
     set_head_scalars(*out.liger, model, *layer_of_head_numbers(name), numbers);

@@ -107,7 +107,8 @@ ModelConfig CausalLM::config_as_trained() const {
   ModelConfig out = config_;
   const auto parameters = named_parameters();
   for (const auto& item : parameters)
-    if (const auto layer = layer_of_head_numbers(item.key())) set_head_scalars(*out.liger, config_, *layer, item.value());
+    if (const auto layer = layer_of_head_numbers(item.key()))
+      set_head_scalars(*out.liger, config_, *layer, item.value());
   return out;
 }
 

@@ -11,10 +11,13 @@
 namespace liger {
 namespace {
 
-std::string fused_refuses(const MixSettings& settings, const MixInputs& in) {
+std::string fused_refuses(const MixSettings& settings, const MixInputs& in, bool continues) {
   if (!in.is_compiled()) return "gates of another source than the key, and learned features, have no compiled code";
   if (in.q.is_cpu()) return "";
-  return in.q.is_cuda() ? cuda_mix_refuses(settings, in) : "there is compiled code for the CPU and CUDA only";
+  if (!in.q.is_cuda()) return "there is compiled code for the CPU and CUDA only";
+  if (continues && !cuda_mix_continues(settings, in))
+    return "the kernels run layers like these on whole sequences only";
+  return cuda_mix_refuses(settings, in);
 }
 
 // Every layer of every step has the same to say.
@@ -27,9 +30,9 @@ void warn_once(const std::string& text) {
 
 }  // namespace
 
-bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in) {
+bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in, bool continues) {
   if (backend == Backend::kTorch) return false;
-  const std::string reason = fused_refuses(settings, in);
+  const std::string reason = fused_refuses(settings, in, continues);
   if (reason.empty()) return true;
   const std::string what = cat("linearized layers on ", in.q.device().str(), ": ", reason);
   LIGER_CHECK_USAGE(backend == Backend::kAuto, "backend fused: ", what,

@@ -7,7 +7,8 @@ namespace liger {
 
 /// Whether compiled code or kernels run these inputs where they are. Where they cannot: an Error with the reason if the
 /// backend was named, else a warning with it, once.
-bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in);
+/// `continues`: the tokens go on from a state.
+bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in, bool continues = false);
 
 /// Whole sequences, by what runs_fused() chooses.
 MixOutputs run_mix(Backend backend, const MixSettings& settings, const MixInputs& in);

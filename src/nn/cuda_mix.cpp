@@ -13,6 +13,7 @@
 #include "decode_step.h"
 #include "device.h"
 #include "liger/error.h"
+#include "nn/cuda_by_parts.h"
 #include "nn/cuda_calls.h"
 #include "nn/cuda_recurrence.h"
 #include "nn/mix_autograd.h"
@@ -154,6 +155,7 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
     const at::Tensor lse = settings.window > 0 ? at::empty({call.tokens.N, q.size(1)}, call.floats()) : at::Tensor();
     variable_list out = {with_window(call, run.o, lse)};
     out.insert(out.end(), run.states.begin(), run.states.end());
+    if (!call.recurs()) out.push_back(lse);
 
     variable_list saved = {call.q, call.k, call.v, call.cos, call.sin, call.tokens.starts, lse};
     states.resize(2);
@@ -184,14 +186,16 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
       d = cuda_recurrence_backward(call.layer(), call.q, call.k, call.v, call.tokens, states, run,
                                    settings.window > 0 ? d_o * (1 - call.share()) : d_o, d_states);
     }
-    if (settings.window > 0) add_window(call, d_o, saved[6], d);
+    if (settings.window > 0) add_window(call, d_o, saved[6], call.recurs() ? at::Tensor() : grads[1], d);
     d.states.resize(2);
     return {{}, {}, d.q, d.k, d.v, {}, {}, {}, d.states[0], d.states[1]};
   }
 
  private:
   // To the recurrence's gradients, if there are any.
-  static void add_window(const Call& call, const at::Tensor& d_o, const at::Tensor& lse, CudaRecurrenceGradients& d) {
+  static void add_window(const Call& call, const at::Tensor& d_o, const at::Tensor& lse, const at::Tensor& given_d_lse,
+                         CudaRecurrenceGradients& d) {
+    const at::Tensor d_lse = given_d_lse.defined() ? given_d_lse.contiguous() : given_d_lse;
     auto args = call.window<kernels::WindowAttentionBackward>();
     args.accumulate = d.q.defined();
     if (args.accumulate) {
@@ -206,6 +210,7 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
     args.lse = lse.const_data_ptr<float>();
     args.share = static_cast<float>(call.share());
     args.d_o = d_o.const_data_ptr();
+    args.d_lse = d_lse.defined() ? d_lse.const_data_ptr<float>() : nullptr;
     args.dq = d.q.mutable_data_ptr();
     args.dk = d.k.mutable_data_ptr();
     args.dv = d.v.mutable_data_ptr();
@@ -264,20 +269,35 @@ void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
   check_kernel(kernels::window_remember(args, kernel_stream(call.q)), call.q);
 }
 
+// What the kernels do in one piece.
+bool is_of_the_paper(const MixSettings& s, const MixInputs& in) {
+  const Structure* structure = s.recurrence.structure;
+  return !structure || (structure == find_structure(structure->name) && !in.scalars.defined() && !s.rotates_features &&
+                        !s.beyond_window);
+}
+
+variable_list differentiable(const MixSettings& settings, const MixInputs& in, std::vector<at::Tensor> states) {
+  states.resize(2);
+  return CudaMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos),
+                        if_defined(in.rotation.sin), if_defined(in.starts), if_defined(states[0]),
+                        if_defined(states[1]));
+}
+
 }  // namespace
+
+bool cuda_mix_continues(const MixSettings& settings, const MixInputs& in) { return is_of_the_paper(settings, in); }
 
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
   if (const char* reason = kernels::device_refuses(in.q.is_cpu() ? 0 : in.q.device().index())) return reason;
-  if (in.scalars.defined()) return "the CUDA kernels have no numbers of heads";
-  if (settings.rotates_features || settings.beyond_window) return "the CUDA kernels are those of the paper's layers";
-  if (const Structure* s = settings.recurrence.structure; s && s != find_structure(s->name))
-    return cat("the CUDA kernels have the features and the normalizer of ", s->name, " alone");
   const int64_t H = in.q.size(1), Hkv = in.k.size(1), D = in.q.size(2);
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
-  if (settings.recurrence.structure)
-    if (std::string reason = cuda_recurrence_refuses(settings.recurrence, H, Hkv, D); !reason.empty()) return reason;
+  if (settings.recurrence.structure) {
+    const std::string reason = is_of_the_paper(settings, in) ? cuda_recurrence_refuses(settings.recurrence, H, Hkv, D)
+                                                             : cuda_mix_by_parts_refuses(settings, in);
+    if (!reason.empty()) return reason;
+  }
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};
   args.type = kernel_type(type);
@@ -295,18 +315,27 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
 
 MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in) {
   const c10::DeviceGuard guard(in.q.device());
+  if (!is_of_the_paper(settings, in)) return cuda_mix_by_parts(settings, in);
   std::vector<at::Tensor> states = in.states.empty() ? Call(settings, in).zero_states() : in.states;
   if (wants_gradient(in)) {
-    states.resize(2);
-    const variable_list out =
-        CudaMix::apply(settings, in.lengths, in.q, in.k, in.v, if_defined(in.rotation.cos), if_defined(in.rotation.sin),
-                       if_defined(in.starts), if_defined(states[0]), if_defined(states[1]));
-    return {out[0], {out.begin() + 1, out.end()}};
+    const variable_list out = differentiable(settings, in, states);
+    const auto count = static_cast<ptrdiff_t>(states.size());
+    return {out[0], {out.begin() + 1, out.begin() + 1 + count}};
   }
   const Call call(settings, in);
   CudaRecurrence run;
   if (call.recurs()) run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, states, false);
   return {with_window(call, run.o, {}), run.states};
+}
+
+WindowOutputs cuda_window(const MixSettings& settings, const MixInputs& in) {
+  MixSettings window = settings;
+  window.recurrence.structure = nullptr;
+  MixInputs alone = in;
+  alone.states.clear();
+  alone.scalars = at::Tensor();
+  const variable_list out = differentiable(window, alone, {});
+  return {out[0], out[1]};
 }
 
 at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past,

@@ -9,9 +9,19 @@ namespace liger {
 /// Empty, or why the CUDA kernels cannot run these: the build, the device, the type or the sizes.
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in);
 
+/// Whether they continue sequences in one pass, as the paper's layers do; others only run whole ones.
+bool cuda_mix_continues(const MixSettings& settings, const MixInputs& in);
+
 /// fused_mix() by the CUDA kernels, for inputs that they do not refuse; float32, bfloat16 or float16 inside as the
 /// inputs are, states float32. Differentiable once, in q, k, v and states.
 MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in);
+
+/// The window alone: o [N, H, D] as q, and the logarithm of each query's sum of exponentials, [N, H] float32.
+/// Differentiable once, in q, k and v.
+struct WindowOutputs {
+  at::Tensor o, log_sum;
+};
+WindowOutputs cuda_window(const MixSettings& settings, const MixInputs& in);
 
 /// The same as the next part of sequences of which `past` tokens are in `state`; no gradient. `in.states` is not used.
 /// One token of each sequence is one launch.

@@ -28,8 +28,7 @@ std::vector<Sequence> split(const MixInputs& in) {
   int64_t start = 0;
   for (const int64_t length : in.lengths) {
     const auto part = [&](const at::Tensor& x) { return x.defined() ? x.narrow(0, start, length) : x; };
-    out.push_back({part(in.q), part(in.k), part(in.v), part(in.gate),
-                   {part(in.rotation.cos), part(in.rotation.sin)}});
+    out.push_back({part(in.q), part(in.k), part(in.v), part(in.gate), {part(in.rotation.cos), part(in.rotation.sin)}});
     start += length;
   }
   return out;
@@ -120,26 +119,6 @@ RecurrenceInputs linear_inputs(const MixSettings& s, const Wide& x, int64_t seen
   return in;
 }
 
-// Both branches, [1, T, H, D] and what weighs them.
-at::Tensor combine(const MixSettings& s, const at::Tensor& scalars, const at::Tensor& window, const at::Tensor& log_sum,
-                   const RecurrenceOutputs& linear) {
-  const auto of_heads = [&](HeadScalar row) { return scalars[row].view({1, 1, -1, 1}); };
-  if (!s.shares_normalizer()) {
-    if (!scalars.defined()) return window * s.window_share + linear.o * (1 - s.window_share);
-    return window * of_heads(kWindowWeight) + linear.o * of_heads(kLinearWeight);
-  }
-  const at::Tensor mass = linear.mass.unsqueeze(-1), empty = mass <= 0;
-  at::Tensor against = mass.masked_fill(empty, 1.0).log() - log_sum.unsqueeze(-1);
-  if (scalars.defined()) against = against + of_heads(kLinearWeight);
-  const at::Tensor share = at::sigmoid(-against).masked_fill(empty, 1.0);
-  return window * share + linear.o * (1 - share);
-}
-
-// x + W_h x of each head.
-at::Tensor with_map(const at::Tensor& x, const at::Tensor& map) {
-  return map.defined() ? x + at::einsum("bthd,hed->bthe", {x, map.to(x.scalar_type())}) : x;
-}
-
 // One sequence of `all` with its states [1, Hkv, ...], which advance.
 at::Tensor mix(const MixSettings& s, const Sequence& sequence, const MixInputs& all, ScanMethod method,
                std::vector<at::Tensor>& states, int64_t seen = 0, const Rings& rings = {}) {
@@ -153,12 +132,7 @@ at::Tensor mix(const MixSettings& s, const Sequence& sequence, const MixInputs& 
   if (s.recurrence.structure) {
     in.q = with_map(in.q, all.query_map);
     in.k = with_map(in.k, all.key_map);
-    if (scalars.defined()) {
-      const int64_t Hkv = x.k.size(2);
-      in.q = in.q * scalars[kQueryScale].view({1, 1, -1, 1});
-      in.k = in.k * scalars[kKeyScale].narrow(0, 0, Hkv).view({1, 1, -1, 1});
-      in.log_gate = scalars[kLogGate].narrow(0, 0, Hkv);
-    }
+    apply_scalars(scalars, in);
     in.states = states;
     const RecurrenceOutputs linear = recurrence(s.recurrence, in, method);
     states = linear.states;
@@ -185,6 +159,32 @@ std::vector<at::Tensor> together(const std::vector<std::vector<at::Tensor>>& by_
 }
 
 }  // namespace
+
+at::Tensor with_map(const at::Tensor& x, const at::Tensor& map) {
+  return map.defined() ? x + at::einsum("bthd,hed->bthe", {x, map.to(x.scalar_type())}) : x;
+}
+
+void apply_scalars(const at::Tensor& scalars, RecurrenceInputs& in) {
+  if (!scalars.defined()) return;
+  const int64_t Hkv = in.k.size(2);
+  in.q = in.q * scalars[kQueryScale].view({1, 1, -1, 1});
+  in.k = in.k * scalars[kKeyScale].narrow(0, 0, Hkv).view({1, 1, -1, 1});
+  in.log_gate = scalars[kLogGate].narrow(0, 0, Hkv);
+}
+
+at::Tensor combine(const MixSettings& s, const at::Tensor& scalars, const at::Tensor& window, const at::Tensor& log_sum,
+                   const RecurrenceOutputs& linear) {
+  const auto of_heads = [&](HeadScalar row) { return scalars[row].view({1, 1, -1, 1}); };
+  if (!s.shares_normalizer()) {
+    if (!scalars.defined()) return window * s.window_share + linear.o * (1 - s.window_share);
+    return window * of_heads(kWindowWeight) + linear.o * of_heads(kLinearWeight);
+  }
+  const at::Tensor mass = linear.mass.unsqueeze(-1), empty = mass <= 0;
+  at::Tensor against = mass.masked_fill(empty, 1.0).log() - log_sum.unsqueeze(-1);
+  if (scalars.defined()) against = against + of_heads(kLinearWeight);
+  const at::Tensor share = at::sigmoid(-against).masked_fill(empty, 1.0);
+  return window * share + linear.o * (1 - share);
+}
 
 MixOutputs reference_mix(const MixSettings& settings, const MixInputs& in, ScanMethod method) {
   std::vector<at::Tensor> o;

@@ -108,7 +108,14 @@ RecurrenceOutputs normalized(const Structure& s, const ScanOutputs& out, int64_t
 
 }  // namespace
 
-RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& given, ScanMethod method) {
+bool is_one_scan(const Structure& s) { return !s.window_only && !s.slots && !s.reads_before_decay; }
+
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& in, ScanMethod method) {
+  if (layer.structure->delta_rule) method = ScanMethod::kReference;
+  return recurrence(layer, in, [method](const ScanInputs& scan) { return gated_scan(scan, method); });
+}
+
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& given, const ScanFunction& scan) {
   const Structure& s = *layer.structure;
   const at::Tensor& v = given.v;
   const auto before = states_or_zeros(layer, given);
@@ -120,12 +127,9 @@ RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInput
     const ScanOutputs out = read_before_decay(in);
     return {out.o, {out.state}, {}};
   }
-  if (s.delta_rule) {
-    in.b = at::sigmoid((given.gate.defined() ? given.gate : given.k).mean(-1));
-    method = ScanMethod::kReference;
-  }
+  if (s.delta_rule) in.b = at::sigmoid((given.gate.defined() ? given.gate : given.k).mean(-1));
   if (s.normalizes()) in.v = at::cat({v, at::ones({v.size(0), v.size(1), v.size(2), 1}, v.options())}, -1);
-  const ScanOutputs out = gated_scan(in, method);
+  const ScanOutputs out = scan(in);
   return s.normalizes() ? normalized(s, out, v.size(3)) : RecurrenceOutputs{out.o, {out.state}, {}};
 }
 

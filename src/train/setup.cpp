@@ -109,8 +109,9 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   if (full && !dtype) dtype = at::kFloat;
   const at::Device device = device_from_string(options.model.device);
   const ModelConfig config = model_config();
-  LIGER_CHECK_USAGE(!full || !config.liger || !config.liger->has_new_parameters(), options.model.path,
-                    ": its layers have parameters that only adapters hold (a random gate or learned features); set lora");
+  LIGER_CHECK_USAGE(
+      !full || !config.liger || !config.liger->has_new_parameters(), options.model.path,
+      ": its layers have parameters that only adapters hold (a random gate or learned features); set lora");
   LIGER_CHECK_USAGE(!options.distill || options.distill->attention_steps == 0 || config.liger,
                     "distill.attention_steps: expected linearized layers, and ", options.model.path,
                     " has softmax attention");

@@ -285,8 +285,7 @@ Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
     const at::NoGradGuard no_grad;
     taught = setup_->teacher->hidden_states(batch.tokens);
   }
-  return {hidden,
-          linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets, *distill)};
+  return {hidden, linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets, *distill)};
 }
 
 /// They are dealt to the ranks in turn.

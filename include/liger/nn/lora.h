@@ -71,9 +71,9 @@ struct Adapter {
   std::map<std::string, at::Tensor> mixers;  ///< with config.mixer: what mixer_shapes() says, by name
 };
 
-/// Of a model of this shape: its linear modules' weights, [out, in] by path; and what its linearized layers have, or can
-/// be given, beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the numbers
-/// of heads, and the parameters of layers that have new ones (LigerConfig).
+/// Of a model of this shape: its linear modules' weights, [out, in] by path; and what its linearized layers have, or
+/// can be given, beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the
+/// numbers of heads, and the parameters of layers that have new ones (LigerConfig).
 std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
 std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
 /// Whether a parameter of this name is one of them; if it is the numbers of heads, their layer.

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <vector>
 
 #include "liger/core/structure.h"
@@ -61,9 +62,15 @@ struct RecurrenceOutputs {
   std::vector<at::Tensor> states;  ///< [B, Hkv, rows, columns] each, as state_shapes() says
   at::Tensor mass;                 ///< [B, T, H], q'_t^T n_t of a structure that normalizes (Normalizer)
 };
+/// How recurrence() runs a scan.
+using ScanFunction = std::function<ScanOutputs(const ScanInputs& in)>;
 /// The definition of a structure, any device. Scans without the delta rule go by `method`, everything else token by
 /// token. With Normalizer::kShared o is that of kOwn: what it is worth beside the window, the caller weighs by `mass`.
 RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& in,
                              ScanMethod method = ScanMethod::kReference);
+/// The same with any scan, of structures that are one (is_one_scan()). What a scan makes of the first state it is
+/// given, and of sequences one after the other, is its own matter.
+RecurrenceOutputs recurrence(const LayerRecurrence& layer, const RecurrenceInputs& in, const ScanFunction& scan);
+bool is_one_scan(const Structure& structure);
 
 }  // namespace liger
