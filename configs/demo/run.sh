@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: a small pretrained Transformer loses its attention, breaks, and recovers as a gated recurrent model.
+# The demo: a small pretrained Transformer loses its attention and recovers as a gated recurrent model.
 #   configs/demo/run.sh BIN OUT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,10 +27,10 @@ python3 configs/demo/table.py "$out" --prompt >"$out/prompt.txt"
 
 step "1/5 the teacher: softmax attention over everything before"
 measure teacher "$teacher"
-step "2/5 converted: attention replaced by a window of 65 tokens and a gated recurrence, nothing trained"
-"$bin/liger-convert" --model "$teacher" --arch gla --out "$out/converted"
+step "2/5 converted: attention replaced by a window of 65 tokens and a gated recurrence, a few numbers of each head fitted"
+"$bin/liger-convert" --model "$teacher" --arch gated-retention --calibrate "$out/data/lora.jsonl" --out "$out/converted"
 measure converted "$out/converted"
-step "3/5 LoRA on the attention projections"
+step "3/5 LoRA on the attention projections, from the data and from the teacher"
 "$bin/liger-finetune" configs/demo/lora.yaml --set model.path="$out/converted" \
   --set data.train="$out/data/lora.jsonl" --set save.dir="$out/lora"
 step "4/5 recovered"
