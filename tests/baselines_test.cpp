@@ -20,15 +20,8 @@
 namespace liger {
 namespace {
 
+using test::recommended;
 using testing::expect_close;
-
-LigerConfig recommended() {
-  LigerConfig liger{.recurrence = "gated-retention", .window = 5, .sinks = 2};
-  liger.features = FeatureMap::kExpPair;
-  liger.normalizer = Normalizer::kShared;
-  liger.rope_features = liger.beyond_window = true;
-  return liger;
-}
 
 Sequences random_text(int64_t tokens) { return Sequences::from_padded(at::randint(50, {1, tokens}, at::kLong)); }
 

@@ -37,6 +37,15 @@ inline LigerConfig short_window() {
   return liger;
 }
 
+/// What calibration takes for gated retention, with such a window.
+inline LigerConfig recommended() {
+  LigerConfig liger{.recurrence = "gated-retention", .window = 5, .sinks = 2};
+  liger.features = FeatureMap::kExpPair;
+  liger.normalizer = Normalizer::kShared;
+  liger.rope_features = liger.beyond_window = true;
+  return liger;
+}
+
 inline std::shared_ptr<CausalLM> random_model(const ModelConfig& config, uint64_t seed = 0,
                                               at::ScalarType dtype = at::kFloat) {
   at::manual_seed(seed);

@@ -23,15 +23,8 @@ namespace liger {
 namespace {
 
 namespace fs = std::filesystem;
+using test::recommended;
 using testing::expect_close;
-
-LigerConfig recommended() {
-  LigerConfig liger{.recurrence = "gated-retention", .window = 5, .sinks = 2};
-  liger.features = FeatureMap::kExpPair;
-  liger.normalizer = Normalizer::kShared;
-  liger.rope_features = liger.beyond_window = true;
-  return liger;
-}
 
 std::vector<Sequences> random_text(int64_t vocab) {
   std::vector<Sequences> batches;
