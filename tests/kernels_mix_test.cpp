@@ -143,6 +143,7 @@ TEST(CudaMix, RunsChoicesByParts) {
         settings.rotates_features = choice.rotates;
         settings.beyond_window = choice.beyond_window;
         expect_equal_to_definition(settings, {{37, 1, 20}, 4, 2, 64}, type, /*scalars=*/true);
+        expect_equal_to_definition(settings, {{24, 24}, 2, 1, 64}, type, /*scalars=*/true);
       }
   MixSettings delta = {.recurrence = {.structure = find_structure("kda")}, .window = 9, .beyond_window = true};
   const MixInputs in = random_inputs(delta, {{20}, 2, 1, 64}, at::kFloat);

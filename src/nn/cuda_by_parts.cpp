@@ -2,14 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/searchsorted.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <numeric>
+#include <optional>
 
 #include "core/optional_tensor.h"
 #include "liger/error.h"
@@ -43,54 +44,51 @@ class CudaScan : public torch::autograd::Function<CudaScan> {
  public:
   static variable_list forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
                                const at::Tensor& v, const at::Tensor& g, const at::Tensor& state,
-                               const std::vector<int64_t>& lengths) {
-    const KernelTokens tokens(lengths, {}, q.device());
+                               const std::vector<int64_t>& lengths, const std::optional<at::Tensor>& starts) {
+    const KernelTokens tokens(lengths, starts.value_or(at::Tensor()), q.device());
     Diagonal scan(q, k, v, state, tokens, {}, /*serial=*/false, g);
     at::Tensor last;
     const at::Tensor o = scan.columns(last);
-    context->save_for_backward({scan.q, scan.k, scan.v, scan.g, scan.state, last, scan.states});
+    context->save_for_backward({scan.q, scan.k, scan.v, scan.g, scan.state, last, scan.states, tokens.starts});
     context->saved_data["lengths"] = lengths;
     return {o, last};
   }
   static variable_list backward(torch::autograd::AutogradContext* context, variable_list grads) {
     LIGER_CHECK(!at::GradMode::is_enabled(), "cuda_mix: differentiable once; for higher orders take the definition");
     const auto saved = context->get_saved_variables();
-    const KernelTokens tokens(context->saved_data["lengths"].toIntVector(), {}, saved[0].device());
+    const KernelTokens tokens(context->saved_data["lengths"].toIntVector(), saved[7], saved[0].device());
     Diagonal scan(saved[0], saved[1], saved[2], saved[4], tokens, {}, /*serial=*/false, saved[3]);
     if (scan.scan.side_by_side) scan.states = saved[6];
     const at::Tensor d_o = grads[0].defined() ? grads[0].contiguous() : at::zeros(saved[0].sizes(), saved[0].options());
     const auto d = scan.backward(d_o, saved[5], grads[1]);
-    return {d.q, d.k, d.v, d.g, d.state, {}};
+    return {d.q, d.k, d.v, d.g, d.state, {}, {}};
   }
 };
 
 // Sequences one after the other as one batch [1, N, ..]; states of them all, [S, ..], in and out.
-ScanOutputs scan_sequences(const ScanInputs& in, const std::vector<int64_t>& lengths) {
+ScanOutputs scan_sequences(const ScanInputs& in, const std::vector<int64_t>& lengths, const at::Tensor& starts) {
   const int64_t K = in.k.size(3), V = in.v.size(3), P = kernel_size(K, V);
   const variable_list out = CudaScan::apply(filled(in.q[0], P), filled(in.k[0], P), filled(in.v[0], P),
-                                            filled(in.g[0], P), filled_state(in.state, P), lengths);
+                                            filled(in.g[0], P), filled_state(in.state, P), lengths, if_defined(starts));
   return {out[0].narrow(-1, 0, V).unsqueeze(0), out[1].narrow(-2, 0, K).narrow(-1, 0, V)};
 }
 
 // For each token the place of the one `window` before it in its sequence, or N where there is none; and whether that
-// is there and no sink.
+// is there and no sink. Without a copy from the host, where the sequences' places are on the device.
 struct Late {
   at::Tensor from, present;
 };
-Late late(const MixSettings& s, const std::vector<int64_t>& lengths, at::Device device) {
-  const int64_t N = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-  std::vector<int64_t> from, present;
-  for (const int64_t length : lengths) {
-    const int64_t first = std::ssize(from);
-    for (int64_t t = 0; t < length; ++t) {
-      from.push_back(t < s.window ? N : first + t - s.window);
-      present.push_back(t - s.window >= s.sinks);
-    }
-  }
-  return {at::tensor(from, at::kLong).to(device), at::tensor(present, at::kLong).to(device, at::kBool)};
+Late late(const MixSettings& s, const KernelTokens& tokens, at::Device device) {
+  const at::Tensor n = at::arange(tokens.N, at::TensorOptions(at::kLong).device(device));
+  const at::Tensor& starts = tokens.starts;
+  const at::Tensor t =
+      starts.defined()
+          ? n - starts.index_select(0, at::searchsorted(starts, n, /*out_int32=*/false, /*right=*/true) - 1)
+          : n.remainder(tokens.longest);
+  return {(n - s.window).masked_fill(t < s.window, tokens.N), t - s.window >= s.sinks};
 }
 
-RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in) {
+RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in, const KernelTokens& tokens) {
   const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat); };
   const auto feature_of = [&](const at::Tensor& x) {
     return s.rotates_features ? rotate(wide(x), in.rotation) : wide(x);
@@ -98,7 +96,7 @@ RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in) {
   RecurrenceInputs out = {
       .q = feature_of(in.q), .k = feature_of(in.k), .v = wide(in.v), .states = in.states, .gate = wide(in.k)};
   if (s.beyond_window) {
-    const Late at = late(s, in.lengths, in.q.device());
+    const Late at = late(s, tokens, in.q.device());
     const at::Tensor nothing = at::zeros({1, out.k.size(1), out.k.size(2)}, out.k.options());
     for (at::Tensor* x : {&out.k, &out.v, &out.gate}) *x = at::cat({*x, nothing}).index_select(0, at.from);
     out.present = at.present;
@@ -128,11 +126,13 @@ std::string cuda_mix_by_parts_refuses(const MixSettings& settings, const MixInpu
 }
 
 MixOutputs cuda_mix_by_parts(const MixSettings& settings, const MixInputs& in) {
-  RecurrenceInputs inputs = linear_inputs(settings, in);
+  const KernelTokens tokens(in.lengths, in.starts, in.q.device());
+  RecurrenceInputs inputs = linear_inputs(settings, in, tokens);
   if (inputs.states.empty()) inputs.states = zero_states(settings, in);
   apply_scalars(in.scalars, inputs);
-  const RecurrenceOutputs linear =
-      recurrence(settings.recurrence, inputs, [&](const ScanInputs& scan) { return scan_sequences(scan, in.lengths); });
+  const RecurrenceOutputs linear = recurrence(settings.recurrence, inputs, [&](const ScanInputs& scan) {
+    return scan_sequences(scan, in.lengths, tokens.starts);
+  });
   at::Tensor out = linear.o;
   if (settings.window > 0) {
     const WindowOutputs window = cuda_window(settings, in);
