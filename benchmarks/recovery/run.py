@@ -7,16 +7,15 @@
 Runs every method of methods.json through liger-convert and liger-finetune: the first tenth of the rows ({"text": ...})
 is held out, and the validation loss on it is what counts, beside the teacher's. --questions adds a column: the share
 answered right of DIR/multiple_choice.test.jsonl, such as those that configs/demo/make_world.py --recall writes for
-facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method of methods.json is "like" an earlier
-one but for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes.
-What is finished is not run again: the same command goes on where it was stopped, and one with other arguments adds to the report. Writes results.json,
-report.md and a picture of the loss gap against tokens for each window. The learning rate (--lr) and all else that is
-not a method's own are the same for all. Standard library only.
+facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method of methods.json is "like" an earlier one but
+for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes. What is
+finished is not run again: the same command goes on where it was stopped, and one with other arguments adds to the
+report. Writes results.json, report.md and a picture of the loss gap against tokens for each window. The learning rate
+(--lr) and all else that is not a method's own are the same for all. Standard library only.
 """
 import argparse
 import concurrent.futures
 import json
-import math
 import os
 import shutil
 import statistics
@@ -71,16 +70,23 @@ def write_json(path, value):
     os.replace(path + ".new", path)
 
 
+def read_methods(path):
+    """Those like an earlier one filled up with what it says."""
+    methods = {}
+    with open(path) as file:
+        for name, method in json.load(file).items():
+            if "like" in method:
+                base = methods[method["like"]]
+                train = {**base["train"], **method.get("train", {})}
+                method = {**base, **method, "train": {key: value for key, value in train.items() if value is not None}}
+            methods[name] = method
+    return methods
+
+
 class Matrix:
     def __init__(self, args):
         self.args = args
-        with open(args.methods) as file:
-            self.methods = {}
-            for name, method in json.load(file).items():
-                self.methods[name] = {**self.methods[method["like"]], **method} if "like" in method else method
-                if "like" in method:
-                    train = {**self.methods[method["like"]]["train"], **method.get("train", {})}
-                    self.methods[name]["train"] = {key: value for key, value in train.items() if value is not None}
+        self.methods = read_methods(args.methods)
         self.wanted = list(dict.fromkeys([*(args.only.split(",") if args.only else self.methods), "teacher", BASELINE]))
         unknown = [name for name in self.wanted if name not in self.methods]
         if unknown:
@@ -179,11 +185,15 @@ class Matrix:
         return times[-1] - times[0]
 
     def untrained_answers(self, name, window):
-        file = self.path("models", self.label(name, window) + ".answers.json")
-        if not os.path.exists(file):
-            write_json(file, self.answers(name, window, None, self.path("models", self.label(name, window))))
-        with open(file) as known:
-            return json.load(known)
+        """Kept beside the model; asked again where a question is new."""
+        file, known = self.path("models", self.label(name, window) + ".answers.json"), {}
+        if os.path.exists(file):
+            with open(file) as answers:
+                known = json.load(answers)
+        if set(self.args.questions) - set(next(iter(known.values()), {})):
+            known = self.answers(name, window, None, self.path("models", self.label(name, window)))
+            write_json(file, known)
+        return known
 
     def answers(self, name, window, adapter, log):
         """{window: {name of the questions: share answered right}}, for every window where a method has none."""
@@ -259,6 +269,11 @@ def with_spread(values, digits):
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
+def answered(entry, questions):
+    """Runs from before these questions were asked have no answers."""
+    return with_spread(entry["right"][questions], 3) if questions in entry["right"] else ""
+
+
 def costs(matrix, results):
     """What calibration takes beside training, one thread each."""
     lines = ["## What calibration costs", "", "| method | window | calibration, s | tokens | training on them, s | |",
@@ -280,8 +295,8 @@ def write_report(matrix, results):
     teacher = table["teacher"][windows[0]][0]["loss"][0]
     lines = [f"# Recovery of {os.path.basename(os.path.normpath(args.model))}", "",
              f"Validation loss of the teacher: {teacher:.4f} nats a token. Learning rate {args.lr}, rank {args.rank}, "
-             f"chunks of {args.length}, {args.length * args.batch} tokens an update. Means of seeds; numbers in brackets "
-             "are their standard deviation, where there were several.", ""]
+             f"chunks of {args.length}, {args.length * args.batch} tokens an update. Means of seeds; numbers in "
+             "brackets are their standard deviation, where there were several.", ""]
     for window in windows:
         entries = {name: windows[window] for name, windows in table.items() if window in windows}
         base = {b: statistics.mean(entry["loss"]) - teacher for b, entry in entries[BASELINE].items()}
@@ -297,7 +312,7 @@ def write_report(matrix, results):
                   *table_lines(matrix, entries, gap), "", f"![loss gap against tokens]({picture})", ""]
         for questions in args.questions:
             lines += [f"Share answered right, {questions}:", "",
-                      *table_lines(matrix, entries, lambda entry, _: with_spread(entry["right"][questions], 3)), ""]
+                      *table_lines(matrix, entries, lambda entry, _: answered(entry, questions)), ""]
         curves = {}
         for name, entry in entries.items():
             points = [(b, statistics.mean(e["loss"]) - teacher) for b, e in sorted(entry.items())]
