@@ -227,6 +227,11 @@ TEST(LigerSettings, BeyondThePaperAreReadAsTheyAreWritten) {
   EXPECT_EQ(liger["state"], "beyond-window");
   EXPECT_TRUE(liger["heads"].contains("log_linear_weight"));
   EXPECT_FALSE(liger.contains("mix"));
+  LigerConfig mixed = beyond_the_paper();
+  mixed.features.reset();
+  mixed.layer_features = {FeatureMap::kSoftmaxPair, FeatureMap::kSoftmax, FeatureMap::kExpPair};
+  EXPECT_EQ(*read(linearized(mixed)).liger, mixed);
+  EXPECT_EQ(linearized(mixed)["liger"]["features"], Json({"softmax-pair", "softmax", "exp-pair"}));
   LigerConfig plain{.recurrence = "gla"};
   plain.heads[kLinearWeight] = {{1, 2, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}};
   EXPECT_EQ(*read(linearized(plain)).liger, plain);
@@ -237,6 +242,10 @@ TEST(LigerSettings, BeyondThePaperThatMakeNoSenseAreRefused) {
   expect_bad_setting("features", "relu",
                      "features: expected one of identity, softmax, softmax-pair, exp-pair, got 'relu'");
   expect_bad_setting("features", "exp-pair", "features: gsa has no features to choose", "gsa");
+  expect_bad_setting("features", {"softmax", "exp-pair"}, "features: expected a name for each of 3 layers, got 2");
+  expect_bad_setting("features", Json::array(), "features: expected a name, or one for each layer, got []");
+  expect_bad_setting("features", {"softmax", 3, "softmax"}, "features: expected a name for each layer, got 3");
+  expect_bad_setting("features", {"softmax", "relu", "softmax"}, "features: expected one of identity, softmax");
   expect_bad_setting("normalizer", "own", "normalizer: kda has no sum of keys", "kda");
   expect_bad_setting("normalizer", "own", "normalizer: mlstm has a normalizer of its own", "mlstm");
   expect_bad_setting("normalizer", "at-least-one", "normalizer: expected one of none, own, shared");

@@ -94,6 +94,27 @@ TEST(Calibration, LeavesSoftmaxLayersAlone) {
   validate(found.liger, teacher->config(), "calibrated");
 }
 
+TEST(Calibration, GivesEachLayerTheFeaturesThatExplainMost) {
+  const auto teacher = test::random_model(test::random_config(50));
+  at::manual_seed(1);
+  const auto text = random_text(50);
+  const std::vector<FeatureMap> maps = {FeatureMap::kExpPair, FeatureMap::kSoftmaxPair, FeatureMap::kSoftmax};
+  const Calibration found = calibrate(*teacher, recommended(), text, {.steps = 2, .features = maps});
+  std::vector<Calibration> each;
+  for (const FeatureMap map : maps) {
+    LigerConfig wanted = recommended();
+    wanted.features = map;
+    each.push_back(calibrate(*teacher, wanted, text, {.steps = 2}));
+  }
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const auto chosen = std::find(maps.begin(), maps.end(), *found.layers[layer].features) - maps.begin();
+    EXPECT_EQ(found.layers[layer].after, each[chosen].layers[layer].after);
+    for (const Calibration& one : each) EXPECT_GE(found.layers[layer].after, one.layers[layer].after);
+    EXPECT_EQ(found.liger.features_of(static_cast<int64_t>(layer)), maps[chosen]);
+  }
+  validate(found.liger, teacher->config(), "calibrated");
+}
+
 // A model compared with itself has the loss of its logits, and nothing between them.
 TEST(Compare, IsOfTheLogits) {
   const auto model = test::random_model(test::random_config(50));
@@ -122,15 +143,20 @@ TEST(Numbers, DecodeAsTheyRun) {
   const auto teacher = test::random_model(test::random_config(50));
   at::manual_seed(1);
   const auto text = random_text(50);
-  const auto model = with_layers(*teacher, calibrate(*teacher, recommended(), text, {.steps = 2}).liger);
-  const at::NoGradGuard no_grad;
-  const at::Tensor ids = text[0].ids().narrow(0, 0, 40);
-  const at::Tensor whole = model->logits(model->hidden_states(Sequences::from_padded(ids.unsqueeze(0))));
-  StepDecoder decoder(*model, 1);
-  DecodingState state;
-  for (int64_t t = 0; t < 40; ++t) {
-    const int64_t id = ids[t].item<int64_t>();
-    expect_close(decoder.step({&id, 1}, state)[0], whole[t], 1e-5, cat("token ", t).c_str());
+  LigerConfig mixed = calibrate(*teacher, recommended(), text, {.steps = 2}).liger;
+  mixed.features.reset();
+  mixed.layer_features = {FeatureMap::kSoftmax, FeatureMap::kExpPair};  // states of two sizes
+  for (const LigerConfig& liger : {calibrate(*teacher, recommended(), text, {.steps = 2}).liger, mixed}) {
+    const auto model = with_layers(*teacher, liger);
+    const at::NoGradGuard no_grad;
+    const at::Tensor ids = text[0].ids().narrow(0, 0, 40);
+    const at::Tensor whole = model->logits(model->hidden_states(Sequences::from_padded(ids.unsqueeze(0))));
+    StepDecoder decoder(*model, 1);
+    DecodingState state;
+    for (int64_t t = 0; t < 40; ++t) {
+      const int64_t id = ids[t].item<int64_t>();
+      expect_close(decoder.step({&id, 1}, state)[0], whole[t], 1e-5, cat("token ", t).c_str());
+    }
   }
 }
 
@@ -201,6 +227,7 @@ TEST_F(Recover, IsOneOptionOfTheTool) {
   refused({"--arch", "gla", "--calibrate", rows, "--mix", "0.3"}, "--mix has no meaning with --calibrate");
   refused({"--arch", "swa", "--calibrate", rows}, "expected a recurrence and a window");
   refused({"--arch", "gla", "--calibrate-steps", "3"}, "--calibrate-steps has no meaning without --calibrate");
+  refused({"--arch", "gla", "--features", "exp-pair,softmax"}, "nothing chooses among 2");
   refused({"--arch", "gsa", "--features", "exp-pair"}, "gsa has no features to choose");
 }
 

@@ -33,7 +33,8 @@ struct Options {
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
   bool dry_run = false;
-  std::string features, normalizer, state, gate;
+  std::vector<std::string> features;
+  std::string normalizer, state, gate;
   CalibrationText calibrate;
   CalibrationOptions calibration;
 };
@@ -150,11 +151,18 @@ void add_liger_options(CLI::App& app, Options& o) {
   setting("--sinks", liger.sinks, "First tokens of the text that every query sees as well")->check(whole_number(0));
   setting("--mix", liger.mix, "Share of the softmax branch in the output, 0 to 1");
   setting("--gate-divisor", liger.gate_divisor, "log-decay = logsigmoid(k) / this; for structures that have one");
-  const auto choice = [&](const char* name, std::string& value, const char* text, std::vector<std::string> names) {
-    app.add_option(name, value, text)->group(kDetails)->check(CLI::IsMember(std::move(names)))->option_text("NAME");
+  const auto choice = [&](const char* name, auto& value, const char* text, std::vector<std::string> names) {
+    return app.add_option(name, value, text)
+        ->group(kDetails)
+        ->check(CLI::IsMember(std::move(names)))
+        ->option_text("NAME");
   };
-  choice("--features", o.features, "Of queries and keys: identity, softmax, softmax-pair (of x and -x), exp-pair",
-         {"identity", "softmax", "softmax-pair", "exp-pair"});
+  choice(
+      "--features", o.features,
+      "Of queries and keys: identity, softmax, softmax-pair (of x and -x), exp-pair; of several, as A,B, --calibrate "
+      "gives each layer those that explain most of its attention",
+      {"identity", "softmax", "softmax-pair", "exp-pair"})
+      ->delimiter(',');
   app.add_flag("--rope-features,!--no-rope-features", liger.rope_features, "Features of rotated queries and keys")
       ->group(kDetails);
   choice("--normalizer", o.normalizer, "Of the recurrence: none, own, or shared: one softmax with the window",
@@ -286,7 +294,14 @@ void check_options(const CLI::App& app, Options& o) {
   if (app.count("--merge") > 0) o.convert.arch.clear();
   check_liger_options(app, o);
   LigerConfig& liger = o.convert.liger;
-  if (!o.features.empty()) liger.features = feature_map_from_name(o.features);
+  if (!o.features.empty()) liger.features = feature_map_from_name(o.features.front());
+  if (o.features.size() > 1) {
+    LIGER_CHECK_USAGE(app.count("--calibrate") > 0,
+                      "--features: expected one name, as without --calibrate nothing "
+                      "chooses among ",
+                      o.features.size());
+    for (const std::string& name : o.features) o.calibration.features.push_back(feature_map_from_name(name));
+  }
   if (!o.normalizer.empty()) liger.normalizer = normalizer_from_name(o.normalizer);
   if (!o.gate.empty()) liger.gate = gate_source_from_name(o.gate);
   if (!o.state.empty()) liger.beyond_window = beyond_window_from_name(o.state);
@@ -374,7 +389,15 @@ Calibrated calibrate_heads(Options& o) {
   out.before = compare(*load(wanted), *teacher, text);
   out.after = compare(*load(out.found.liger), *teacher, text);
   o.convert.liger.heads = out.found.liger.heads;
+  o.convert.liger.features = out.found.liger.features;
+  o.convert.liger.layer_features = out.found.liger.layer_features;
   return out;
+}
+
+// As config.json names them; empty = the structure's own.
+std::string features_of(const Calibrated& c, int64_t layer) {
+  const OrderedJson said = to_json(c.found.liger).value("features", OrderedJson(""));
+  return (said.is_array() ? said[static_cast<size_t>(layer)] : said).get<std::string>();
 }
 
 OrderedJson to_json(const Calibrated& c) {
@@ -382,8 +405,13 @@ OrderedJson to_json(const Calibrated& c) {
     return OrderedJson{{"loss", g.loss}, {"divergence", g.divergence}, {"largest_logit_change", g.largest}};
   };
   OrderedJson layers = OrderedJson::array();
-  for (const LayerFit& fit : c.found.layers)
-    layers.push_back({{"layer", fit.layer}, {"window", fit.window}, {"before", fit.before}, {"after", fit.after}});
+  for (const LayerFit& fit : c.found.layers) {
+    layers.push_back({{"layer", fit.layer},
+                      {"window", fit.window},
+                      {"before", fit.before},
+                      {"after", fit.after},
+                      {"features", features_of(c, fit.layer)}});
+  }
   return {{"tokens", c.found.tokens}, {"seconds", c.seconds},    {"explained", layers},  {"teacher", gap(c.teacher)},
           {"window", gap(c.window)},  {"before", gap(c.before)}, {"after", gap(c.after)}};
 }
@@ -398,7 +426,8 @@ void print_calibration(const Calibrated& c) {
         static_cast<long long>(c.found.tokens), c.seconds);
   print("  %-6s %12s %12s %12s\n", "layer", "window alone", "before", "after");
   for (const LayerFit& fit : c.found.layers)
-    print("  %-6lld %12.4f %12.4f %12.4f\n", static_cast<long long>(fit.layer), fit.window, fit.before, fit.after);
+    print("  %-6lld %12.4f %12.4f %12.4f  %s\n", static_cast<long long>(fit.layer), fit.window, fit.before, fit.after,
+          features_of(c, fit.layer).c_str());
   print("  %-14s %8s %20s %16s\n", "", "loss", "KL from the teacher", "largest logit gap");
   const auto row = [&](const char* name, const ModelGap& g) {
     print("  %-14s %8.4f %20.4f %16.3f\n", name, g.loss, g.divergence, g.largest);

@@ -73,6 +73,16 @@ void read_heads(const Json& object, const std::string& source, LigerConfig& conf
               object.dump(-1, ' ', true).substr(0, 80));
 }
 
+std::vector<FeatureMap> features_of_layers(const Json& names, const std::string& source) {
+  std::vector<FeatureMap> out;
+  for (const Json& name : names) {
+    LIGER_CHECK(name.is_string(), source, ": features: expected a name for each layer, got ", name.dump(-1, ' ', true));
+    with_context(source, [&] { out.push_back(feature_map_from_name(name.get<std::string>())); });
+  }
+  LIGER_CHECK(!out.empty(), source, ": features: expected a name, or one for each layer, got []");
+  return out;
+}
+
 }  // namespace
 
 LigerConfig liger_config_from_json(const Json& object, const std::string& source, const LigerConfig& defaults) {
@@ -82,6 +92,8 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
   try {
     Json plain = object;
     plain.erase("heads");
+    const bool by_layer = object.contains("features") && object["features"].is_array();
+    if (by_layer) plain.erase("features");
     const Settings settings = Settings::from_json(plain, source);
     settings.get("recurrence", c.recurrence);
     settings.get("window", c.window);
@@ -102,6 +114,7 @@ LigerConfig liger_config_from_json(const Json& object, const std::string& source
       if (name) with_context(source, [&] { read(*name); });
     };
     named(features, [&](const std::string& name) { c.features = feature_map_from_name(name); });
+    if (by_layer) c.layer_features = features_of_layers(object["features"], source);
     named(normalizer, [&](const std::string& name) { c.normalizer = normalizer_from_name(name); });
     named(state, [&](const std::string& name) { c.beyond_window = beyond_window_from_name(name); });
     named(gate, [&](const std::string& name) { c.gate = gate_source_from_name(name); });
@@ -124,6 +137,7 @@ OrderedJson to_json(const LigerConfig& c) {
   if (structure == nullptr || structure->uses_divisor) out["gate_divisor"] = c.gate_divisor;
   if (!c.softmax_layers.empty()) out["softmax_layers"] = c.softmax_layers;
   if (c.features) out["features"] = name_of(kFeatureNames, *c.features);
+  for (const FeatureMap map : c.layer_features) out["features"].push_back(name_of(kFeatureNames, map));
   if (c.rope_features) out["rope_features"] = true;
   if (c.normalizer) out["normalizer"] = name_of(kNormalizerNames, *c.normalizer);
   if (c.beyond_window) out["state"] = name_of(kStateNames, true);
@@ -156,8 +170,13 @@ void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
           c.gate_divisor);
   require(structure->uses_divisor || c.gate_divisor == LigerConfig{}.gate_divisor, "gate_divisor", c.recurrence,
           " has none, as ", structure->forgets);
-  const std::string reason = refuses_choices(*structure, c.features, c.normalizer);
-  require(reason.empty(), c.features ? "features" : "normalizer", reason);
+  require(!c.features || c.layer_features.empty(), "features", "expected those of all layers or of each, got both");
+  std::vector<std::optional<FeatureMap>> features(c.layer_features.begin(), c.layer_features.end());
+  if (features.empty()) features.push_back(c.features);
+  for (const std::optional<FeatureMap>& map : features) {
+    const std::string reason = refuses_choices(*structure, map, c.normalizer);
+    require(reason.empty(), map ? "features" : "normalizer", reason);
+  }
   require(!c.shares_normalizer() || c.window > 0, "normalizer", "'shared' is shared with the window, which is 0");
   const bool window_only = c.recurrence == kWindowOnly;
   require(!c.rope_features || !window_only, "rope_features", kWindowOnly, " has no features");
@@ -185,6 +204,8 @@ void validate(const LigerConfig& c, const ModelConfig& model, const std::string&
   }
   require(std::ssize(c.softmax_layers) < layers, "softmax_layers", "all ", layers,
           " layers would stay softmax attention, with none to linearize; that is --arch softmax");
+  require(c.layer_features.empty() || std::ssize(c.layer_features) == layers, "features",
+          "expected a name for each of ", layers, " layers, got ", c.layer_features.size());
   const std::string reason = unsupported_reason(c.recurrence, model);
   require(reason.empty(), "recurrence", reason);
   for (const auto& [scalar, rows] : c.heads) {

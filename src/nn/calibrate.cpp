@@ -62,7 +62,7 @@ class LayerSearch {
     }
     return 1 - error / all;
   }
-  double window_explains() const { return explained(window_alone()); }
+  double window_explains() const { return explained(window_alone(kNothing)); }
 
   /// Temperatures and gates from a grid, the same for query and key, and with each of them the best shares.
   void search() {
@@ -109,12 +109,15 @@ class LayerSearch {
 
   /// Heads whose window alone is no worse get it.
   void keep_what_helps() {
-    const at::Tensor alone = window_alone(), helps = errors(numbers) < errors(alone);
+    // Next to nothing, and yet training can find its way back from there.
+    const at::Tensor alone = window_alone(unit_log_weight() - 10), helps = errors(numbers) < errors(alone);
     for (const HeadScalar row : {kWindowWeight, kLinearWeight})
       numbers[row] = at::where(helps, numbers[row], alone[row]);
   }
 
  private:
+  static constexpr double kNothing = -80;  // logarithm of a state's share that no window notices
+
   bool shares() const { return settings_.shares_normalizer(); }
 
   at::Tensor mix(const Batch& batch, const at::Tensor& scalars) const {
@@ -128,11 +131,10 @@ class LayerSearch {
     }
     return out;
   }
-  at::Tensor window_alone() const {
+  at::Tensor window_alone(double log_weight) const {
     at::Tensor out = numbers.clone();
     out[kWindowWeight].fill_(1.0);
-    // Next to nothing, and yet training can find its way back from there.
-    out[kLinearWeight].fill_(shares() ? unit_log_weight() - 10.0 : 0.0);
+    out[kLinearWeight].fill_(shares() ? log_weight : 0.0);
     return out;
   }
 
@@ -157,14 +159,13 @@ class LayerSearch {
   // From three outputs, of the window, of the state and of both: each query's share s of the window, which a change of
   // the logarithm moves along a sigmoid. With d = w - l and e = l - t the error is |e|^2 + 2 s e.d + s^2 |d|^2.
   at::Tensor set_log_weights(at::Tensor& tried) const {
-    constexpr double kEverything = 80;
     const Batch& batch = batches_.front();
     const auto output = [&](double log_weight) {
       tried[kLinearWeight].fill_(log_weight);
       return mix(batch, tried).to(at::kDouble);
     };
-    if (!window_.defined()) window_ = output(-kEverything);
-    const at::Tensor l = output(kEverything), d = window_ - l, e = l - batch.taught.to(at::kDouble);
+    if (!window_.defined()) window_ = output(kNothing);
+    const at::Tensor l = output(-kNothing), d = window_ - l, e = l - batch.taught.to(at::kDouble);
     const auto sum = [](const at::Tensor& x, const at::Tensor& y) { return (x * y).sum(2); };
     const at::Tensor dd = sum(d, d).clamp_min(1e-30), ed = sum(e, d), ee = sum(e, e);
     const at::Tensor logit = (sum(output(unit_log_weight()) - l, d) / dd).clamp(1e-9, 1 - 1e-9).logit();
@@ -226,6 +227,51 @@ class LayerSearch {
   mutable at::Tensor window_;  // the window's output for the first batch
 };
 
+struct FoundLayer {
+  LayerFit fit;
+  at::Tensor numbers;
+};
+
+FoundLayer find_numbers(const ModelConfig& config, int64_t i, TokenMixer& attention, std::vector<Batch>& data,
+                        const CalibrationOptions& options) {
+  LayerSearch search(config, i, attention, data);
+  FoundLayer out{.fit = {.layer = i, .window = search.window_explains(), .before = search.explained(search.numbers)}};
+  search.search();
+  search.descend(options.steps, options.lr);
+  search.keep_what_helps();
+  out.fit.after = search.explained(search.numbers);
+  out.numbers = search.numbers;
+  return out;
+}
+
+// Of the features that may be chosen, if any may, those that explain most.
+FoundLayer find_layer(const ModelConfig& config, int64_t i, TokenMixer& attention, std::vector<Batch>& data,
+                      const CalibrationOptions& options) {
+  if (options.features.empty()) return find_numbers(config, i, attention, data, options);
+  ModelConfig tried = config;
+  std::optional<FoundLayer> best;
+  for (const FeatureMap map : options.features) {
+    tried.liger->features = map;
+    FoundLayer found = find_numbers(tried, i, attention, data, options);
+    found.fit.features = map;
+    if (!best || found.fit.after > best->fit.after) best = std::move(found);
+  }
+  return *best;
+}
+
+// One name where all layers have the same.
+void set_features(LigerConfig& liger, const std::vector<LayerFit>& layers, int64_t count) {
+  const FeatureMap first = *layers.front().features;
+  const auto is_first = [&](const LayerFit& fit) { return *fit.features == first; };
+  if (std::all_of(layers.begin(), layers.end(), is_first)) {
+    liger.features = first;
+    return;
+  }
+  liger.features.reset();
+  liger.layer_features.assign(static_cast<size_t>(count), first);
+  for (const LayerFit& fit : layers) liger.layer_features[static_cast<size_t>(fit.layer)] = *fit.features;
+}
+
 }  // namespace
 
 Calibration calibrate(const CausalLM& teacher, const LigerConfig& wanted, const std::vector<Sequences>& batches,
@@ -256,20 +302,16 @@ Calibration calibrate(const CausalLM& teacher, const LigerConfig& wanted, const 
         const at::Tensor taught = layer.attention().mix(in, contexts[b], nullptr);
         data.push_back({contexts[b], in, taught, layer.attention().output(taught)});
       }
-      LayerSearch search(config, i, layer.attention(), data);
-      LayerFit fit{.layer = i, .window = search.window_explains(), .before = search.explained(search.numbers)};
-      search.search();
-      search.descend(options.steps, options.lr);
-      search.keep_what_helps();
-      fit.after = search.explained(search.numbers);
-      out.layers.push_back(fit);
-      set_head_scalars(out.liger, config, i, search.numbers);
+      const FoundLayer found = find_layer(config, i, layer.attention(), data, options);
+      out.layers.push_back(found.fit);
+      set_head_scalars(out.liger, config, i, found.numbers);
     }
     for (size_t b = 0; b < batches.size(); ++b) hidden[b] = layer.forward(hidden[b], contexts[b], nullptr);
     if (options.progress) options.progress(i + 1);
     throw_if_interrupted();
   }
   for (auto& [scalar, rows] : out.liger.heads) rows.resize(config.num_hidden_layers);
+  if (!options.features.empty()) set_features(out.liger, out.layers, config.num_hidden_layers);
   return out;
 }
 

@@ -19,7 +19,7 @@ MixSettings mix_settings(const ModelConfig& config, int64_t layer) {
   if (share == 1) return out;
   const Structure* structure = find_structure(liger.recurrence);
   LIGER_CHECK(structure != nullptr, "recurrence '", liger.recurrence, "' is not known");
-  out.recurrence.structure = with_choices(*structure, liger.features, liger.normalizer);
+  out.recurrence.structure = with_choices(*structure, liger.features_of(layer), liger.normalizer);
   out.rotates_features = liger.rope_features;
   out.beyond_window = liger.beyond_window && out.window > 0;
   return out;

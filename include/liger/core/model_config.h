@@ -62,7 +62,9 @@ struct LigerConfig {
   std::vector<int64_t> softmax_layers = {};
 
   // Beyond the paper; the defaults are its layers.
-  std::optional<FeatureMap> features = {};    ///< of queries and keys; absent = the structure's
+  std::optional<FeatureMap> features = {};  ///< of queries and keys; absent = the structure's
+  /// Of single layers, [layers], in place of `features`; what it says of a softmax layer is of no meaning.
+  std::vector<FeatureMap> layer_features = {};
   std::optional<Normalizer> normalizer = {};  ///< kNone, kOwn or kShared; absent = the structure's
   bool rope_features = false;                 ///< features are of rotated queries and keys
   bool beyond_window = false;                 ///< the state holds what the window no longer does
@@ -90,6 +92,9 @@ struct LigerConfig {
   bool has_new_parameters() const { return learned_features || gate == GateSource::kRandom; }
   /// Compiled code and kernels know it.
   bool is_compiled() const { return gate == GateSource::kKey && !learned_features; }
+  std::optional<FeatureMap> features_of(int64_t layer) const {
+    return layer_features.empty() ? features : layer_features[static_cast<size_t>(layer)];
+  }
   bool is_softmax_layer(int64_t layer) const {
     return std::find(softmax_layers.begin(), softmax_layers.end(), layer) != softmax_layers.end();
   }

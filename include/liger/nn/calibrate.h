@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "liger/core/model_config.h"
@@ -13,6 +14,8 @@ class CausalLM;
 struct CalibrationOptions {
   int64_t steps = 60;  ///< updates of a layer's numbers after the search, one batch each; 0 = the search alone
   double lr = 0.05;    ///< of the first; it falls to 0 linearly
+  /// Each layer gets those of these that explain most of its attention; empty = the features that are wanted.
+  std::vector<FeatureMap> features = {};
   /// Told after each layer.
   std::function<void(int64_t layers_done)> progress = {};
 };
@@ -21,13 +24,14 @@ struct CalibrationOptions {
 /// tokens.
 struct LayerFit {
   int64_t layer = 0;
-  double window = 0;  ///< the window alone, with its sinks
-  double before = 0;  ///< with the numbers of heads that `wanted` has, or their defaults
-  double after = 0;   ///< with those found
+  double window = 0;                        ///< the window alone, with its sinks
+  double before = 0;                        ///< with the numbers of heads that `wanted` has, or their defaults
+  double after = 0;                         ///< with those found
+  std::optional<FeatureMap> features = {};  ///< found best; absent = as wanted
 };
 
 struct Calibration {
-  LigerConfig liger;  ///< as wanted, with numbers for every head
+  LigerConfig liger;  ///< as wanted, with numbers for every head and the features that were searched for
   std::vector<LayerFit> layers;
   int64_t tokens = 0;  ///< of one pass over the batches
 };
