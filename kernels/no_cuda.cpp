@@ -1,4 +1,5 @@
 // What the kernels' headers say where no CUDA compiler was at hand.
+#include "decode_choices.h"
 #include "decode_step.h"
 #include "delta_scan.h"
 #include "device.h"
@@ -36,6 +37,9 @@ int64_t window_attention_bwd_workspace(const WindowAttentionBackward&) { return 
 const char* window_attention_bwd(const WindowAttentionBackward&, void*) { return kReason; }
 const char* window_remember_refuses(const WindowRemember&) { return kReason; }
 const char* window_remember(const WindowRemember&, void*) { return kReason; }
+
+const char* decode_choices_refuses(const DecodeChoices&) { return kReason; }
+const char* decode_choices(const DecodeChoices&, void*) { return kReason; }
 
 const char* decode_step_refuses(const DecodeStep&) { return kReason; }
 const char* decode_step(const DecodeStep&, void*) { return kReason; }

@@ -128,12 +128,12 @@ struct Choice {
   std::optional<Normalizer> normalizer;
   bool rotates, beyond_window;
 };
-TEST(CudaMix, RunsChoicesByParts) {
-  constexpr auto kExp = FeatureMap::kExpPair, kPair = FeatureMap::kSoftmaxPair;
-  for (const Choice& choice : {Choice{"gated-retention", kExp, Normalizer::kShared, true, true},
-                               {"gla", kPair, Normalizer::kOwn, false, true},
+constexpr Choice kChoices[] = {{"gated-retention", FeatureMap::kExpPair, Normalizer::kShared, true, true},
+                               {"gla", FeatureMap::kSoftmaxPair, Normalizer::kOwn, false, true},
                                {"mamba2", {}, {}, true, false},
-                               {"mlstm", {}, {}, false, true}})
+                               {"mlstm", {}, {}, false, true}};
+TEST(CudaMix, RunsChoicesByParts) {
+  for (const Choice& choice : kChoices)
     for (const auto type : {at::kFloat, at::kBFloat16})
       for (const int64_t window : {9, 40}) {
         SCOPED_TRACE(cat(choice.structure, ", window ", window));
@@ -200,6 +200,54 @@ TEST(CudaMix, ContinuesWhatItHasRead) {
       seen += length;
     }
   }
+}
+
+// The same of layers with choices: a text, then token by token, by a kernel of its own.
+void expect_decodes(const Choice& choice, int64_t H, int64_t Hkv, int64_t D, at::ScalarType type, int64_t window) {
+  SCOPED_TRACE(cat(choice.structure, ", heads ", H, " of ", D, ", window ", window, ", ", type));
+  MixSettings settings = {.recurrence = {.layer = 1, .layers = 4}, .window = window, .sinks = 2, .window_share = 0.3};
+  settings.recurrence.structure = with_choices(*find_structure(choice.structure), choice.features, choice.normalizer);
+  settings.rotates_features = choice.rotates;
+  settings.beyond_window = choice.beyond_window;
+  at::manual_seed(3);
+  constexpr int64_t kFirst = 6, kLength = 22;
+  MixInputs in = random_inputs(settings, {{kLength, kLength}, H, Hkv, D}, type);
+  in.states.clear();
+  if (window % 2 == 1) {
+    in.scalars = at::randn({kHeadScalars, H}) * 0.3;
+    for (const HeadScalar row : {kWindowWeight, kLinearWeight, kQueryScale, kKeyScale}) in.scalars[row] += 0.7;
+  }
+  MixInputs exact = in;
+  for (at::Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = x->to(at::kDouble);
+  if (in.scalars.defined()) exact.scalars = in.scalars.to(at::kDouble);
+  const at::Tensor whole = reference_mix(settings, exact).o.view({2, kLength, H, D});
+  LayerState state;
+  for (int64_t seen = 0, length = kFirst; seen < kLength; seen += length, length = 1) {
+    MixInputs now = part(in, seen, length);
+    now.scalars = in.scalars;
+    now = as_leaves(now, false);
+    const at::Tensor past = at::full({2}, seen).to(kKernelDevice);
+    ASSERT_EQ(cuda_mix_continue_refuses(settings, now, {seen, seen}), "");
+    const at::Tensor o = cuda_mix(settings, now, {seen, seen}, past, state).cpu();
+    testing::expect_close(o.view({2, length, H, D}), whole.narrow(1, seen, length), type == at::kFloat ? 3e-5 : 1e-2,
+                          cat("o at ", seen).c_str());
+  }
+}
+TEST(CudaMix, DecodesChoices) {
+  const at::NoGradGuard no_grad;
+  for (const Choice& choice : kChoices)
+    for (const int64_t window : {1, 8, 9}) expect_decodes(choice, 4, 2, 64, at::kFloat, window);
+  expect_decodes(kChoices[0], 7, 1, 64, at::kBFloat16, 5);
+  expect_decodes(kChoices[0], 2, 2, 128, at::kHalf, 5);
+  expect_decodes(kChoices[2], 3, 1, 256, at::kFloat, 5);  // two features of 256 have no scan over whole sequences
+  const MixSettings shared = {
+      .recurrence = {.structure = with_choices(*find_structure("gla"), FeatureMap::kExpPair, Normalizer::kShared)},
+      .window = 8,
+      .rotates_features = true,
+      .beyond_window = true};
+  const MixInputs in = random_inputs(shared, {{3, 1}, 2, 1, 64}, at::kFloat);
+  EXPECT_NE(cuda_mix_continue_refuses(shared, in, {4, 0}).find("one token of each sequence only"), std::string::npos);
+  EXPECT_EQ(cuda_mix_continue_refuses(shared, in, {0, 0}), "");
 }
 
 TEST(CudaMix, SaysWhatItCannotRun) {

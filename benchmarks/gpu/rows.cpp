@@ -8,11 +8,14 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/log_sigmoid.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
 #include <ATen/ops/sin.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
 
+#include "decode_choices.h"
 #include "decode_step.h"
 #include "delta_scan.h"
 #include "diagonal_scan.h"
@@ -236,6 +239,47 @@ Case decode_step(const Sizes& s) {
           .outputs = {o, state}};
 }
 
+// The same of the recommended mixer: two features a channel, one softmax with the window, the state beyond it.
+Case decode_choices(const Sizes& s) {
+  const at::Tensor q = at::randn({s.B, s.H, s.D}, bfloat16()), k = at::randn({s.B, s.Hkv, s.D}, bfloat16());
+  const at::Tensor v = at::randn_like(k), o = at::empty_like(q), scalars = at::zeros({5, s.H}, float32());
+  const at::Tensor state = at::rand({s.B, s.Hkv, 2 * s.D, s.D + 1}, float32());
+  const at::Tensor keys = at::randn({s.B, s.Hkv, kWindow, s.D}, float32()), values = at::randn_like(keys);
+  const at::Tensor raw_keys = at::randn_like(keys);
+  const at::Tensor angles = at::randn({s.B, s.D / 2}, float32()), cos = at::cos(angles), sin = at::sin(angles);
+  const at::Tensor seen = at::full({s.B}, 1000, float32().dtype(at::kLong));
+  kernels::DecodeChoices args = {};
+  args.type = kernels::Type::kBFloat16;
+  args.sequences = s.B;
+  args.H = s.H;
+  args.Hkv = s.Hkv;
+  args.D = s.D;
+  args.q = q.const_data_ptr();
+  args.k = k.const_data_ptr();
+  args.v = v.const_data_ptr();
+  args.state = state.mutable_data_ptr<float>();
+  args.features = gla();
+  args.features.per_channel = false;
+  args.two_features = kernels::TwoFeatures::kExp;
+  args.divisor = kernels::Divisor::kShared;
+  args.rotates_features = args.beyond_window = true;
+  args.scalars = scalars.const_data_ptr<float>();
+  args.window = kWindow;
+  args.cos = cos.const_data_ptr<float>();
+  args.sin = sin.const_data_ptr<float>();
+  args.ring_keys = keys.mutable_data_ptr<float>();
+  args.ring_values = values.mutable_data_ptr<float>();
+  args.ring_raw_keys = raw_keys.mutable_data_ptr<float>();
+  args.seen = seen.const_data_ptr<int64_t>();
+  args.o = o.mutable_data_ptr();
+  const double heads = static_cast<double>(s.B * s.H), D = static_cast<double>(s.D), numbers = 2 * D * (D + 1);
+  return {.bytes = bytes_of({q, k, v, o, state, state, keys, values, cos, sin}),
+          .flops = heads * (2 * numbers + 2 * 2 * D * kWindow) + static_cast<double>(s.B * s.Hkv) * 2 * numbers,
+          .launch = [args] { return kernels::decode_choices(args, nullptr); },
+          .kept = {q, k, v, keys, values, raw_keys, cos, sin, seen, scalars},
+          .outputs = {o, state}};
+}
+
 }  // namespace
 
 const std::vector<Row>& rows() {
@@ -255,6 +299,9 @@ const std::vector<Row>& rows() {
       {"decode_step gla, window 64", {1, 1, 32, 8, 128}, decode_step, nullptr},
       {"decode_step gla, window 64", {32, 1, 32, 8, 128}, decode_step, nullptr},
       {"decode_step gla, window 64", {256, 1, 32, 8, 128}, decode_step, nullptr},
+      {"decode_choices recommended, window 64", {1, 1, 32, 8, 128}, decode_choices, nullptr},
+      {"decode_choices recommended, window 64", {32, 1, 32, 8, 128}, decode_choices, nullptr},
+      {"decode_choices recommended, window 64", {256, 1, 32, 8, 128}, decode_choices, nullptr},
   };
   return all;
 }

@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/DeviceGuard.h>
@@ -15,6 +16,7 @@
 #include "liger/error.h"
 #include "nn/cuda_by_parts.h"
 #include "nn/cuda_calls.h"
+#include "nn/cuda_choices.h"
 #include "nn/cuda_recurrence.h"
 #include "nn/mix_autograd.h"
 #include "nn/mix_settings.h"
@@ -73,9 +75,9 @@ struct Call {
   }
   void check_rings(const LayerState& state) const {
     const std::vector<int64_t> shape = {tokens.sequences, k.size(1), settings.window + settings.sinks, D()};
-    for (const at::Tensor& ring : {state.keys, state.values})
-      LIGER_CHECK(ring.sizes() == shape && ring.is_contiguous() && ring.scalar_type() == at::kFloat &&
-                      ring.device() == q.device(),
+    for (const at::Tensor& ring : {state.keys, state.values, state.raw_keys})
+      LIGER_CHECK(!ring.defined() || (ring.sizes() == shape && ring.is_contiguous() &&
+                                      ring.scalar_type() == at::kFloat && ring.device() == q.device()),
                   "cuda_mix: expected rings ", at::IntArrayRef(shape), " in float32 on ", q.device().str(), ", got ",
                   ring.sizes(), " in ", ring.scalar_type(), " on ", ring.device().str());
   }
@@ -267,6 +269,25 @@ void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
   args.ring_keys = state.keys.mutable_data_ptr<float>();
   args.ring_values = state.values.mutable_data_ptr<float>();
   check_kernel(kernels::window_remember(args, kernel_stream(call.q)), call.q);
+  if (!state.raw_keys.defined()) return;
+  const at::Tensor cos = at::ones_like(call.cos), sin = at::zeros_like(call.sin);  // keys that do not turn
+  args.cos = cos.const_data_ptr<float>();
+  args.sin = sin.const_data_ptr<float>();
+  args.ring_keys = state.raw_keys.mutable_data_ptr<float>();
+  check_kernel(kernels::window_remember(args, kernel_stream(call.q)), call.q);
+}
+
+// A layer that chose what the paper's do not have; cuda_choices_refuse() does not.
+at::Tensor continue_by_parts(const MixSettings& settings, const MixInputs& in, const Call& call, const at::Tensor& seen,
+                             LayerState& state) {
+  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)
+    if (const auto o = cuda_choices_step(settings, in, seen, state)) return *o;
+  MixInputs whole = in;
+  whole.states = state.recurrent;
+  const MixOutputs out = cuda_mix_by_parts(settings, whole);
+  state.recurrent = out.states;
+  if (settings.window > 0) remember(call, seen, state);
+  return out.o;
 }
 
 // What the kernels do in one piece.
@@ -285,7 +306,10 @@ variable_list differentiable(const MixSettings& settings, const MixInputs& in, s
 
 }  // namespace
 
-bool cuda_mix_continues(const MixSettings& settings, const MixInputs& in) { return is_of_the_paper(settings, in); }
+std::string cuda_mix_continue_refuses(const MixSettings& settings, const MixInputs& in,
+                                      const std::vector<int64_t>& past) {
+  return is_of_the_paper(settings, in) ? "" : cuda_choices_refuse(settings, in, past);
+}
 
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
@@ -348,6 +372,7 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
   make_rings(settings, call.tokens.sequences, call.k.size(1), call.D(), call.floats(), state);
   call.check_states(state.recurrent);
   if (has_window) call.check_rings(state);
+  if (!is_of_the_paper(settings, in)) return continue_by_parts(settings, in, call, seen, state);
   if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)
     if (const auto o = one_token(call, seen, state)) return *o;
 

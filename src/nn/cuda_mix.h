@@ -9,8 +9,10 @@ namespace liger {
 /// Empty, or why the CUDA kernels cannot run these: the build, the device, the type or the sizes.
 std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in);
 
-/// Whether they continue sequences in one pass, as the paper's layers do; others only run whole ones.
-bool cuda_mix_continues(const MixSettings& settings, const MixInputs& in);
+/// Empty, or why they cannot continue these sequences, of which `past` tokens are in a state: layers with choices that
+/// the paper does not have begin with any number of tokens, and go on one by one.
+std::string cuda_mix_continue_refuses(const MixSettings& settings, const MixInputs& in,
+                                      const std::vector<int64_t>& past);
 
 /// fused_mix() by the CUDA kernels, for inputs that they do not refuse; float32, bfloat16 or float16 inside as the
 /// inputs are, states float32. Differentiable once, in q, k, v and states.

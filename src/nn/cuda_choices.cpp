@@ -1,0 +1,92 @@
+#include "nn/cuda_choices.h"
+
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+
+#include "decode_choices.h"
+#include "nn/cuda_calls.h"
+
+namespace liger {
+namespace {
+
+kernels::TwoFeatures two_features(FeatureMap map) {
+  switch (map) {
+    case FeatureMap::kSoftmaxPair: return kernels::TwoFeatures::kSoftmax;
+    case FeatureMap::kExpPair: return kernels::TwoFeatures::kExp;
+    default: return kernels::TwoFeatures::kNone;
+  }
+}
+kernels::Divisor divisor(Normalizer normalizer) {
+  switch (normalizer) {
+    case Normalizer::kAtLeastOne: return kernels::Divisor::kAtLeastOne;
+    case Normalizer::kOwn: return kernels::Divisor::kOwn;
+    case Normalizer::kShared: return kernels::Divisor::kShared;
+    default: return kernels::Divisor::kNone;
+  }
+}
+
+// All but what points to tensors.
+kernels::DecodeChoices arguments(const MixSettings& settings, const MixInputs& in) {
+  const Structure& s = *settings.recurrence.structure;
+  kernels::DecodeChoices args = {};
+  args.type = kernel_type(in.q.scalar_type());
+  args.sequences = std::ssize(in.lengths);
+  args.H = in.q.size(1);
+  args.Hkv = in.k.size(1);
+  args.D = in.q.size(2);
+  args.two_features = two_features(s.key);
+  args.divisor = divisor(s.normalizer);
+  args.rotates_features = settings.rotates_features;
+  args.beyond_window = settings.beyond_window;
+  args.window = settings.window;
+  args.sinks = settings.sinks;
+  args.share = static_cast<float>(settings.window_share);
+  return args;
+}
+
+}  // namespace
+
+std::string cuda_choices_refuse(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past) {
+  const bool begins = std::all_of(past.begin(), past.end(), [](int64_t n) { return n == 0; });
+  const bool one_each = std::all_of(in.lengths.begin(), in.lengths.end(), [](int64_t n) { return n == 1; });
+  if (begins) return "";
+  if (!one_each) return "the kernels continue layers like these by one token of each sequence only";
+  const char* reason = kernels::decode_choices_refuses(arguments(settings, in));
+  return reason ? reason : "";
+}
+
+std::optional<at::Tensor> cuda_choices_step(const MixSettings& settings, const MixInputs& in, const at::Tensor& seen,
+                                            LayerState& state) {
+  kernels::DecodeChoices args = arguments(settings, in);
+  if (kernels::decode_choices_refuses(args)) return {};
+  const at::Tensor q = in.q.contiguous(), k = in.k.contiguous(), v = in.v.contiguous(), o = at::empty_like(q);
+  args.q = q.const_data_ptr();
+  args.k = k.const_data_ptr();
+  args.v = v.const_data_ptr();
+  args.o = o.mutable_data_ptr();
+  args.features = kernel_features(settings.recurrence, args.Hkv, q.device());
+  state.recurrent[0] = state.recurrent[0].contiguous();
+  args.state = state.recurrent[0].mutable_data_ptr<float>();
+  at::Tensor scalars, cos, sin;
+  if (in.scalars.defined()) {
+    scalars = in.scalars.to(at::kFloat).contiguous();
+    args.scalars = scalars.const_data_ptr<float>();
+  }
+  if (settings.rotates()) {
+    cos = in.rotation.cos.contiguous();
+    sin = in.rotation.sin.contiguous();
+    args.cos = cos.const_data_ptr<float>();
+    args.sin = sin.const_data_ptr<float>();
+  }
+  if (settings.window > 0) {
+    args.ring_keys = state.keys.mutable_data_ptr<float>();
+    args.ring_values = state.values.mutable_data_ptr<float>();
+    args.seen = seen.const_data_ptr<int64_t>();
+  }
+  if (settings.beyond_window) args.ring_raw_keys = state.raw_keys.mutable_data_ptr<float>();
+  check_kernel(kernels::decode_choices(args, kernel_stream(q)), q);
+  return o;
+}
+
+}  // namespace liger
