@@ -11,6 +11,8 @@ OUT/multiple_choice.test.jsonl   {"query", "choices", "gold"}: a story cut befor
                                  wrong choices are words of the same story
 OUT/recall/W/D/multiple_choice.test.jsonl   with --recall W: the same, the fact last told D to 1.5 D windows of W tokens
                                  before, for D = 1, 2, 4 and 8, as far as stories are so long
+OUT/facts/N/multiple_choice.test.jsonl      with --recall W: the same at any distance beyond 2 W tokens, in stories whose
+                                 people have N facts to remember, for N = 4, 8, 12 and 15
 Python's standard library only; the same seed writes the same bytes.
 """
 import argparse
@@ -163,12 +165,12 @@ def pieces(text):
     return re.findall(r"\w+|[^\w\s]", text)
 
 
-def questions(rng, count, least=18, most=10**6):
+def questions(rng, count, least=18, most=10**6, sizes=SIZES[-2:]):
     """Four choices each; the fact was last mentioned that many tokens before, within a window or far beyond."""
     for _ in range(400 * count):
         if count == 0:
             break
-        story = Story(rng, *rng.choice(SIZES[-2:]))
+        story = Story(rng, *rng.choice(sizes))
         usable = [r for r in story.recalls if len(r[2]) >= 3 and least <= r[3] < most]
         if usable:
             sentence, answer, others, _ = rng.choice(usable)
@@ -206,6 +208,11 @@ def main():
             folder = args.out / "recall" / str(args.recall) / str(distance)
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / "multiple_choice.test.jsonl", rows)
+    for size in ((4, 1, 16), (4, 2, 24), (4, 3, 34), (5, 3, 40)) if args.recall else ():
+        folder = args.out / "facts" / str(size[0] * size[1])
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = random.Random(f"{args.seed} facts {size}")
+        write(folder / "multiple_choice.test.jsonl", questions(rng, args.rows, 2 * args.recall, sizes=[size]))
 
 
 if __name__ == "__main__":
