@@ -13,6 +13,7 @@
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
+#include "liger/io/process.h"
 #include "liger/io/tokenizer.h"
 #include "liger/models/structure.h"
 #include "liger/nn/calibrate.h"
@@ -359,6 +360,7 @@ struct Calibrated {
   Calibration found;
   ModelGap teacher, window, before, after;
   double seconds = 0;
+  int64_t peak_memory = 0;  // of the process, in bytes, once the numbers were found
 };
 
 Calibrated calibrate_heads(Options& o) {
@@ -379,6 +381,7 @@ Calibrated calibrate_heads(Options& o) {
   out.found = calibrate(*teacher, wanted, text, o.calibration);
   progress.finish();
   out.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  out.peak_memory = peak_memory_bytes();
   LigerConfig window = wanted;
   window.recurrence = kWindowOnly;
   window.features.reset();
@@ -412,8 +415,9 @@ OrderedJson to_json(const Calibrated& c) {
                       {"after", fit.after},
                       {"features", features_of(c, fit.layer)}});
   }
-  return {{"tokens", c.found.tokens}, {"seconds", c.seconds},    {"explained", layers},  {"teacher", gap(c.teacher)},
-          {"window", gap(c.window)},  {"before", gap(c.before)}, {"after", gap(c.after)}};
+  return {{"tokens", c.found.tokens}, {"seconds", c.seconds},      {"peak_memory_bytes", c.peak_memory},
+          {"explained", layers},      {"teacher", gap(c.teacher)}, {"window", gap(c.window)},
+          {"before", gap(c.before)},  {"after", gap(c.after)}};
 }
 
 void print_calibration(const Calibrated& c) {
@@ -422,8 +426,8 @@ void print_calibration(const Calibrated& c) {
     std::snprintf(line, sizeof line, format, values...);
     std::cout << line;
   };
-  print("calibrated on %lld tokens in %.1f s; share of the attention's output explained\n",
-        static_cast<long long>(c.found.tokens), c.seconds);
+  print("calibrated on %lld tokens in %.1f s, peak memory %s; share of the attention's output explained\n",
+        static_cast<long long>(c.found.tokens), c.seconds, human_bytes(static_cast<uint64_t>(c.peak_memory)).c_str());
   print("  %-6s %12s %12s %12s\n", "layer", "window alone", "before", "after");
   for (const LayerFit& fit : c.found.layers)
     print("  %-6lld %12.4f %12.4f %12.4f  %s\n", static_cast<long long>(fit.layer), fit.window, fit.before, fit.after,

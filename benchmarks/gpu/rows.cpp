@@ -204,80 +204,79 @@ Case window_attention_fwd(const Sizes& s) {
           .outputs = {o}};
 }
 
-// GLA with a window; a step of B sequences (T is 1) that have read more than a window.
+// A step of B sequences (T is 1) that have read more than a window.
+struct Decoding {
+  explicit Decoding(const Sizes& s)
+      : q(at::randn({s.B, s.H, s.D}, bfloat16())),
+        k(at::randn({s.B, s.Hkv, s.D}, bfloat16())),
+        v(at::randn_like(k)),
+        o(at::empty_like(q)),
+        keys(at::randn({s.B, s.Hkv, kWindow, s.D}, float32())),
+        values(at::randn_like(keys)),
+        cos(at::cos(at::randn({s.B, s.D / 2}, float32()))),
+        sin(at::randn_like(cos)),
+        seen(at::full({s.B}, 1000, float32().dtype(at::kLong))) {}
+
+  template <typename Arguments>
+  Arguments arguments(const Sizes& s) const {
+    Arguments args = {};
+    args.type = kernels::Type::kBFloat16;
+    args.sequences = s.B;
+    args.H = s.H;
+    args.Hkv = s.Hkv;
+    args.D = s.D;
+    args.q = q.const_data_ptr();
+    args.k = k.const_data_ptr();
+    args.v = v.const_data_ptr();
+    args.o = o.mutable_data_ptr();
+    args.features = gla();
+    args.window = kWindow;
+    args.share = 0.5;
+    args.cos = cos.const_data_ptr<float>();
+    args.sin = sin.const_data_ptr<float>();
+    args.ring_keys = keys.mutable_data_ptr<float>();
+    args.ring_values = values.mutable_data_ptr<float>();
+    args.seen = seen.const_data_ptr<int64_t>();
+    return args;
+  }
+  // With a state of `numbers` a key/value head, read and written.
+  Case of(const Sizes& s, const at::Tensor& state, std::function<const char*()> launch,
+          std::vector<at::Tensor> more = {}) const {
+    const double heads = static_cast<double>(s.B * s.H), D = static_cast<double>(s.D);
+    const double numbers = static_cast<double>(state.numel());
+    more.insert(more.end(), {q, k, v, keys, values, cos, sin, seen});
+    return {.bytes = bytes_of({q, k, v, o, state, state, keys, values, cos, sin}),
+            .flops = 2 * numbers * static_cast<double>(1 + s.H / s.Hkv) + heads * 2 * 2 * D * kWindow,
+            .launch = std::move(launch),
+            .kept = std::move(more),
+            .outputs = {o, state}};
+  }
+
+  at::Tensor q, k, v, o, keys, values, cos, sin, seen;
+};
+
 Case decode_step(const Sizes& s) {
-  const at::Tensor q = at::randn({s.B, s.H, s.D}, bfloat16()), k = at::randn({s.B, s.Hkv, s.D}, bfloat16());
-  const at::Tensor v = at::randn_like(k), o = at::empty_like(q);
+  const Decoding token(s);
   const at::Tensor state = at::randn({s.B, s.Hkv, s.D, s.D}, float32());
-  const at::Tensor keys = at::randn({s.B, s.Hkv, kWindow, s.D}, float32()), values = at::randn_like(keys);
-  const at::Tensor angles = at::randn({s.B, s.D / 2}, float32()), cos = at::cos(angles), sin = at::sin(angles);
-  const at::Tensor seen = at::full({s.B}, 1000, float32().dtype(at::kLong));
-  kernels::DecodeStep args = {};
-  args.type = kernels::Type::kBFloat16;
-  args.sequences = s.B;
-  args.H = s.H;
-  args.Hkv = s.Hkv;
-  args.D = s.D;
-  args.q = q.const_data_ptr();
-  args.k = k.const_data_ptr();
-  args.v = v.const_data_ptr();
+  auto args = token.arguments<kernels::DecodeStep>(s);
   args.states[0] = state.mutable_data_ptr<float>();
-  args.features = gla();
-  args.window = kWindow;
-  args.share = 0.5;
-  args.cos = cos.const_data_ptr<float>();
-  args.sin = sin.const_data_ptr<float>();
-  args.ring_keys = keys.mutable_data_ptr<float>();
-  args.ring_values = values.mutable_data_ptr<float>();
-  args.seen = seen.const_data_ptr<int64_t>();
-  args.o = o.mutable_data_ptr();
-  const double heads = static_cast<double>(s.B * s.H), D = static_cast<double>(s.D);
-  return {.bytes = bytes_of({q, k, v, o, state, state, keys, values, cos, sin}),
-          .flops = heads * (2 * D * D + 2 * 2 * D * kWindow) + static_cast<double>(s.B * s.Hkv) * 2 * D * D,
-          .launch = [args] { return kernels::decode_step(args, nullptr); },
-          .kept = {q, k, v, keys, values, cos, sin, seen},
-          .outputs = {o, state}};
+  return token.of(s, state, [args] { return kernels::decode_step(args, nullptr); });
 }
 
-// The same of the recommended mixer: two features a channel, one softmax with the window, the state beyond it.
+// The recommended mixer: two features a channel, one softmax with the window, the state beyond it.
 Case decode_choices(const Sizes& s) {
-  const at::Tensor q = at::randn({s.B, s.H, s.D}, bfloat16()), k = at::randn({s.B, s.Hkv, s.D}, bfloat16());
-  const at::Tensor v = at::randn_like(k), o = at::empty_like(q), scalars = at::zeros({5, s.H}, float32());
+  const Decoding token(s);
   const at::Tensor state = at::rand({s.B, s.Hkv, 2 * s.D, s.D + 1}, float32());
-  const at::Tensor keys = at::randn({s.B, s.Hkv, kWindow, s.D}, float32()), values = at::randn_like(keys);
-  const at::Tensor raw_keys = at::randn_like(keys);
-  const at::Tensor angles = at::randn({s.B, s.D / 2}, float32()), cos = at::cos(angles), sin = at::sin(angles);
-  const at::Tensor seen = at::full({s.B}, 1000, float32().dtype(at::kLong));
-  kernels::DecodeChoices args = {};
-  args.type = kernels::Type::kBFloat16;
-  args.sequences = s.B;
-  args.H = s.H;
-  args.Hkv = s.Hkv;
-  args.D = s.D;
-  args.q = q.const_data_ptr();
-  args.k = k.const_data_ptr();
-  args.v = v.const_data_ptr();
+  const at::Tensor scalars = at::zeros({5, s.H}, float32()), raw_keys = at::randn_like(token.keys);
+  auto args = token.arguments<kernels::DecodeChoices>(s);
   args.state = state.mutable_data_ptr<float>();
-  args.features = gla();
   args.features.per_channel = false;
   args.two_features = kernels::TwoFeatures::kExp;
   args.divisor = kernels::Divisor::kShared;
   args.rotates_features = args.beyond_window = true;
   args.scalars = scalars.const_data_ptr<float>();
-  args.window = kWindow;
-  args.cos = cos.const_data_ptr<float>();
-  args.sin = sin.const_data_ptr<float>();
-  args.ring_keys = keys.mutable_data_ptr<float>();
-  args.ring_values = values.mutable_data_ptr<float>();
   args.ring_raw_keys = raw_keys.mutable_data_ptr<float>();
-  args.seen = seen.const_data_ptr<int64_t>();
-  args.o = o.mutable_data_ptr();
-  const double heads = static_cast<double>(s.B * s.H), D = static_cast<double>(s.D), numbers = 2 * D * (D + 1);
-  return {.bytes = bytes_of({q, k, v, o, state, state, keys, values, cos, sin}),
-          .flops = heads * (2 * numbers + 2 * 2 * D * kWindow) + static_cast<double>(s.B * s.Hkv) * 2 * numbers,
-          .launch = [args] { return kernels::decode_choices(args, nullptr); },
-          .kept = {q, k, v, keys, values, raw_keys, cos, sin, seen, scalars},
-          .outputs = {o, state}};
+  return token.of(s, state, [args] { return kernels::decode_choices(args, nullptr); }, {scalars, raw_keys});
 }
 
 }  // namespace

@@ -269,9 +269,19 @@ def with_spread(values, digits):
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def answered(entry, questions):
-    """Runs from before these questions were asked have no answers."""
-    return with_spread(entry["right"][questions], 3) if questions in entry["right"] else ""
+def answer_lines(entries, questions):
+    """A table for each budget; runs from before these questions were asked have no answers."""
+    lines = []
+    for budget in sorted({budget for entry in entries.values() for budget in entry}) if questions else []:
+        lines += [f"Share answered right after {budget:,} tokens:", "", "| method | " + " | ".join(questions) + " |",
+                  "|---|" + "---|" * len(questions)]
+        for name, entry in entries.items():
+            right = entry[budget]["right"] if budget in entry else entry[0]["right"] if len(entry) == 1 else {}
+            cells = [with_spread(right[q], 3) if q in right else "" for q in questions]
+            if any(cells):
+                lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
 
 
 def costs(matrix, results):
@@ -310,9 +320,7 @@ def write_report(matrix, results):
         lines += [f"## Window of {window} keys", "",
                   "Loss above the teacher's, and that as a share of what the window alone leaves after as many tokens:", "",
                   *table_lines(matrix, entries, gap), "", f"![loss gap against tokens]({picture})", ""]
-        for questions in args.questions:
-            lines += [f"Share answered right, {questions}:", "",
-                      *table_lines(matrix, entries, lambda entry, _: answered(entry, questions)), ""]
+        lines += answer_lines(entries, list(args.questions))
         curves = {}
         for name, entry in entries.items():
             points = [(b, statistics.mean(e["loss"]) - teacher) for b, e in sorted(entry.items())]
