@@ -173,9 +173,12 @@ class Step {
       rotate(q, 1 / sqrtf(static_cast<float>(D)), rotated);
       store_row(rotated, shared_ + at_.rotated + h * D);
     }
-    if (p_.rotates_features) rotate(q, 1, rotated);
-    store_feature(p_.features.query, p_.rotates_features ? rotated : q, of_query(kQueryScale, h, 1),
-                  shared_ + at_.queries + h * at_.features);
+    if (p_.rotates_features) {
+      rotate(q, 1, rotated);
+      LIGER_UNROLL
+      for (int c = 0; c < kOf; ++c) q[c] = rotated[c];
+    }
+    store_feature(p_.features.query, q, of_query(kQueryScale, h, 1), shared_ + at_.queries + h * at_.features);
   }
   LIGER_DEVICE void prepare_key() const {
     Row<D> k, rotated = {}, gate, source;

@@ -12,7 +12,8 @@ enum class TwoFeatures { kNone, kSoftmax, kExp };
 /// decode_step() for a layer whose mixer chose what the paper's do not have: other features, rotated ones, a normalizer
 /// of its own or one softmax with the window, a state that holds what the window no longer does, numbers of single
 /// heads. One new token of each of several sequences, in one launch that a CUDA graph can replay. No delta rule, no
-/// slots, and queries read after the decay. Pointers are aligned to 16 bytes. Arithmetic in float32 whatever the type; deterministic.
+/// slots, and queries read after the decay. Pointers are aligned to 16 bytes. Arithmetic in float32 whatever the type;
+/// deterministic.
 struct DecodeChoices {
   Type type;                 ///< of q, k, v and o
   int64_t sequences, H, Hkv, D;

@@ -7,6 +7,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <numeric>
@@ -202,52 +203,86 @@ TEST(CudaMix, ContinuesWhatItHasRead) {
   }
 }
 
-// The same of layers with choices: a text, then token by token, by a kernel of its own.
-void expect_decodes(const Choice& choice, int64_t H, int64_t Hkv, int64_t D, at::ScalarType type, int64_t window) {
+// The same of layers with choices: two texts at different places, in pieces, and token by token, by a kernel of its
+// own.
+void expect_continues(const Choice& choice, int64_t H, int64_t Hkv, int64_t D, at::ScalarType type, int64_t window,
+                      bool scalars, const std::vector<int64_t>& pieces) {
   SCOPED_TRACE(cat(choice.structure, ", heads ", H, " of ", D, ", window ", window, ", ", type));
-  MixSettings settings = {.recurrence = {.layer = 1, .layers = 4}, .window = window, .sinks = 2, .window_share = 0.3};
+  MixSettings settings = {.recurrence = {.layer = 1, .layers = 4}, .window = window, .sinks = window > 0 ? 2 : 0};
+  settings.window_share = window > 0 ? 0.3 : 0;
   settings.recurrence.structure = with_choices(*find_structure(choice.structure), choice.features, choice.normalizer);
   settings.rotates_features = choice.rotates;
-  settings.beyond_window = choice.beyond_window;
+  settings.beyond_window = choice.beyond_window && window > 0;
   at::manual_seed(3);
-  constexpr int64_t kFirst = 6, kLength = 22;
-  MixInputs in = random_inputs(settings, {{kLength, kLength}, H, Hkv, D}, type);
+  constexpr int64_t kLength = 22, kAhead = 7;  // the second sequence has read so many tokens more
+  MixInputs in = random_inputs(settings, {{kLength, kLength + kAhead}, H, Hkv, D}, type);
   in.states.clear();
-  if (window % 2 == 1) {
+  if (scalars) {
     in.scalars = at::randn({kHeadScalars, H}) * 0.3;
     for (const HeadScalar row : {kWindowWeight, kLinearWeight, kQueryScale, kKeyScale}) in.scalars[row] += 0.7;
   }
   MixInputs exact = in;
   for (at::Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = x->to(at::kDouble);
-  if (in.scalars.defined()) exact.scalars = in.scalars.to(at::kDouble);
-  const at::Tensor whole = reference_mix(settings, exact).o.view({2, kLength, H, D});
+  if (scalars) exact.scalars = in.scalars.to(at::kDouble);
+  const at::Tensor whole = reference_mix(settings, exact).o;
   LayerState state;
-  for (int64_t seen = 0, length = kFirst; seen < kLength; seen += length, length = 1) {
-    MixInputs now = part(in, seen, length);
+  std::vector<int64_t> seen = {0, 0};
+  const auto next = [&](int64_t first, int64_t second) {
+    const auto cut = [&](const at::Tensor& x) {
+      return at::cat({x.narrow(0, seen[0], first), x.narrow(0, kLength + seen[1], second)});
+    };
+    MixInputs now = {cut(in.q),       cut(in.k), cut(in.v), {cut(in.rotation.cos), cut(in.rotation.sin)},
+                     {first, second}, {}};
     now.scalars = in.scalars;
     now = as_leaves(now, false);
-    const at::Tensor past = at::full({2}, seen).to(kKernelDevice);
-    ASSERT_EQ(cuda_mix_continue_refuses(settings, now, {seen, seen}), "");
-    const at::Tensor o = cuda_mix(settings, now, {seen, seen}, past, state).cpu();
-    testing::expect_close(o.view({2, length, H, D}), whole.narrow(1, seen, length), type == at::kFloat ? 3e-5 : 1e-2,
-                          cat("o at ", seen).c_str());
-  }
+    ASSERT_EQ(cuda_mix_refuses(settings, now, /*continues=*/true), "");
+    const at::Tensor past = at::tensor(seen).to(kKernelDevice);
+    testing::expect_close(cuda_mix(settings, now, seen, past, state).cpu(), cut(whole),
+                          type == at::kFloat ? 3e-5 : 1e-2, cat("o at ", seen[0]).c_str());
+    seen[0] += first;
+    seen[1] += second;
+  };
+  next(pieces.front(), pieces.front() + kAhead);
+  for (size_t i = 1; i < pieces.size(); ++i) next(pieces[i], pieces[i]);
+  while (seen[0] < kLength) next(1, 1);
 }
-TEST(CudaMix, DecodesChoices) {
+TEST(CudaMix, ContinuesChoices) {
   const at::NoGradGuard no_grad;
+  constexpr auto kF = at::kFloat;
   for (const Choice& choice : kChoices)
-    for (const int64_t window : {1, 8, 9}) expect_decodes(choice, 4, 2, 64, at::kFloat, window);
-  expect_decodes(kChoices[0], 7, 1, 64, at::kBFloat16, 5);
-  expect_decodes(kChoices[0], 2, 2, 128, at::kHalf, 5);
-  expect_decodes(kChoices[2], 3, 1, 256, at::kFloat, 5);  // two features of 256 have no scan over whole sequences
-  const MixSettings shared = {
-      .recurrence = {.structure = with_choices(*find_structure("gla"), FeatureMap::kExpPair, Normalizer::kShared)},
-      .window = 8,
-      .rotates_features = true,
-      .beyond_window = true};
-  const MixInputs in = random_inputs(shared, {{3, 1}, 2, 1, 64}, at::kFloat);
-  EXPECT_NE(cuda_mix_continue_refuses(shared, in, {4, 0}).find("one token of each sequence only"), std::string::npos);
-  EXPECT_EQ(cuda_mix_continue_refuses(shared, in, {0, 0}), "");
+    for (const int64_t window : {1, 8, 9}) {
+      expect_continues(choice, 4, 2, 64, kF, window, window == 9, {6});
+      expect_continues(choice, 4, 2, 64, kF, window, window == 8, {1, 3, 1, 11});
+    }
+  expect_continues(kChoices[0], 7, 1, 64, at::kBFloat16, 5, true, {6});
+  expect_continues(kChoices[0], 2, 2, 128, at::kHalf, 5, true, {6});
+  expect_continues({"gla", FeatureMap::kSoftmaxPair, Normalizer::kOwn, true, false}, 2, 1, 64, kF, 0, false, {6});
+  for (const char* constant : {"retnet", "linear"})
+    expect_continues({constant, FeatureMap::kExpPair, Normalizer::kShared, true, true}, 2, 2, 64, kF, 6, true, {6});
+}
+// Two features of 256 channels have no scan of whole texts here, and yet a step.
+TEST(CudaMix, StepsWhereItHasNoScan) {
+  const at::NoGradGuard no_grad;
+  MixSettings settings = {.recurrence = {.structure = with_choices(*find_structure("gated-retention"),
+                                                                   FeatureMap::kExpPair, Normalizer::kShared)},
+                          .window = 5,
+                          .sinks = 1,
+                          .rotates_features = true,
+                          .beyond_window = true};
+  const MixInputs in = random_inputs(settings, {{9, 9}, 3, 1, 256}, at::kFloat);
+  EXPECT_NE(cuda_mix_refuses(settings, in, true).find("states of up to 256 x 256"), std::string::npos);
+  MixInputs exact = in;
+  exact.states.clear();
+  for (at::Tensor* x : {&exact.q, &exact.k, &exact.v}) *x = x->to(at::kDouble);
+  const at::Tensor whole = reference_mix(settings, exact).o.view({2, 9, 3, 256});
+  LayerState state;
+  for (int64_t seen = 0; seen < 9; ++seen) {
+    const MixInputs now = as_leaves(part(in, seen, 1), false);
+    ASSERT_EQ(cuda_mix_refuses(settings, now, true), "");
+    const at::Tensor past = at::full({2}, seen).to(kKernelDevice);
+    const at::Tensor o = cuda_mix(settings, now, {seen, seen}, past, state).cpu();
+    testing::expect_close(o.view({2, 1, 3, 256}), whole.narrow(1, seen, 1), 2e-5, "o");
+  }
 }
 
 TEST(CudaMix, SaysWhatItCannotRun) {

@@ -228,6 +228,15 @@ TEST_F(Recover, IsOneOptionOfTheTool) {
   refused({"--arch", "swa", "--calibrate", rows}, "expected a recurrence and a window");
   refused({"--arch", "gla", "--calibrate-steps", "3"}, "--calibrate-steps has no meaning without --calibrate");
   refused({"--arch", "gla", "--features", "exp-pair,softmax"}, "nothing chooses among 2");
+  const test::CommandResult several =
+      convert({"--arch", "gla", "--calibrate", rows, "--calibrate-tokens", "300", "--calibrate-steps", "0",
+               "--features", "softmax-pair,exp-pair", "--gate-divisor", "8", "--overwrite"});
+  ASSERT_EQ(several.exit_code, 0) << several.err;
+  EXPECT_TRUE(ModelConfig::read(folder_ / "tool").liger->shares_normalizer());
+  const test::CommandResult negative = convert(
+      {"--arch", "gla", "--calibrate", rows, "--features", "softmax,identity", "--normalizer", "own", "--overwrite"});
+  EXPECT_NE(negative.exit_code, 0);
+  EXPECT_NE(negative.err.find("features are not negative"), std::string::npos) << negative.err;
   refused({"--arch", "gsa", "--features", "exp-pair"}, "gsa has no features to choose");
 }
 

@@ -163,7 +163,8 @@ void add_liger_options(CLI::App& app, Options& o) {
       "Of queries and keys: identity, softmax, softmax-pair (of x and -x), exp-pair; of several, as A,B, --calibrate "
       "gives each layer those that explain most of its attention",
       {"identity", "softmax", "softmax-pair", "exp-pair"})
-      ->delimiter(',');
+      ->delimiter(',')
+      ->allow_extra_args(false);
   app.add_flag("--rope-features,!--no-rope-features", liger.rope_features, "Features of rotated queries and keys")
       ->group(kDetails);
   choice("--normalizer", o.normalizer, "Of the recurrence: none, own, or shared: one softmax with the window",
@@ -251,11 +252,13 @@ void refuse_with_calibrate(const CLI::App& app, const Options& o) {
 void recommend(const CLI::App& app, Options& o) {
   LigerConfig& liger = o.convert.liger;
   const Structure& structure = *find_structure(o.convert.arch);
-  if (app.count("--features") == 0 && app.count("--normalizer") == 0 &&
-      refuses_choices(structure, FeatureMap::kExpPair, Normalizer::kShared).empty()) {
+  const auto suits = [&](FeatureMap map) { return refuses_choices(structure, map, Normalizer::kShared).empty(); };
+  if (app.count("--features") == 0 && app.count("--normalizer") == 0 && suits(FeatureMap::kExpPair))
     liger.features = FeatureMap::kExpPair;
+  const std::vector<FeatureMap> one = {liger.features.value_or(structure.key)};
+  const std::vector<FeatureMap>& maps = o.calibration.features.empty() ? one : o.calibration.features;
+  if (app.count("--normalizer") == 0 && std::all_of(maps.begin(), maps.end(), suits))
     liger.normalizer = Normalizer::kShared;
-  }
   if (app.count("--rope-features") == 0) liger.rope_features = !structure.slots;
   if (app.count("--state") == 0) liger.beyond_window = true;
   if (app.count("--sinks") == 0) liger.sinks = 8;
@@ -384,6 +387,7 @@ Calibrated calibrate_heads(Options& o) {
   out.peak_memory = peak_memory_bytes();
   LigerConfig window = wanted;
   window.recurrence = kWindowOnly;
+  window.gate_divisor = LigerConfig().gate_divisor;
   window.features.reset();
   window.normalizer.reset();
   window.rope_features = window.beyond_window = false;

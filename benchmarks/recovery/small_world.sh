@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=${1:-build/bin}
 out=${2:-out/small-world}
-methods=${3:-window,window + sinks by the recipe,recommended,recommended hybrid,delta rule,gate per channel,fixed decay,no gate,paper,own normalizer,without rotation}
+methods=${3:-window,window + sinks by the recipe,recommended,recommended hybrid,delta rule,gate per channel,fixed decay,no gate,paper,normalized apart,without rotation}
 window=17
 world="python3 configs/demo/make_world.py"
 

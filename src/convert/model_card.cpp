@@ -83,7 +83,7 @@ void write_settings(std::ostream& out, const LigerConfig& liger) {
   const auto choice = [&](const char* key, const char* meaning) {
     if (said.contains(key)) out << "| " << key << " | " << said[key].dump() << " | " << meaning << " |\n";
   };
-  choice("features", "of queries and keys, in place of the structure's own");
+  choice("features", "of queries and keys, in place of the structure's own; of each layer, if there are several");
   choice("rope_features", "they are of rotated queries and keys");
   choice("normalizer", "of the recurrence's output; shared: window and state are one softmax");
   choice("state", "the recurrence reads tokens as they leave the window");

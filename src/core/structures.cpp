@@ -161,14 +161,15 @@ std::string refuses_choices(const Structure& s, std::optional<FeatureMap> featur
 
 const Structure* with_choices(const Structure& structure, std::optional<FeatureMap> features,
                               std::optional<Normalizer> normalizer) {
-  if (!features && !normalizer) return &structure;
   static std::mutex mutex;
   static std::map<std::tuple<std::string, FeatureMap, FeatureMap, Normalizer>, Structure> known;
   Structure chosen = structure;
   if (features) chosen.query = chosen.key = *features;
   if (normalizer) chosen.normalizer = *normalizer;
+  const auto key = [](const Structure& s) { return std::tuple(std::string(s.name), s.query, s.key, s.normalizer); };
+  if (key(chosen) == key(structure)) return &structure;
   const std::lock_guard lock(mutex);
-  return &known.try_emplace({chosen.name, chosen.query, chosen.key, chosen.normalizer}, chosen).first->second;
+  return &known.try_emplace(key(chosen), chosen).first->second;
 }
 
 std::vector<StateShape> state_shapes(const Structure& structure, int64_t head_dim) {

@@ -76,7 +76,8 @@ void read_heads(const Json& object, const std::string& source, LigerConfig& conf
 std::vector<FeatureMap> features_of_layers(const Json& names, const std::string& source) {
   std::vector<FeatureMap> out;
   for (const Json& name : names) {
-    LIGER_CHECK(name.is_string(), source, ": features: expected a name for each layer, got ", name.dump(-1, ' ', true));
+    LIGER_CHECK(name.is_string(), source, ": features: expected a name for each layer, got ",
+                name.dump(-1, ' ', true).substr(0, 80));
     with_context(source, [&] { out.push_back(feature_map_from_name(name.get<std::string>())); });
   }
   LIGER_CHECK(!out.empty(), source, ": features: expected a name, or one for each layer, got []");
@@ -171,8 +172,10 @@ void validate(const LigerConfig& c, const std::string& source, ErrorCode code) {
   require(structure->uses_divisor || c.gate_divisor == LigerConfig{}.gate_divisor, "gate_divisor", c.recurrence,
           " has none, as ", structure->forgets);
   require(!c.features || c.layer_features.empty(), "features", "expected those of all layers or of each, got both");
-  std::vector<std::optional<FeatureMap>> features(c.layer_features.begin(), c.layer_features.end());
-  if (features.empty()) features.push_back(c.features);
+  std::vector<std::optional<FeatureMap>> features;
+  for (size_t i = 0; i < c.layer_features.size(); ++i)
+    if (!c.is_softmax_layer(static_cast<int64_t>(i))) features.push_back(c.layer_features[i]);
+  if (c.layer_features.empty()) features.push_back(c.features);
   for (const std::optional<FeatureMap>& map : features) {
     const std::string reason = refuses_choices(*structure, map, c.normalizer);
     require(reason.empty(), map ? "features" : "normalizer", reason);

@@ -249,12 +249,13 @@ FoundLayer find_layer(const ModelConfig& config, int64_t i, TokenMixer& attentio
                       const CalibrationOptions& options) {
   if (options.features.empty()) return find_numbers(config, i, attention, data, options);
   ModelConfig tried = config;
+  tried.liger->layer_features.clear();
   std::optional<FoundLayer> best;
   for (const FeatureMap map : options.features) {
     tried.liger->features = map;
     FoundLayer found = find_numbers(tried, i, attention, data, options);
     found.fit.features = map;
-    if (!best || found.fit.after > best->fit.after) best = std::move(found);
+    if (!best || std::isnan(best->fit.after) || found.fit.after > best->fit.after) best = std::move(found);
   }
   return *best;
 }
@@ -262,6 +263,7 @@ FoundLayer find_layer(const ModelConfig& config, int64_t i, TokenMixer& attentio
 // One name where all layers have the same.
 void set_features(LigerConfig& liger, const std::vector<LayerFit>& layers, int64_t count) {
   const FeatureMap first = *layers.front().features;
+  liger.layer_features.clear();
   const auto is_first = [&](const LayerFit& fit) { return *fit.features == first; };
   if (std::all_of(layers.begin(), layers.end(), is_first)) {
     liger.features = first;
@@ -281,6 +283,10 @@ Calibration calibrate(const CausalLM& teacher, const LigerConfig& wanted, const 
               "calibrate: expected a recurrence and a window, whose shares are to be found");
   LIGER_CHECK(wanted.is_compiled(), "calibrate: expected the key's gate and no learned features");
   LIGER_CHECK(!batches.empty(), "calibrate: expected some text");
+  for (const FeatureMap map : options.features) {
+    const std::string reason = refuses_choices(*find_structure(wanted.recurrence), map, wanted.normalizer);
+    LIGER_CHECK(reason.empty(), "calibrate: features: ", reason);
+  }
   const at::NoGradGuard no_grad;
   ModelConfig config = teacher.config();
   config.liger = wanted;

@@ -11,12 +11,11 @@
 namespace liger {
 namespace {
 
-std::string fused_refuses(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>* past) {
+std::string fused_refuses(const MixSettings& settings, const MixInputs& in, bool continues) {
   if (!in.is_compiled()) return "gates of another source than the key, and learned features, have no compiled code";
   if (in.q.is_cpu()) return "";
   if (!in.q.is_cuda()) return "there is compiled code for the CPU and CUDA only";
-  const std::string reason = cuda_mix_refuses(settings, in);
-  return reason.empty() && past ? cuda_mix_continue_refuses(settings, in, *past) : reason;
+  return cuda_mix_refuses(settings, in, continues);
 }
 
 // Every layer of every step has the same to say.
@@ -29,9 +28,9 @@ void warn_once(const std::string& text) {
 
 }  // namespace
 
-bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>* past) {
+bool runs_fused(Backend backend, const MixSettings& settings, const MixInputs& in, bool continues) {
   if (backend == Backend::kTorch) return false;
-  const std::string reason = fused_refuses(settings, in, past);
+  const std::string reason = fused_refuses(settings, in, continues);
   if (reason.empty()) return true;
   const std::string what = cat("linearized layers on ", in.q.device().str(), ": ", reason);
   LIGER_CHECK_USAGE(backend == Backend::kAuto, "backend fused: ", what,

@@ -6,6 +6,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/searchsorted.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -73,22 +74,36 @@ ScanOutputs scan_sequences(const ScanInputs& in, const std::vector<int64_t>& len
   return {out[0].narrow(-1, 0, V).unsqueeze(0), out[1].narrow(-2, 0, K).narrow(-1, 0, V)};
 }
 
-// For each token the place of the one `window` before it in its sequence, or N where there is none; and whether that
-// is there and no sink. Without a copy from the host, where the sequences' places are on the device.
+// For each token the place of the one `window` before it: among these N, or from N on in the rings' slots, or a last
+// place where there is nothing; and whether that is there and no sink. Without a copy from the host, where the
+// sequences' places are on the device.
 struct Late {
   at::Tensor from, present;
 };
-Late late(const MixSettings& s, const KernelTokens& tokens, at::Device device) {
+Late late(const MixSettings& s, const KernelTokens& tokens, at::Device device, const WindowPast& past) {
   const at::Tensor n = at::arange(tokens.N, at::TensorOptions(at::kLong).device(device));
   const at::Tensor& starts = tokens.starts;
-  const at::Tensor t =
-      starts.defined()
-          ? n - starts.index_select(0, at::searchsorted(starts, n, /*out_int32=*/false, /*right=*/true) - 1)
-          : n.remainder(tokens.longest);
-  return {(n - s.window).masked_fill(t < s.window, tokens.N), t - s.window >= s.sinks};
+  const at::Tensor sequence = starts.defined() ? at::searchsorted(starts, n, /*out_int32=*/false, /*right=*/true) - 1
+                                               : n.floor_divide(tokens.longest);
+  const at::Tensor t = n - (starts.defined() ? starts.index_select(0, sequence) : sequence * tokens.longest);
+  if (!past.state) return {(n - s.window).masked_fill(t < s.window, tokens.N), t - s.window >= s.sinks};
+  const at::Tensor position = t + past.seen.index_select(0, sequence) - s.window;
+  const int64_t slots = s.window + s.sinks;
+  const at::Tensor slot = tokens.N + sequence * slots + position.remainder(s.window);
+  return {at::where(t < s.window, slot, n - s.window).masked_fill(position < 0, tokens.N + tokens.sequences * slots),
+          position >= s.sinks};
 }
 
-RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in, const KernelTokens& tokens) {
+// Of [N, Hkv, D] and a ring [S, Hkv, slots, D], if there is one, the rows that late() names.
+at::Tensor late_rows(const at::Tensor& x, const at::Tensor& ring, const at::Tensor& from) {
+  std::vector<at::Tensor> rows = {x};
+  if (ring.defined()) rows.push_back(ring.transpose(1, 2).reshape({-1, x.size(1), x.size(2)}));
+  rows.push_back(at::zeros({1, x.size(1), x.size(2)}, x.options()));
+  return at::cat(rows).index_select(0, from);
+}
+
+RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in, const KernelTokens& tokens,
+                               const WindowPast& past) {
   const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat); };
   const auto feature_of = [&](const at::Tensor& x) {
     return s.rotates_features ? rotate(wide(x), in.rotation) : wide(x);
@@ -96,9 +111,11 @@ RecurrenceInputs linear_inputs(const MixSettings& s, const MixInputs& in, const 
   RecurrenceInputs out = {
       .q = feature_of(in.q), .k = feature_of(in.k), .v = wide(in.v), .states = in.states, .gate = wide(in.k)};
   if (s.beyond_window) {
-    const Late at = late(s, tokens, in.q.device());
-    const at::Tensor nothing = at::zeros({1, out.k.size(1), out.k.size(2)}, out.k.options());
-    for (at::Tensor* x : {&out.k, &out.v, &out.gate}) *x = at::cat({*x, nothing}).index_select(0, at.from);
+    const Late at = late(s, tokens, in.q.device(), past);
+    const LayerState rings = past.state ? *past.state : LayerState();
+    out.k = late_rows(out.k, s.rotates_features ? rings.keys : rings.raw_keys, at.from);
+    out.v = late_rows(out.v, rings.values, at.from);
+    out.gate = late_rows(out.gate, rings.raw_keys, at.from);
     out.present = at.present;
   }
   for (at::Tensor* x : {&out.q, &out.k, &out.v, &out.gate}) *x = x->unsqueeze(0);
@@ -125,9 +142,9 @@ std::string cuda_mix_by_parts_refuses(const MixSettings& settings, const MixInpu
   return "";
 }
 
-MixOutputs cuda_mix_by_parts(const MixSettings& settings, const MixInputs& in) {
+MixOutputs cuda_mix_by_parts(const MixSettings& settings, const MixInputs& in, const WindowPast& past) {
   const KernelTokens tokens(in.lengths, in.starts, in.q.device());
-  RecurrenceInputs inputs = linear_inputs(settings, in, tokens);
+  RecurrenceInputs inputs = linear_inputs(settings, in, tokens, past);
   if (inputs.states.empty()) inputs.states = zero_states(settings, in);
   apply_scalars(in.scalars, inputs);
   const RecurrenceOutputs linear = recurrence(settings.recurrence, inputs, [&](const ScanInputs& scan) {
@@ -135,7 +152,7 @@ MixOutputs cuda_mix_by_parts(const MixSettings& settings, const MixInputs& in) {
   });
   at::Tensor out = linear.o;
   if (settings.window > 0) {
-    const WindowOutputs window = cuda_window(settings, in);
+    const WindowOutputs window = cuda_window(settings, in, past);
     out = combine(settings, in.scalars, window.o.to(at::kFloat).unsqueeze(0), window.log_sum.unsqueeze(0), linear);
   }
   return {out.squeeze(0).to(in.q.scalar_type()), linear.states};

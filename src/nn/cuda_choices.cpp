@@ -2,9 +2,8 @@
 
 #include <ATen/ops/empty_like.h>
 
-#include <algorithm>
-
 #include "decode_choices.h"
+#include "liger/error.h"
 #include "nn/cuda_calls.h"
 
 namespace liger {
@@ -47,19 +46,17 @@ kernels::DecodeChoices arguments(const MixSettings& settings, const MixInputs& i
 
 }  // namespace
 
-std::string cuda_choices_refuse(const MixSettings& settings, const MixInputs& in, const std::vector<int64_t>& past) {
-  const bool begins = std::all_of(past.begin(), past.end(), [](int64_t n) { return n == 0; });
-  const bool one_each = std::all_of(in.lengths.begin(), in.lengths.end(), [](int64_t n) { return n == 1; });
-  if (begins) return "";
-  if (!one_each) return "the kernels continue layers like these by one token of each sequence only";
+std::string cuda_choices_step_refuses(const MixSettings& settings, const MixInputs& in) {
+  const Structure& s = *settings.recurrence.structure;
+  if (!is_one_scan(s) || s.delta_rule) return cat("the CUDA kernels have ", s.name, " as in the paper only");
   const char* reason = kernels::decode_choices_refuses(arguments(settings, in));
   return reason ? reason : "";
 }
 
 std::optional<at::Tensor> cuda_choices_step(const MixSettings& settings, const MixInputs& in, const at::Tensor& seen,
                                             LayerState& state) {
+  if (!cuda_choices_step_refuses(settings, in).empty()) return {};
   kernels::DecodeChoices args = arguments(settings, in);
-  if (kernels::decode_choices_refuses(args)) return {};
   const at::Tensor q = in.q.contiguous(), k = in.k.contiguous(), v = in.v.contiguous(), o = at::empty_like(q);
   args.q = q.const_data_ptr();
   args.k = k.const_data_ptr();

@@ -109,23 +109,17 @@ struct Call {
   }
 };
 
-// The window's keys and values before a call.
-struct Past {
-  at::Tensor seen;
-  const LayerState* rings = nullptr;
-};
-
 // The mix from the recurrence's output, which may be undefined; `lse` is filled if it is defined.
-at::Tensor with_window(const Call& call, const at::Tensor& other, const at::Tensor& lse, const Past& past = {}) {
+at::Tensor with_window(const Call& call, const at::Tensor& other, const at::Tensor& lse, const WindowPast& past = {}) {
   if (call.settings.window == 0) return other;
   const at::Tensor o = at::empty_like(call.q);
   auto args = call.window<kernels::WindowAttentionForward>();
   args.H = call.q.size(1);
   args.q = call.q.const_data_ptr();
-  if (past.rings) {
+  if (past.state) {
     args.seen = past.seen.const_data_ptr<int64_t>();
-    args.ring_keys = past.rings->keys.const_data_ptr<float>();
-    args.ring_values = past.rings->values.const_data_ptr<float>();
+    args.ring_keys = past.state->keys.const_data_ptr<float>();
+    args.ring_values = past.state->values.const_data_ptr<float>();
   }
   args.share = static_cast<float>(call.share());
   args.other = other.defined() ? other.const_data_ptr() : nullptr;
@@ -223,6 +217,10 @@ class CudaMix : public torch::autograd::Function<CudaMix> {
   }
 };
 
+bool is_one_each(const MixInputs& in) {
+  return std::all_of(in.lengths.begin(), in.lengths.end(), [](int64_t n) { return n == 1; });
+}
+
 // One token of each sequence; nothing where the kernel for it refuses.
 std::optional<at::Tensor> one_token(const Call& call, const at::Tensor& seen, LayerState& state) {
   const at::Tensor o = at::empty_like(call.q);
@@ -277,14 +275,15 @@ void remember(const Call& call, const at::Tensor& seen, LayerState& state) {
   check_kernel(kernels::window_remember(args, kernel_stream(call.q)), call.q);
 }
 
-// A layer that chose what the paper's do not have; cuda_choices_refuse() does not.
+// A layer that chose what the paper's do not have.
 at::Tensor continue_by_parts(const MixSettings& settings, const MixInputs& in, const Call& call, const at::Tensor& seen,
-                             LayerState& state) {
-  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)
+                             bool reads_past, LayerState& state) {
+  if (is_one_each(in))
     if (const auto o = cuda_choices_step(settings, in, seen, state)) return *o;
-  MixInputs whole = in;
-  whole.states = state.recurrent;
-  const MixOutputs out = cuda_mix_by_parts(settings, whole);
+  MixInputs next = in;
+  next.states = state.recurrent;
+  const bool reads_rings = reads_past && settings.window > 0;
+  const MixOutputs out = cuda_mix_by_parts(settings, next, reads_rings ? WindowPast{seen, &state} : WindowPast{});
   state.recurrent = out.states;
   if (settings.window > 0) remember(call, seen, state);
   return out.o;
@@ -306,12 +305,7 @@ variable_list differentiable(const MixSettings& settings, const MixInputs& in, s
 
 }  // namespace
 
-std::string cuda_mix_continue_refuses(const MixSettings& settings, const MixInputs& in,
-                                      const std::vector<int64_t>& past) {
-  return is_of_the_paper(settings, in) ? "" : cuda_choices_refuse(settings, in, past);
-}
-
-std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
+std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in, bool continues) {
   if (!kernels::compiled_with_cuda()) return "this build has no CUDA kernels; configure with -DLIGER_CUDA=ON";
   if (const char* reason = kernels::device_refuses(in.q.is_cpu() ? 0 : in.q.device().index())) return reason;
   const int64_t H = in.q.size(1), Hkv = in.k.size(1), D = in.q.size(2);
@@ -320,7 +314,8 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in) {
   if (settings.recurrence.structure) {
     const std::string reason = is_of_the_paper(settings, in) ? cuda_recurrence_refuses(settings.recurrence, H, Hkv, D)
                                                              : cuda_mix_by_parts_refuses(settings, in);
-    if (!reason.empty()) return reason;
+    const bool by_steps = continues && is_one_each(in) && cuda_choices_step_refuses(settings, in).empty();
+    if (!reason.empty() && !(by_steps && !is_of_the_paper(settings, in))) return reason;
   }
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};
@@ -352,12 +347,17 @@ MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in) {
   return {with_window(call, run.o, {}), run.states};
 }
 
-WindowOutputs cuda_window(const MixSettings& settings, const MixInputs& in) {
+WindowOutputs cuda_window(const MixSettings& settings, const MixInputs& in, const WindowPast& past) {
   MixSettings window = settings;
   window.recurrence.structure = nullptr;
   MixInputs alone = in;
   alone.states.clear();
   alone.scalars = at::Tensor();
+  if (past.state) {
+    const Call call(window, alone);
+    const at::Tensor lse = at::empty({call.tokens.N, call.q.size(1)}, call.floats());
+    return {with_window(call, {}, lse, past), lse};
+  }
   const variable_list out = differentiable(window, alone, {});
   return {out[0], out[1]};
 }
@@ -372,8 +372,9 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
   make_rings(settings, call.tokens.sequences, call.k.size(1), call.D(), call.floats(), state);
   call.check_states(state.recurrent);
   if (has_window) call.check_rings(state);
-  if (!is_of_the_paper(settings, in)) return continue_by_parts(settings, in, call, seen, state);
-  if (call.tokens.longest == 1 && call.tokens.N == call.tokens.sequences)
+  const bool reads_past = std::any_of(past.begin(), past.end(), [](int64_t n) { return n > 0; });
+  if (!is_of_the_paper(settings, in)) return continue_by_parts(settings, in, call, seen, reads_past, state);
+  if (is_one_each(in))
     if (const auto o = one_token(call, seen, state)) return *o;
 
   CudaRecurrence run;
@@ -381,8 +382,7 @@ at::Tensor cuda_mix(const MixSettings& settings, const MixInputs& in, const std:
     run = cuda_recurrence(call.layer(), call.q, call.k, call.v, call.tokens, state.recurrent, false);
     state.recurrent = run.states;
   }
-  const bool reads_past = std::any_of(past.begin(), past.end(), [](int64_t n) { return n > 0; });
-  const at::Tensor o = with_window(call, run.o, {}, reads_past ? Past{seen, &state} : Past{});
+  const at::Tensor o = with_window(call, run.o, {}, reads_past ? WindowPast{seen, &state} : WindowPast{});
   if (has_window) remember(call, seen, state);
   return o;
 }

@@ -6,24 +6,13 @@
 
 namespace liger {
 
-/// Empty, or why the CUDA kernels cannot run these: the build, the device, the type or the sizes.
-std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in);
-
-/// Empty, or why they cannot continue these sequences, of which `past` tokens are in a state: layers with choices that
-/// the paper does not have begin with any number of tokens, and go on one by one.
-std::string cuda_mix_continue_refuses(const MixSettings& settings, const MixInputs& in,
-                                      const std::vector<int64_t>& past);
+/// Empty, or why the CUDA kernels cannot run these: the build, the device, the type or the sizes. `continues`: from a
+/// state. One token of each sequence may then go by a kernel of its own.
+std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in, bool continues = false);
 
 /// fused_mix() by the CUDA kernels, for inputs that they do not refuse; float32, bfloat16 or float16 inside as the
 /// inputs are, states float32. Differentiable once, in q, k, v and states.
 MixOutputs cuda_mix(const MixSettings& settings, const MixInputs& in);
-
-/// The window alone: o [N, H, D] as q, and the logarithm of each query's sum of exponentials, [N, H] float32.
-/// Differentiable once, in q, k and v.
-struct WindowOutputs {
-  at::Tensor o, log_sum;
-};
-WindowOutputs cuda_window(const MixSettings& settings, const MixInputs& in);
 
 /// The same as the next part of sequences of which `past` tokens are in `state`; no gradient. `in.states` is not used.
 /// One token of each sequence is one launch.

@@ -71,7 +71,7 @@ class LigerAttention : public TokenMixer {
     MixInputs in = mix_inputs(x, context, mixer_ ? mixer_->weight : at::Tensor());
     if (mixer_) in.query_map = mixer_->query_map, in.key_map = mixer_->key_map;
     if (!state) return run_mix(config_.backend, settings_, in).o;
-    if (!runs_fused(config_.backend, settings_, in, &context.past))
+    if (!runs_fused(config_.backend, settings_, in, /*continues=*/true))
       return reference_mix(settings_, in, context.past, *state, ScanMethod::kChunked);
     return x.q.is_cpu() ? fused_mix(settings_, in, context.past, *state)
                         : cuda_mix(settings_, in, context.past, context.seen, *state);

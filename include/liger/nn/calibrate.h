@@ -24,9 +24,9 @@ struct CalibrationOptions {
 /// tokens.
 struct LayerFit {
   int64_t layer = 0;
-  double window = 0;                        ///< the window alone, with its sinks
-  double before = 0;                        ///< with the numbers of heads that `wanted` has, or their defaults
-  double after = 0;                         ///< with those found
+  double window = 0;  ///< the window alone, with its sinks
+  double before = 0;  ///< with those features, and the numbers of heads that `wanted` has, or their defaults
+  double after = 0;   ///< with those found
   std::optional<FeatureMap> features = {};  ///< found best; absent = as wanted
 };
 
