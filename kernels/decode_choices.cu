@@ -1,7 +1,8 @@
 // One token of each sequence through a token mixer that chose what the paper's do not have. Memory is the limit, as in
 // decode_step.cu: a state is read once (again for each further four query heads to a key) and written once.
 //
-// A block of threads has one key/value head of one sequence. A warp has whole rows at a time, of the state or of the
+// A block of threads has one key/value head of one sequence, all of its columns, as each needs the state's sum of keys:
+// few sequences of few heads leave much of a large GPU idle. A warp has whole rows at a time, of the state or of the
 // window's values, lane l their columns l, l + 32, ...: rows of D + 1 columns are not aligned to more than 4 bytes.
 // What the window and the state give is added up apart, as the state's sum of keys decides how much of each is taken.
 
