@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What comes back of the demo's teacher, with its heads of 32 and with heads of 64: makes the second teacher and the
-# questions, then runs run.py on both. Two to three hours on two cores; what is finished is not run again.
+# questions, then runs run.py on both, on the second one also for longer. Three hours on two cores; what is finished is
+# not run again.
 #   benchmarks/recovery/small_world.sh [BIN [OUT [METHODS]]]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -32,9 +33,11 @@ done
 for facts in 4 8 12 15; do
   questions+=(--questions "one of $facts facts=$out/data/facts/$facts")
 done
-for teacher in configs/demo/teacher "$out/heads64"; do
-  name=$(basename "$teacher")
-  benchmarks/recovery/run.py --bin "$bin" --model "$teacher" --out "$out/${name/teacher/heads32}" \
-    --data "$out/data/train.jsonl" --windows "$window" --length 2048 --batch 1 --rank 32 --lr 3e-3 --held-out 60 \
-    --budgets 0,1000000 --seeds 0 --only "$methods" "${questions[@]}"
-done
+# recover TEACHER NAME METHODS [OPTION]...
+recover() {
+  benchmarks/recovery/run.py --bin "$bin" --model "$1" --out "$out/$2" --data "$out/data/train.jsonl" --only "$3" \
+    --windows "$window" --batch 1 --rank 32 --held-out 60 --seeds 0 "${questions[@]}" "${@:4}"
+}
+recover configs/demo/teacher report32 "$methods" --length 2048 --lr 3e-3 --budgets 0,1000000
+recover "$out/heads64" report64 "$methods" --length 2048 --lr 3e-3 --budgets 0,1000000
+recover "$out/heads64" report64-longer recommended --length 1024 --lr 6e-3 --budgets 0,1000000,3000000
