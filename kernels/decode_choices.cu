@@ -127,13 +127,7 @@ class Step {
   // --- What the token brings ---
 
   LIGER_DEVICE void rotate(const Row<D>& x, float scale, Row<D>& out) const {
-    LIGER_UNROLL
-    for (int c = 0; c < D / 64; ++c) {
-      const int64_t i = sequence_ * (D / 2) + lane() + 32 * c;
-      const float cos = p_.cos[i] * scale, sin = p_.sin[i] * scale;
-      out[c] = x[c] * cos - x[c + D / 64] * sin;
-      out[c + D / 64] = x[c + D / 64] * cos + x[c] * sin;
-    }
+    decode::rotate_row(p_.cos + sequence_ * (D / 2), p_.sin + sequence_ * (D / 2), x, scale, out);
   }
   // Of x * scale, to shared memory.
   LIGER_DEVICE void store_feature(Map map, Row<D>& x, float scale, float* to) const {

@@ -140,6 +140,17 @@ LIGER_DEVICE void store_row(const float (&x)[n], float* to, int stride = 1) {
   LIGER_UNROLL
   for (int c = 0; c < n; ++c) to[(lane() + 32 * c) * stride] = x[c];
 }
+/// The halves of a row turned by its token's angles, [D / 2] cosines and sines; a lane has both of a pair.
+template <int n>
+LIGER_DEVICE void rotate_row(const float* cosines, const float* sines, const float (&x)[n], float scale,
+                             float (&out)[n]) {
+  LIGER_UNROLL
+  for (int c = 0; c < n / 2; ++c) {
+    const float cos = cosines[lane() + 32 * c] * scale, sin = sines[lane() + 32 * c] * scale;
+    out[c] = x[c] * cos - x[c + n / 2] * sin;
+    out[c + n / 2] = x[c + n / 2] * cos + x[c] * sin;
+  }
+}
 template <int n>
 LIGER_DEVICE float product(const float (&x)[n], const float (&y)[n]) {
   float total = 0;

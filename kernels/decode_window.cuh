@@ -33,15 +33,8 @@ class Window {
     fetch_values(column, 0);
   }
 
-  /// The halves of a row turned by the token's angles; a lane has both of a pair.
   LIGER_DEVICE void rotate(const Row<D>& x, float scale, Row<D>& out) const {
-    LIGER_UNROLL
-    for (int c = 0; c < D / 64; ++c) {
-      const int64_t i = sequence_ * (D / 2) + lane() + 32 * c;
-      const float cos = p_.cos[i] * scale, sin = p_.sin[i] * scale;
-      out[c] = x[c] * cos - x[c + D / 64] * sin;
-      out[c + D / 64] = x[c + D / 64] * cos + x[c] * sin;
-    }
+    rotate_row(p_.cos + sequence_ * (D / 2), p_.sin + sequence_ * (D / 2), x, scale, out);
   }
   LIGER_DEVICE void prepare_query(const Row<D>& q, int h) const {
     Row<D> rotated;

@@ -312,10 +312,12 @@ std::string cuda_mix_refuses(const MixSettings& settings, const MixInputs& in, b
   const auto type = in.q.scalar_type();
   if (!kernel_reads(type)) return cat("tensors are ", type, ", the kernels read float32, bfloat16 and float16");
   if (settings.recurrence.structure) {
-    const std::string reason = is_of_the_paper(settings, in) ? cuda_recurrence_refuses(settings.recurrence, H, Hkv, D)
-                                                             : cuda_mix_by_parts_refuses(settings, in);
-    const bool by_steps = continues && is_one_each(in) && cuda_choices_step_refuses(settings, in).empty();
-    if (!reason.empty() && !(by_steps && !is_of_the_paper(settings, in))) return reason;
+    const bool of_the_paper = is_of_the_paper(settings, in);
+    const bool by_steps = !of_the_paper && continues && is_one_each(in);
+    std::string reason = of_the_paper ? cuda_recurrence_refuses(settings.recurrence, H, Hkv, D)
+                                      : cuda_mix_by_parts_refuses(settings, in);
+    if (by_steps && cuda_choices_step_refuses(settings, in).empty()) reason.clear();
+    if (!reason.empty()) return reason;
   }
   if (settings.window == 0) return "";
   kernels::WindowAttentionBackward args = {};
