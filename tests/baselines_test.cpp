@@ -157,7 +157,7 @@ TEST(AttentionTransfer, IsAStageBeforeLora) {
   const std::filesystem::path transferred = folder / "transfer" / "final";
   EXPECT_LT(error(transferred), error({}));
   const Adapter adapter = read_adapter(transferred, ModelConfig::read(folder / "model"));
-  EXPECT_EQ(adapter.mixers.size(), 6);
+  EXPECT_EQ(adapter.saved.size(), 6);
   const FinetuneResult after = train("tokens", {"model.adapter=" + transferred.string()});
   EXPECT_LT(*after.eval_loss, *after.first_eval_loss);
   ConvertOptions merge{.model = folder / "model", .arch = "", .merge = transferred, .out = folder / "merged"};

@@ -33,7 +33,7 @@ bool same_inode(const fs::path& a, const fs::path& b) {
 
 class Convert : public testing::Test {
  protected:
-  fs::path convert(ConvertOptions options) { return run_conversion(plan_conversion(std::move(options))); }
+  fs::path convert(ConvertOptions options) { return run_conversion(plan_conversion(std::move(options))).folder; }
 
   // The error a conversion to "out" ends with; nothing may be left behind.
   std::string error_of(ConvertOptions options, ErrorCode code = ErrorCode::kBadInput) {

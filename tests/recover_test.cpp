@@ -248,7 +248,7 @@ TEST_F(Recover, LearnsFromTheTeacherAndKeepsItsNumbers) {
   EXPECT_LT(*result.eval_loss, *result.first_eval_loss);
   const Adapter adapter = read_adapter(folder_ / "run" / "final", ModelConfig::read(folder_ / "model"));
   EXPECT_TRUE(adapter.config.mixer);
-  ASSERT_EQ(adapter.mixers.size(), 2);
+  ASSERT_EQ(adapter.saved.size(), 2);
   const at::Tensor before = logits(folder_ / "model"), after = logits(folder_ / "model", folder_ / "run" / "final");
   EXPECT_FALSE(before.allclose(after));
   // Merged, the numbers are in config.json.

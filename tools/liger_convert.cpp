@@ -1,4 +1,5 @@
-// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back; merges adapters.
+// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back; ties its layers into
+// recursive blocks, and unties them; merges adapters.
 
 #include <algorithm>
 #include <charconv>
@@ -18,6 +19,7 @@
 #include "liger/models/structure.h"
 #include "liger/nn/calibrate.h"
 #include "liger/nn/causal_lm.h"
+#include "tie_arguments.h"
 #include "tool.h"
 
 namespace {
@@ -38,6 +40,7 @@ struct Options {
   std::string normalizer, state, gate;
   CalibrationText calibrate;
   CalibrationOptions calibration;
+  tool::TieArguments tie;
 };
 
 std::string human_bytes(uint64_t bytes) {
@@ -75,10 +78,13 @@ CLI::Validator size() {
   return {check, ""};
 }
 
+// As an --arch: attention stays what it is, and layers are tied.
+constexpr const char* kRecursive = "recursive";
+
 CLI::Validator architecture() {
   const auto check = [](const std::string& text) {
-    const bool known = text == "softmax" || find_structure(text) != nullptr;
-    return known ? "" : cat(unknown_structure(text), ", softmax");
+    const bool known = text == "softmax" || text == kRecursive || find_structure(text) != nullptr;
+    return known ? "" : cat(unknown_structure(text), ", softmax, ", kRecursive);
   };
   return {check, ""};
 }
@@ -117,6 +123,8 @@ std::string architecture_descriptions() {
   });
   text += "  the way back\n";
   line("softmax", "softmax attention over the whole text, as the base model has it");
+  text += "  layers\n";
+  line(kRecursive, "tied by --loops, attention as it is; every structure above can be tied as well");
   return text + "\nThe published Liger code opens gla, hgrn2 and gsa; the others are run by liger alone.\n";
 }
 
@@ -132,7 +140,7 @@ class HelpFormatter : public CLI::Formatter {
   }
   std::string make_group(std::string group, bool is_positional,
                          std::vector<const CLI::Option*> options) const override {
-    return all_ || group != kDetails ? CLI::Formatter::make_group(group, is_positional, options) : "";
+    return all_ || !group.starts_with("Details") ? CLI::Formatter::make_group(group, is_positional, options) : "";
   }
 
  private:
@@ -177,8 +185,8 @@ void add_liger_options(CLI::App& app, Options& o) {
       ->group(kDetails);
   auto* keep = app.add_option("--keep-softmax", o.keep_softmax, "One softmax layer after every N Liger layers");
   keep->group(group)->check(whole_number(1))->option_text("N");
-  app.add_option("--softmax-layers", o.softmax_layers, "Or: these layers stay softmax, as 3,7,11, counted from 0")
-      ->group(group)
+  app.add_option("--softmax-layers", o.softmax_layers, "In place of --keep-softmax: these layers stay softmax, as 3,7,11, counted from 0")
+      ->group(kDetails)
       ->option_text("I,J,...")
       ->excludes(keep);
 }
@@ -201,13 +209,13 @@ void add_options(CLI::App& app, Options& o) {
       ->required()
       ->option_text("NAME|DIR");
   CLI::Option* arch =
-      app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back");
+      app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back; recursive");
   arch->check(architecture())->option_text("ARCH");
   CLI::Option* merge = app.add_option("--merge", o.convert.merge, "Or: a PEFT LoRA folder to add to the weights");
   merge->option_text("DIR")->excludes(arch);
-  app.add_option("--probe", o.probe, "Text to compare logits on after a merge; '' = none")
-      ->option_text("TEXT")
-      ->needs(merge);
+  CLI::Option* untie = app.add_flag("--untie", o.convert.untie, "Or: give tied layers weights of their own, adapter and all");
+  untie->excludes(arch)->option_text(" ");
+  app.add_option("--probe", o.probe, "Text to compare logits on after tying or merging; '' = none")->option_text("TEXT");
   app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-<arch>")->option_text("DIR");
   app.add_flag("--overwrite", o.convert.overwrite, "Replace an output that liger wrote earlier");
   app.add_flag("--dry-run", o.dry_run, "Check everything, print what would be done, write nothing");
@@ -218,13 +226,13 @@ void add_options(CLI::App& app, Options& o) {
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->transform(size())  // what is added last is applied first
       ->option_text("SIZE");
+  o.tie.add_to(app);
   add_liger_options(app, o);
   add_calibration_options(app, o);
-  app.set_help_all_flag("--help-all", "Also say what each structure is, and all options of the mixer");
+  app.set_help_all_flag("--help-all", "Also say what each structure is, and all options of mixers and tied layers");
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(architecture_names() +
-             "The default window counts 65 keys, as the released checkpoints do (their 64 counts the keys before the\n"
-             "query); the paper's Eq. 10 says 64. Its hybrid \"-H\" is --keep-softmax 7.\n"
+             "A window counts the query's own key: 65 of released checkpoints, 64 of the paper. \"-H\": --keep-softmax 7.\n"
              "Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
 
@@ -266,12 +274,15 @@ void recommend(const CLI::App& app, Options& o) {
 
 // What was said and would have no effect.
 void check_liger_options(const CLI::App& app, const Options& o) {
-  const bool merges = app.count("--merge") > 0;
+  const std::string& arch = o.convert.arch;
   const auto refuse = [&](const char* name, const std::string& why) {
     LIGER_CHECK_USAGE(app.count(name) == 0, name, " has no meaning with ",
-                      merges ? "--merge" : cat("--arch ", o.convert.arch), why);
+                      o.convert.untie ? "--untie"
+                      : arch.empty()  ? app.count("--merge") > 0 ? "--merge" : cat("--arch ", kRecursive)
+                                      : cat("--arch ", arch),
+                      why);
   };
-  if (merges || o.convert.arch == "softmax") {
+  if (arch.empty() || arch == "softmax") {
     for (const char* name :
          {"--window", "--sinks", "--mix", "--gate-divisor", "--keep-softmax", "--softmax-layers", "--features",
           "--rope-features", "--normalizer", "--state", "--gate", "--learned-features", "--calibrate"}) {
@@ -294,8 +305,16 @@ void check_liger_options(const CLI::App& app, const Options& o) {
 }
 
 void check_options(const CLI::App& app, Options& o) {
-  LIGER_CHECK_USAGE(app.count("--arch") + app.count("--merge") == 1, "--arch or --merge is required");
-  if (app.count("--merge") > 0) o.convert.arch.clear();
+  LIGER_CHECK_USAGE(app.count("--arch") + (app.count("--merge") + app.count("--untie") > 0) == 1,
+                    "--arch, --merge or --untie is required");
+  const bool recursive = o.convert.arch == kRecursive;
+  if (app.count("--arch") == 0 || recursive) o.convert.arch.clear();
+  o.convert.tie = o.tie.options(app);
+  LIGER_CHECK_USAGE(!recursive || o.convert.tie, "--arch recursive: how often layers run is missing; set --loops");
+  LIGER_CHECK_USAGE(!o.convert.tie || app.count("--arch") > 0, "--loops: expected --arch recursive, or a structure");
+  LIGER_CHECK_USAGE(!o.convert.tie || app.count("--calibrate") == 0,
+                    "--calibrate finds numbers for layers as they are, not for tied ones; calibrate first, and tie the "
+                    "linearized model with --arch recursive");
   check_liger_options(app, o);
   LigerConfig& liger = o.convert.liger;
   if (!o.features.empty()) liger.features = feature_map_from_name(o.features.front());
@@ -451,18 +470,24 @@ void convert(Options& o) {
   std::optional<Calibrated> calibrated;
   if (!o.calibrate.file.empty()) calibrated = calibrate_heads(o);
   const ConvertPlan plan = plan_conversion(o.convert);
-  const bool probes = !plan.options.merge.empty() && !o.probe.empty() && !o.dry_run;
-  if (probes) with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
+  const bool probes = !merged_adapter(plan.options).empty() && !o.probe.empty() && !o.dry_run;
+  const bool probes_any = probes || (plan.options.tie && !o.probe.empty() && !o.dry_run);
+  if (probes_any) with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
   for (const std::string& warning : plan.warnings) log_warning(warning);
   const auto start = std::chrono::steady_clock::now();
-  const std::filesystem::path out = o.dry_run ? plan.options.out : run_conversion(plan);
+  const Converted done = o.dry_run ? Converted{plan.options.out, {}} : run_conversion(plan);
+  const std::filesystem::path& out = done.folder;
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::optional<MergeProbe> probe;
-  if (probes) probe = probe_merge(plan.options.model, plan.options.merge, out, o.probe);
+  if (probes) probe = probe_merge(plan.options.model, merged_adapter(plan.options), out, o.probe);
+  std::optional<tool::TieReport> tied;
+  if (plan.options.tie && !o.dry_run)
+    tied = tool::report_tie(plan.options, out, done.kept, o.probe, o.tie.compares());
   if (calibrated && !o.common.json) print_calibration(*calibrated);
   if (o.common.json) {
     OrderedJson document = liger::to_json(plan);
     if (probe) document["probe"] = to_json(*probe);
+    if (tied) document["tied"] = tool::to_json(*tied);
     if (calibrated) document["calibration"] = to_json(*calibrated);
     document["out"] = out.string();
     document["dry_run"] = o.dry_run;
@@ -472,6 +497,7 @@ void convert(Options& o) {
     print_plan(plan);
   } else {
     print_result(plan, out, seconds);
+    if (tied) tool::print(*tied);
     if (probe) print_probe(*probe);
   }
 }
@@ -480,7 +506,7 @@ void convert(Options& o) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Turns a pretrained Transformer's attention into gated linear recurrence (Liger), and back; merges adapters.",
+      "Linearizes a pretrained Transformer's attention (Liger), ties its layers (recursive), and back; merges adapters.",
       "liger-convert");
   Options options;
   add_options(app, options);

@@ -46,6 +46,38 @@ OrderedJson softmax_config(OrderedJson config, const ModelConfig& linearized) {
   return config;
 }
 
+namespace {
+
+// What newer transformers says of single layers.
+constexpr const char* kLayerTypes = "layer_types";
+
+}  // namespace
+
+OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const std::vector<int64_t>& layers) {
+  if (is_set(config, kLayerTypes)) {
+    const OrderedJson types = config[kLayerTypes];
+    OrderedJson kept = OrderedJson::array();
+    for (int64_t depth = 0, slot = 0; depth < tied.num_hidden_layers; ++depth)
+      if (tied.slot(depth) == slot) ++slot, kept.push_back(types.at(static_cast<size_t>(layers[depth])));
+    config[kLayerTypes] = std::move(kept);
+  }
+  config["num_hidden_layers"] = tied.stored_layers();
+  config["recursive"] = to_json(*tied.recursive);
+  return config;
+}
+
+OrderedJson untied_config_json(OrderedJson config, const ModelConfig& tied) {
+  if (is_set(config, kLayerTypes)) {
+    const OrderedJson types = config[kLayerTypes];
+    config[kLayerTypes] = OrderedJson::array();
+    for (int64_t depth = 0; depth < tied.num_hidden_layers; ++depth)
+      config[kLayerTypes].push_back(types.at(static_cast<size_t>(tied.slot(depth))));
+  }
+  config["num_hidden_layers"] = tied.num_hidden_layers;
+  config.erase("recursive");
+  return config;
+}
+
 void set_config_dtype(OrderedJson& config, const std::string& name) {
   if (config.contains("dtype")) config["dtype"] = name;
   if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = name;

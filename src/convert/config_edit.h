@@ -17,6 +17,12 @@ OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const
 /// The way back: what linearized_config() changed is as it was.
 OrderedJson softmax_config(OrderedJson config, const ModelConfig& linearized);
 
+/// config.json of the tied model: of a plain one with the stored layers, for whoever does not know "recursive".
+/// `tied`: as tied_config() says; `layers`: of the model, by depth.
+OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const std::vector<int64_t>& layers);
+/// The way back, all depths as layers.
+OrderedJson untied_config_json(OrderedJson config, const ModelConfig& tied);
+
 /// Names the dtype the weights now have, in the spellings that are there (or the older one).
 void set_config_dtype(OrderedJson& config, const std::string& name);
 

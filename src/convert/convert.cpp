@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "convert/rewrite.h"
+#include "convert/tied_weights.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/interrupt.h"
@@ -41,42 +42,70 @@ const char* to_string(FileAction action) {
     case FileAction::kLink: return "link";
     case FileAction::kCopy: return "copy";
     case FileAction::kRewrite: return "rewrite";
+    case FileAction::kTie: return "tie";
     case FileAction::kWrite: return "write";
   }
   return "?";
 }
 
-fs::path run_conversion(const ConvertPlan& plan) {
-  const WeightFiles weights(plan.options.model);
-  const auto edits = read_merge(plan.options.merge, ModelConfig::read(plan.options.model)).rows;
-  AtomicDirectory folder(plan.options.out, plan.options.overwrite);
-  const auto is_rewritten = [](const PlannedFile& file) { return file.action == FileAction::kRewrite; };
-  uint64_t total = 0, done = 0;
-  for (const PlannedFile& file : plan.files) total += is_rewritten(file) ? file.bytes : 0;
-  std::optional<Progress> progress;
-  constexpr uint64_t kMegabyte = 1'000'000;
-  if (total >= kMegabyte)
-    progress.emplace(edits.empty() ? "converting, MB" : "merging, MB", static_cast<int64_t>(total / kMegabyte));
+namespace {
+
+// Of everything that takes time, as one bar.
+class Work {
+ public:
+  Work(const ConvertPlan& plan, const TiedWeights* tied, const char* title) {
+    int64_t total = 0;
+    for (const PlannedFile& file : plan.files) {
+      if (file.action == FileAction::kRewrite) total += static_cast<int64_t>(file.bytes);
+      if (file.action == FileAction::kTie)
+        for (const TensorInfo& tensor : file.tensors) total += tied->work(tensor);
+    }
+    if (total >= kUnit) progress_.emplace(title, total / kUnit);
+  }
+  void did(int64_t work, const std::string& note) {
+    done_ += work;
+    if (progress_) progress_->update(done_ / kUnit, note);
+  }
+  void finish() {
+    if (progress_) progress_->finish();
+  }
+
+ private:
+  static constexpr int64_t kUnit = 1'000'000;
+  std::optional<Progress> progress_;
+  int64_t done_ = 0;
+};
+
+}  // namespace
+
+Converted run_conversion(const ConvertPlan& plan) {
+  const ConvertOptions& options = plan.options;
+  const WeightFiles weights(options.model);
+  const ModelConfig model = ModelConfig::read(options.model);
+  const auto edits = read_merge(merged_adapter(options), model).rows;
+  std::optional<TiedWeights> tied;
+  if (options.tie) tied.emplace(weights, model, *options.tie, options.dtype);
+  AtomicDirectory folder(options.out, options.overwrite);
+  Work work(plan, tied ? &*tied : nullptr, tied ? "tying, M" : edits.empty() ? "converting, MB" : "merging, MB");
 
   for (const PlannedFile& file : plan.files) {
     throw_if_interrupted();
     const fs::path to = folder.path() / file.name;
+    fs::create_directories(to.parent_path());
+    const auto on_progress = [&](auto done) { work.did(static_cast<int64_t>(done), file.name); };
     switch (file.action) {
       case FileAction::kLink: link_file(file, to); break;
       case FileAction::kCopy: copy_bytes(file.from, to); break;
       case FileAction::kWrite: write_text_atomic(to, file.content); break;
-      case FileAction::kRewrite:
-        rewrite_file(weights, to, file.tensors, edits, [&](uint64_t bytes) {
-          done += bytes;
-          if (progress) progress->update(static_cast<int64_t>(done / kMegabyte), file.name);
-        });
+      case FileAction::kRewrite: rewrite_file(weights, model, to, file.tensors, edits, on_progress); break;
+      case FileAction::kTie: tied->write(to, file.tensors, on_progress);
     }
   }
-  if (progress) progress->finish();
+  work.finish();
   throw_if_interrupted();
   constexpr uint64_t kLargestHashed = uint64_t{64} << 20;  // hashing the weights would take longer than linking them
   folder.commit(kLargestHashed);
-  return folder.path();
+  return {folder.path(), tied ? tied->kept() : KeptEnergy()};
 }
 
 OrderedJson to_json(const ConvertPlan& plan) {

@@ -30,16 +30,28 @@ at::Tensor probe_logits(const fs::path& model, const fs::path& adapter, const Se
 
 }  // namespace
 
+fs::path merged_adapter(const ConvertOptions& options) {
+  if (!options.untie || !options.merge.empty()) return options.merge;
+  return own_adapter(options.model, ModelConfig::read(options.model));
+}
+
 Merge read_merge(const fs::path& adapter, const ModelConfig& model) {
   Merge out;
   if (adapter.empty()) return out;
   const Adapter read = read_adapter(adapter, model);
-  if (!read.mixers.empty()) out.liger = model.liger;
+  if (read.config.mixer) out.liger = model.liger;
   LIGER_CHECK(!out.liger || !out.liger->has_new_parameters(), adapter.string(),
               ": holds parameters of its layers that a "
               "merged model has no place for (a learned gate or learned features); keep it as an adapter");
-  for (const auto& [name, numbers] : read.mixers)
-    set_head_scalars(*out.liger, model, *layer_of_head_numbers(name), numbers);
+  for (const auto& [name, saved] : read.saved) {
+    if (const auto layer = layer_of_head_numbers(name)) {
+      set_head_scalars(*out.liger, model, *layer, saved);
+      continue;
+    }
+    out.rows[name] = [norm = saved.to(at::kFloat).contiguous()](int64_t, std::span<float> row) {
+      std::copy_n(norm.const_data_ptr<float>(), row.size(), row.begin());
+    };
+  }
   for (const LoraTensors& module : read.modules) {
     const at::Tensor a = module.a.to(at::kFloat), b = module.b.to(at::kFloat);
     const at::Tensor magnitude = module.magnitude.defined() ? module.magnitude.to(at::kFloat) : at::Tensor();

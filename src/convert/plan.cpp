@@ -12,12 +12,15 @@
 #include "convert/model_card.h"
 #include "convert/rewrite.h"
 #include "convert/shards.h"
+#include "convert/tied_weights.h"
 #include "liger/convert/convert.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
 #include "liger/models/structure.h"
+#include "liger/models/family.h"
 #include "liger/nn/adapter_base.h"
+#include "liger/nn/lora.h"
 
 namespace liger {
 namespace {
@@ -66,10 +69,25 @@ LigerConfig liger_settings(const ConvertOptions& options, const ModelConfig& mod
 
 namespace {
 
+// One thing at a time, and one that this model can have done to it.
+void check_wishes(const ConvertOptions& options, const ModelConfig& config, const std::string& where) {
+  const bool structure = !options.arch.empty() || options.tie, merge = !options.merge.empty();
+  LIGER_CHECK_USAGE(structure + (merge || options.untie) == 1,
+                    "expected a structure to convert to, loops to tie layers in, an adapter to merge, or tied layers to "
+                    "untie: one of them");
+  if (options.untie) {
+    LIGER_CHECK(config.recursive.has_value(), where,
+                ": its layers are not tied (there is no 'recursive'); expected a recursive model to untie");
+  } else {
+    LIGER_CHECK(!merge || !config.recursive, where,
+                ": its layers are tied, and a merged adapter would add all depths' changes to one weight; add --untie");
+  }
+}
+
 void check_model(const ModelConfig& config, const OrderedJson& json, ConvertOptions& options) {
   const std::string where = (options.model / "config.json").string();
-  LIGER_CHECK_USAGE(options.arch.empty() == !options.merge.empty(),
-                    "expected a structure to convert to or an adapter to merge, one of the two");
+  check_wishes(options, config, where);
+  const ModelConfig depths = options.tie ? tied_config(*options.tie, config) : config;
   if (options.arch.empty()) {
     // stays what it is
   } else if (options.arch == "softmax") {
@@ -79,7 +97,7 @@ void check_model(const ModelConfig& config, const OrderedJson& json, ConvertOpti
     LIGER_CHECK(!config.liger.has_value(), where,
                 ": this model is linearized already; to change its settings, turn it ",
                 "back first (--arch softmax) or edit \"liger\" in its config.json");
-    options.liger = liger_settings(options, config);
+    options.liger = liger_settings(options, depths);
   }
   LIGER_CHECK(!json.contains("quantization_config") || json["quantization_config"].is_null(), where,
               ": 'quantization_config': quantized models cannot be converted; take the unquantized one");
@@ -142,12 +160,69 @@ bool changes_dtype(const ConvertOptions& options, const WeightFiles& weights) {
          });
 }
 
-void add_weights(ConvertPlan& plan, const WeightFiles& weights) {
+constexpr uint64_t kDefaultShard = 5'000'000'000;
+constexpr const char* kAdapterFolder = "adapter/";
+
+void add_text(ConvertPlan& plan, const std::string& name, std::string content) {
+  plan.files.push_back({.name = name, .bytes = content.size(), .content = std::move(content)});
+}
+
+// A tied model, and in a folder of their own the adapters of its depths.
+void add_tied(ConvertPlan& plan, const WeightFiles& weights, const ModelConfig& model) {
   const ConvertOptions& options = plan.options;
-  if (options.shard_size || !options.merge.empty() || changes_dtype(options, weights)) {
-    constexpr uint64_t kDefaultShard = 5'000'000'000;
-    plan_shards(weights, options.dtype, options.shard_size.value_or(kDefaultShard), plan.files);
-    plan.peak_memory_bytes += rewrite_buffer_bytes(!options.merge.empty());
+  const TiedWeights tied(weights, model, *options.tie, options.dtype);
+  plan_shards(tied.base_tensors(), options.shard_size.value_or(kDefaultShard), FileAction::kTie, plan.files);
+  plan.peak_memory_bytes += tied.working_bytes();
+  std::vector<TensorInfo> adapter = tied.adapter_tensors();
+  if (adapter.empty()) return;
+  PlannedFile file{.name = cat(kAdapterFolder, "adapter_model.safetensors"), .action = FileAction::kTie};
+  for (const TensorInfo& tensor : adapter) file.bytes += tensor.bytes;
+  file.tensors = std::move(adapter);
+  plan.files.push_back(std::move(file));
+  LoraConfig config = tied.adapter_config();
+  config.base_model_name_or_path = options.out.string();
+  add_text(plan, cat(kAdapterFolder, "adapter_config.json"), config.to_peft_json().dump(2) + "\n");
+}
+
+// What a tied model brings along goes with it.
+void add_own_adapter(ConvertPlan& plan, const ModelConfig& model) {
+  const fs::path adapter = own_adapter(plan.options.model, model);
+  if (adapter.empty()) return;
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    const fs::path from = adapter / name;
+    plan.files.push_back({.name = cat(kAdapterFolder, name),
+                          .action = FileAction::kCopy,
+                          .bytes = fs::file_size(from),
+                          .from = from});
+  }
+}
+
+// Every depth as a layer.
+std::vector<TensorInfo> untied_tensors(const WeightFiles& weights, const ModelConfig& model, const ConvertOptions& o) {
+  std::vector<TensorInfo> out;
+  for (const ExpectedTensor& tensor : expected_tensors(model.unrolled())) {
+    TensorInfo to = *weights.find(model.stored_name(tensor.name))->info;
+    to.bytes /= item_size(to.dtype);
+    to.dtype = converted_dtype(to, o.dtype);
+    to.bytes *= item_size(to.dtype);
+    to.name = tensor.name;
+    out.push_back(std::move(to));
+  }
+  return out;
+}
+
+void add_weights(ConvertPlan& plan, const WeightFiles& weights, const ModelConfig& model) {
+  const ConvertOptions& options = plan.options;
+  if (options.tie) {
+    add_tied(plan, weights, model);
+    return;
+  }
+  if (!options.untie) add_own_adapter(plan, model);
+  const bool merges = !options.merge.empty() || options.untie;
+  if (options.shard_size || merges || changes_dtype(options, weights)) {
+    plan_shards(options.untie ? untied_tensors(weights, model, options) : converted_tensors(weights, options.dtype),
+                options.shard_size.value_or(kDefaultShard), FileAction::kRewrite, plan.files);
+    plan.peak_memory_bytes += rewrite_buffer_bytes(merges);
     return;
   }
   const bool can_link = same_file_system(options.model, existing_parent(options.out));
@@ -178,10 +253,6 @@ void add_companions(ConvertPlan& plan) {
   }
 }
 
-void add_text(ConvertPlan& plan, const std::string& name, std::string content) {
-  plan.files.push_back({.name = name, .bytes = content.size(), .content = std::move(content)});
-}
-
 uint64_t resident_bytes() {
   uint64_t total = 0, resident = 0;
   std::ifstream("/proc/self/statm") >> total >> resident;
@@ -201,23 +272,29 @@ OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, c
   OrderedJson config = options.arch.empty()        ? before
                        : options.arch == "softmax" ? softmax_config(before, model)
                                                    : linearized_config(before, model, options.liger);
+  if (options.tie) config = tied_config_json(config, tied_config(*options.tie, model), tied_layers(*options.tie, model));
+  if (options.untie) config = untied_config_json(config, model);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
   if (merge.liger) config["liger"]["heads"] = to_json(*merge.liger)["heads"];
   return config;
 }
 
 // The adapter's sums can be written.
-void check_merge(const Merge& merge, const ConvertOptions& options, const WeightFiles& weights) {
+void check_merge(const Merge& merge, const ConvertOptions& options, const WeightFiles& weights,
+                 const ModelConfig& model) {
   for (const auto& [name, edit] : merge.rows) {
-    const TensorInfo& stored = *weights.find(name)->info;
+    const TensorInfo& stored = *weights.find(model.stored_name(name))->info;
     LIGER_CHECK(converted_dtype(stored, options.dtype) != Dtype::kF64, options.model.string(), ": tensor '", name,
                 "' is F64, and sums are made in float32; choose a type with --dtype");
   }
 }
 
 fs::path default_output(const ConvertOptions& options) {
-  return options.merge.empty() ? default_output_name(options.model, options.arch)
-                               : model_display_name(options.model) + "-merged";
+  if (options.untie) return model_display_name(options.model) + "-untied";
+  if (!options.merge.empty()) return model_display_name(options.model) + "-merged";
+  const std::string name =
+      options.arch.empty() ? model_display_name(options.model) : default_output_name(options.model, options.arch);
+  return options.tie ? cat(name, "-", options.tie->recursion.loops, "loops") : name;
 }
 
 }  // namespace
@@ -230,13 +307,16 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   check_output(options);
   const WeightFiles weights(options.model);
   check_weights(weights, model, options.model.string());
-  const Merge merge = read_merge(options.merge, model);
-  check_merge(merge, options, weights);
+  const Merge merge = read_merge(merged_adapter(options), model);
+  check_merge(merge, options, weights, model);
 
   ConvertPlan plan{.options = std::move(options)};
   const OrderedJson after = edited_config(before, model, plan.options, merge);
   plan.config_changes = config_changes(before, after);
   plan.peak_memory_bytes = resident_bytes();
+  const ModelConfig source = model;
+  if (plan.options.tie) model = tied_config(*plan.options.tie, model);
+  if (plan.options.untie) model = model.unrolled();
   if (plan.options.arch == "softmax") model.liger.reset();
   if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     model.liger = plan.options.liger;
@@ -246,7 +326,7 @@ ConvertPlan plan_conversion(ConvertOptions options) {
     const std::string warning = other_base(plan.options.merge, plan.options.model, model.liger);
     if (!warning.empty()) plan.warnings.push_back(warning);
   }
-  add_weights(plan, weights);
+  add_weights(plan, weights, source);
   add_companions(plan);
   add_text(plan, "config.json", after.dump(2, ' ', /*ensure_ascii=*/true) + "\n");
   std::vector<std::string> source_files;

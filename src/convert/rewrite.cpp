@@ -82,13 +82,13 @@ std::span<std::byte> take(std::vector<std::byte>& buffer, uint64_t bytes) {
 /// Tensors on their way from a folder into the ring.
 class Reader {
  public:
-  Reader(const WeightFiles& weights, const std::map<std::string, RowEdit>& edits, Ring& ring)
-      : weights_(weights), edits_(edits), ring_(ring) {}
+  Reader(const WeightFiles& weights, const ModelConfig& model, const std::map<std::string, RowEdit>& edits, Ring& ring)
+      : weights_(weights), model_(model), edits_(edits), ring_(ring) {}
 
   void read(const std::vector<TensorInfo>& order) {
     try {
       for (const TensorInfo& tensor : order) {
-        if (!read_tensor(*weights_.find(tensor.name), tensor)) return;
+        if (!read_tensor(*weights_.find(model_.stored_name(tensor.name)), tensor)) return;
       }
       ring_.end();
     } catch (...) {
@@ -143,6 +143,7 @@ class Reader {
   }
 
   const WeightFiles& weights_;
+  const ModelConfig& model_;
   const std::map<std::string, RowEdit>& edits_;
   Ring& ring_;
   std::vector<std::byte> scratch_;
@@ -156,11 +157,11 @@ uint64_t rewrite_buffer_bytes(bool with_edits) {
   return kPieceElements * (kSlots * kWidestOut + kWidestIn + (with_edits ? kRowCopies * sizeof(float) : 0));
 }
 
-void rewrite_file(const WeightFiles& weights, const std::filesystem::path& file, std::vector<TensorInfo> tensors,
-                  const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress) {
+void rewrite_file(const WeightFiles& weights, const ModelConfig& model, const std::filesystem::path& file,
+                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress) {
   SafetensorsWriter writer(file, std::move(tensors));
   Ring ring;
-  std::jthread reader([&] { Reader(weights, edits, ring).read(writer.order()); });
+  std::jthread reader([&] { Reader(weights, model, edits, ring).read(writer.order()); });
   try {
     while (const Ring::Slot* slot = ring.next_to_empty()) {
       throw_if_interrupted();

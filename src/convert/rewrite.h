@@ -20,7 +20,8 @@ uint64_t rewrite_buffer_bytes(bool with_edits);
 /// One thread reads and converts while the other writes; large tensors go in pieces, so memory is bounded.
 /// `on_progress` gets the bytes written since the last call. Throws Error(kBadInput) if a value is too large for the
 /// new type or, edited, not finite, Error(kCancelled) on a signal; the file appears whole or not at all.
-void rewrite_file(const WeightFiles& weights, const std::filesystem::path& file, std::vector<TensorInfo> tensors,
-                  const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress);
+/// `model`: of the weights; a tied one's are written once for each depth that `tensors` names.
+void rewrite_file(const WeightFiles& weights, const ModelConfig& model, const std::filesystem::path& file,
+                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress);
 
 }  // namespace liger

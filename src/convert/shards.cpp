@@ -46,21 +46,25 @@ Dtype converted_dtype(const TensorInfo& tensor, std::optional<Dtype> wanted) {
   return wanted && is_weight_dtype(tensor.dtype) && !is_derived_tensor(tensor.name) ? *wanted : tensor.dtype;
 }
 
-void plan_shards(const WeightFiles& weights, std::optional<Dtype> dtype, uint64_t shard_size,
+std::vector<TensorInfo> converted_tensors(const WeightFiles& weights, std::optional<Dtype> dtype) {
+  std::vector<TensorInfo> out;
+  for (const auto& file : weights.files())
+    for (const TensorInfo& stored : file->tensors()) out.push_back(converted(stored, dtype));
+  return out;
+}
+
+void plan_shards(std::vector<TensorInfo> tensors, uint64_t shard_size, FileAction action,
                  std::vector<PlannedFile>& files) {
   std::vector<PlannedFile> shards;
   uint64_t room = 0;
-  for (const auto& file : weights.files()) {
-    for (const TensorInfo& stored : file->tensors()) {
-      TensorInfo tensor = converted(stored, dtype);
-      if (shards.empty() || tensor.bytes > room) {
-        shards.push_back({.action = FileAction::kRewrite});
-        room = shard_size;
-      }
-      room -= std::min(room, tensor.bytes);
-      shards.back().bytes += tensor.bytes;
-      shards.back().tensors.push_back(std::move(tensor));
+  for (TensorInfo& tensor : tensors) {
+    if (shards.empty() || tensor.bytes > room) {
+      shards.push_back({.action = action});
+      room = shard_size;
     }
+    room -= std::min(room, tensor.bytes);
+    shards.back().bytes += tensor.bytes;
+    shards.back().tensors.push_back(std::move(tensor));
   }
   for (size_t i = 0; i < shards.size(); ++i) shards[i].name = shard_name(i, shards.size());
   const size_t count = shards.size();

@@ -18,7 +18,7 @@ const Family* find_family(const std::string& model_type) {
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
   const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
   std::vector<ExpectedTensor> out = {{"model.embed_tokens.weight", {c.vocab_size, c.hidden_size}}};
-  for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+  for (int64_t i = 0; i < c.stored_layers(); ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".";
     auto linear = [&](const char* name, int64_t rows, int64_t columns, bool bias) {
       out.push_back({layer + name + ".weight", {rows, columns}});
@@ -37,6 +37,10 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
   out.push_back({"model.norm.weight", {c.hidden_size}});
   if (!c.tie_word_embeddings) out.push_back({"lm_head.weight", {c.vocab_size, c.hidden_size}});
   return out;
+}
+
+bool is_layer_norm(const std::string& name) {
+  return name.starts_with("model.layers.") && name.find("layernorm.") != std::string::npos;
 }
 
 }  // namespace liger

@@ -11,6 +11,9 @@
 namespace liger {
 namespace {
 
+// Far above any model, far below what would overflow a product of two.
+constexpr int64_t kMaxSize = int64_t{1} << 24, kMaxLayers = 4096;
+
 // Typed access to the keys of a config.json written by somebody else: unknown keys are none of our business, but
 // what we read must be sound.
 class Reader {
@@ -174,6 +177,28 @@ void read_model_type(const Reader& reader, ModelConfig& config) {
               fitting_model_type(reader.has("liger") ? reader.at("liger") : Json()));
 }
 
+// "recursive" beside "num_hidden_layers", which are the stored ones then: for everybody else this is a plain model.
+void read_recursion(const Reader& config, ModelConfig& c) {
+  const Reader reader(config.at("recursive"), config.source() + ": 'recursive'");
+  Recursion recursion;
+  recursion.loops = reader.integer("loops", 2, 4096);
+  try {
+    recursion.sharing = sharing_from_name(reader.text("sharing"));
+  } catch (const Error& e) {
+    fail(ErrorCode::kBadInput, reader.source(), ": ", e.what());
+  }
+  const std::string norms = reader.text_or("norms", "tied");
+  if (norms != "tied" && norms != "depth") reader.bad("norms", "tied or depth");
+  recursion.depth_norms = norms == "depth";
+  const int64_t least = recursion.keeps_ends() ? 3 : 1;
+  if (c.num_hidden_layers < least)
+    config.bad("num_hidden_layers", cat(least, " or more, as sharing '", to_string(recursion.sharing), "' needs"));
+  c.num_hidden_layers = recursion.depths(c.num_hidden_layers);
+  if (c.num_hidden_layers > kMaxLayers)
+    config.bad("num_hidden_layers", cat("at most ", kMaxLayers, " depths, not ", c.num_hidden_layers));
+  c.recursive = recursion;
+}
+
 // What a "liger" object cannot be judged by alone.
 void check_liger(const Reader& reader, const ModelConfig& config) {
   validate(*config.liger, config, reader.source() + ": 'liger'", ErrorCode::kBadInput);
@@ -197,8 +222,6 @@ ModelConfig ModelConfig::read(const std::filesystem::path& dir) {
 }
 
 ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) {
-  // Far above any model, far below what would overflow a product of two.
-  constexpr int64_t kMaxSize = int64_t{1} << 24, kMaxLayers = 4096;
   const Reader reader(json, source);
   ModelConfig c;
   read_model_type(reader, c);
@@ -206,6 +229,7 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   c.hidden_size = reader.integer("hidden_size", 1, kMaxSize);
   c.intermediate_size = reader.integer("intermediate_size", 1, kMaxSize);
   c.num_hidden_layers = reader.integer("num_hidden_layers", 1, kMaxLayers);
+  if (reader.has("recursive")) read_recursion(reader, c);
   c.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxSize);
   c.num_key_value_heads = reader.integer_or("num_key_value_heads", c.num_attention_heads, 1, c.num_attention_heads);
   if (c.num_attention_heads % c.num_key_value_heads != 0)
@@ -232,6 +256,26 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   return c;
 }
 
+OrderedJson to_json(const Recursion& recursion) {
+  return {{"loops", recursion.loops},
+          {"sharing", to_string(recursion.sharing)},
+          {"norms", recursion.depth_norms ? "depth" : "tied"}};
+}
+
+std::string ModelConfig::stored_name(const std::string& name) const {
+  const std::string prefix = "model.layers.";
+  if (!recursive || !name.starts_with(prefix)) return name;
+  size_t digits = 0;
+  const int64_t depth = std::stoll(name.substr(prefix.size()), &digits);
+  return cat(prefix, slot(depth), name.substr(prefix.size() + digits));
+}
+
+ModelConfig ModelConfig::unrolled() const {
+  ModelConfig out = *this;
+  out.recursive.reset();
+  return out;
+}
+
 OrderedJson ModelConfig::to_json() const {
   OrderedJson rope_parameters = {{"rope_type", "default"}};
   if (rope.type == RopeConfig::Type::kLinear) {
@@ -249,7 +293,7 @@ OrderedJson ModelConfig::to_json() const {
   out["vocab_size"] = vocab_size;
   out["hidden_size"] = hidden_size;
   out["intermediate_size"] = intermediate_size;
-  out["num_hidden_layers"] = num_hidden_layers;
+  out["num_hidden_layers"] = stored_layers();
   out["num_attention_heads"] = num_attention_heads;
   out["num_key_value_heads"] = num_key_value_heads;
   out["head_dim"] = head_dim;
@@ -269,6 +313,7 @@ OrderedJson ModelConfig::to_json() const {
   if (eos_token_ids.size() == 1) out["eos_token_id"] = eos_token_ids[0];
   if (eos_token_ids.size() > 1) out["eos_token_id"] = eos_token_ids;
   if (!stored_dtype.empty()) out["torch_dtype"] = out["dtype"] = stored_dtype;
+  if (recursive) out["recursive"] = liger::to_json(*recursive);
   if (liger) {
     if (liger->recurrence == "gsa") out["pool_size"] = head_dim;
     out["liger"] = liger::to_json(*liger);

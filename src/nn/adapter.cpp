@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 const std::string kPeftPrefix = "base_model.model.";
+constexpr const char* kAdapterConfig = "adapter_config.json";
 
 std::map<std::string, Linear*> linear_modules(const CausalLM& model) {
   std::map<std::string, Linear*> out;
@@ -35,9 +36,8 @@ std::vector<std::string> paths_of(const std::map<std::string, Value>& by_path) {
 
 // "lora_A.default.weight" is PEFT's name in memory; a magnitude is a module there and bare in a file.
 std::string as_stored(std::string name) {
-  const std::string wrapped = cat(kMixerModule, ".modules_to_save.default.");
-  if (const size_t at = name.rfind(wrapped); at != std::string::npos)
-    name.replace(at, wrapped.size(), cat(kMixerModule, "."));
+  const std::string wrapped = ".modules_to_save.default.";
+  if (const size_t at = name.rfind(wrapped); at != std::string::npos) name.replace(at, wrapped.size(), ".");
   for (const std::string part : {".lora_A", ".lora_B", ".lora_magnitude_vector"}) {
     const std::string adapter = part + ".default";
     if (const size_t at = name.rfind(adapter); at != std::string::npos) name.replace(at, adapter.size(), part);
@@ -70,7 +70,14 @@ struct Slot {
 
 using Shapes = std::map<std::string, std::vector<int64_t>>;
 
-std::map<std::string, Slot> slots_of(Adapter& adapter, const Shapes& shapes, const Shapes& mixers) {
+// Of what an adapter of this configuration holds whole.
+Shapes saved_shapes(const LoraConfig& config, const ModelConfig& model) {
+  Shapes out = config.mixer ? mixer_shapes(model) : Shapes();
+  if (config.norms) out.merge(norm_shapes(model));
+  return out;
+}
+
+std::map<std::string, Slot> slots_of(Adapter& adapter, const Shapes& shapes, const Shapes& saved) {
   std::map<std::string, Slot> slots;
   for (LoraTensors& module : adapter.modules) {
     const std::string path = kPeftPrefix + module.module.path;
@@ -79,8 +86,7 @@ std::map<std::string, Slot> slots_of(Adapter& adapter, const Shapes& shapes, con
     slots[path + ".lora_B.weight"] = {&module.b, {out, r}};
     if (adapter.config.dora) slots[path + ".lora_magnitude_vector"] = {&module.magnitude, {out}};
   }
-  for (const auto& [name, shape] : mixers)
-    if (adapter.config.mixer) slots[kPeftPrefix + name] = {&adapter.mixers[name], shape};
+  for (const auto& [name, shape] : saved) slots[kPeftPrefix + name] = {&adapter.saved[name], shape};
   return slots;
 }
 
@@ -126,6 +132,34 @@ void warn_of_large_ranks(const Adapter& adapter, const Shapes& shapes, const fs:
   }
 }
 
+using Ranges = std::vector<std::pair<int64_t, int64_t>>;
+
+std::string to_text(const Ranges& ranges) {
+  std::string text;
+  for (const auto& [first, last] : ranges) text += cat(text.empty() ? "[" : ", ", "[", first, ", ", last, "]");
+  return text.empty() ? "each layer once" : text + "]";
+}
+
+std::vector<int64_t> layers_of(const Ranges& ranges) {
+  std::vector<int64_t> out;
+  for (const auto& [first, last] : ranges)
+    for (int64_t layer = first; layer < last; ++layer) out.push_back(layer);
+  return out;
+}
+
+// As many depths, and each over the stored layer that it was made for.
+void check_replication(const LoraConfig& config, const ModelConfig& model, const fs::path& file) {
+  const Ranges expected =
+      model.recursive ? model.recursive->replication(model.num_hidden_layers) : Ranges();
+  LIGER_CHECK(layers_of(config.layer_replication) == layers_of(expected), file.string(), ": 'layer_replication': expected ",
+              to_text(expected), ", as the model runs its layers, got ", to_text(config.layer_replication),
+              "; the adapter was made for other loops");
+  const bool wants_norms = model.recursive && model.recursive->depth_norms;
+  LIGER_CHECK(config.norms == wants_norms, file.string(), ": 'modules_to_save': expected ",
+              wants_norms ? "the layers' norms, as the model's depths have their own" : "no norms",
+              config.norms ? ", got norms" : ", got none");
+}
+
 }  // namespace
 
 std::vector<std::string> linear_paths(const CausalLM& model) { return paths_of(linear_modules(model)); }
@@ -133,12 +167,24 @@ std::vector<std::string> linear_paths(const CausalLM& model) { return paths_of(l
 Shapes linear_shapes(const ModelConfig& config) {
   const std::string suffix = ".weight";
   Shapes shapes;
-  for (const ExpectedTensor& tensor : expected_tensors(config)) {
+  for (const ExpectedTensor& tensor : expected_tensors(config.unrolled())) {
     const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
     if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
     shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
   }
   return shapes;
+}
+
+Shapes norm_shapes(const ModelConfig& config) {
+  Shapes shapes;
+  for (const ExpectedTensor& tensor : expected_tensors(config.unrolled()))
+    if (is_layer_norm(tensor.name)) shapes[tensor.name] = tensor.shape;
+  return shapes;
+}
+
+std::string peft_name(const std::string& parameter) {
+  const bool matrix = parameter.ends_with(".lora_A") || parameter.ends_with(".lora_B");
+  return kPeftPrefix + parameter + (matrix ? ".weight" : "");
 }
 
 bool is_mixer(const std::string& name) { return name.find(cat(".", kMixerModule, ".")) != std::string::npos; }
@@ -158,27 +204,65 @@ Shapes mixer_shapes(const ModelConfig& config) {
   return shapes;
 }
 
+LoraConfig read_adapter_config(const fs::path& dir) {
+  const fs::path file = dir / kAdapterConfig;
+  LIGER_CHECK(fs::exists(file), dir.string(), ": no adapter_config.json there; expected a PEFT LoRA folder");
+  return LoraConfig::from_peft_json(read_ordered_json(file), file.string());
+}
+
+fs::path own_adapter(const fs::path& dir, const ModelConfig& model) {
+  const fs::path folder = dir / "adapter";
+  return model.recursive && fs::exists(folder / kAdapterConfig) ? folder : fs::path();
+}
+
+void replicate(ModelConfig& model, const LoraConfig& adapter, const fs::path& dir) {
+  if (adapter.layer_replication.empty()) return;
+  const int64_t stored = model.num_hidden_layers;
+  const std::vector<int64_t> layers = layers_of(adapter.layer_replication);
+  for (const Sharing sharing :
+       {Sharing::kCycle, Sharing::kSequence, Sharing::kMiddleCycle, Sharing::kMiddleSequence}) {
+    Recursion recursion{.loops = 2, .sharing = sharing, .depth_norms = adapter.norms};
+    if (recursion.keeps_ends() && stored < 3) continue;
+    const int64_t shared = recursion.keeps_ends() ? stored - 2 : stored, ends = recursion.keeps_ends() ? 2 : 0;
+    recursion.loops = (std::ssize(layers) - ends) / shared;
+    if (recursion.loops < 2 || recursion.depths(stored) != std::ssize(layers)) continue;
+    if (layers_of(recursion.replication(std::ssize(layers))) != layers) continue;
+    model.num_hidden_layers = std::ssize(layers);
+    model.recursive = recursion;
+    return;
+  }
+  fail(ErrorCode::kBadInput, (dir / kAdapterConfig).string(), ": 'layer_replication': expected all ", stored,
+       " layers several times as a whole ([[0, ", stored, "], [0, ", stored,
+       "]]), each several times in a row, or either of all but the first and the last; got ",
+       to_text(adapter.layer_replication));
+}
+
 Adapter read_adapter(const fs::path& dir, const ModelConfig& model) {
-  const Shapes shapes = linear_shapes(model), mixers = mixer_shapes(model);
-  const fs::path config_file = dir / "adapter_config.json", weights_file = dir / "adapter_model.safetensors";
-  LIGER_CHECK(fs::exists(config_file), dir.string(), ": no adapter_config.json there; expected a PEFT LoRA folder");
+  const Shapes shapes = linear_shapes(model);
+  const fs::path config_file = dir / kAdapterConfig, weights_file = dir / "adapter_model.safetensors";
+  Adapter adapter;
+  adapter.config = read_adapter_config(dir);
   LIGER_CHECK(fs::exists(weights_file) || !fs::exists(dir / "adapter_model.bin"), dir.string(),
               ": adapter_model.bin is a pickle, which could run any code; save it with safe_serialization=True");
-  Adapter adapter;
-  adapter.config = LoraConfig::from_peft_json(read_ordered_json(config_file), config_file.string());
+  check_replication(adapter.config, model, config_file);
   const std::vector<std::string> linears = paths_of(shapes);
   const auto modules = in_file(config_file, [&] { return lora_modules(adapter.config, linears); });
   for (const LoraModule& module : modules) adapter.modules.push_back({module, {}, {}, {}});
   warn_of_large_ranks(adapter, shapes, config_file);
   const SafetensorsFile file(weights_file);
-  LIGER_CHECK(!adapter.config.mixer || !mixers.empty(), config_file.string(),
+  LIGER_CHECK(!adapter.config.mixer || !mixer_shapes(model).empty(), config_file.string(),
               ": 'modules_to_save': holds numbers of linearized layers' heads, and this model has no such layer");
-  read_tensors(file, slots_of(adapter, shapes, mixers));
+  read_tensors(file, slots_of(adapter, shapes, saved_shapes(adapter.config, model)));
   return adapter;
 }
 
-LoraConfig add_lora(CausalLM& model, const LoraConfig& config) {
+LoraConfig add_lora(CausalLM& model, const LoraConfig& wanted) {
   const auto linears = linear_modules(model);
+  LoraConfig config = expand_all_linear(wanted, paths_of(linears));
+  if (const auto& recursion = model.config().recursive) {
+    config.layer_replication = recursion->replication(model.config().num_hidden_layers);
+    config.norms = recursion->depth_norms;
+  }
   const auto modules = lora_modules(config, paths_of(linears));
   for (auto& parameter : model.parameters()) parameter.set_requires_grad(false);
   for (const LoraModule& module : modules) {
@@ -191,25 +275,22 @@ LoraConfig add_lora(CausalLM& model, const LoraConfig& config) {
                       "lora: mixer: expected linearized layers with a recurrence, and this model has none");
     for (const auto& item : model.named_modules("", /*include_self=*/false))
       if (auto* layer = item.value()->as<TokenMixer>()) layer->add_head_scalars();
-    for (auto& item : model.named_parameters())
-      if (is_mixer(item.key())) item.value().set_requires_grad(true);
   }
-  return expand_all_linear(config, paths_of(linears));
+  const Shapes saved = saved_shapes(config, model.config());
+  for (auto& item : model.named_parameters())
+    if (saved.contains(item.key())) item.value().set_requires_grad(true);
+  return config;
 }
 
 void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::path& dir) {
   std::map<std::string, at::Tensor> tensors;
-  for (const auto& [path, linear] : linear_modules(model)) {
-    if (!linear->has_lora()) continue;
-    tensors[kPeftPrefix + path + ".lora_A.weight"] = linear->lora_a();
-    tensors[kPeftPrefix + path + ".lora_B.weight"] = linear->lora_b();
-    if (!linear->has_dora()) continue;
-    tensors[kPeftPrefix + path + ".lora_magnitude_vector"] = linear->lora_magnitude();
+  const Shapes saved = saved_shapes(config, model.config());
+  for (const auto& item : model.named_parameters()) {
+    const bool of_pair = item.key().find(".lora_") != std::string::npos;
+    if (of_pair || saved.contains(item.key())) tensors[peft_name(item.key())] = item.value();
   }
-  for (const auto& item : model.named_parameters())
-    if (config.mixer && is_mixer(item.key())) tensors[kPeftPrefix + item.key()] = item.value();
   save_tensors(dir / "adapter_model.safetensors", tensors);
-  write_text_atomic(dir / "adapter_config.json", config.to_peft_json().dump(2) + "\n");
+  write_text_atomic(dir / kAdapterConfig, config.to_peft_json().dump(2) + "\n");
 }
 
 LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
@@ -224,7 +305,7 @@ LoraConfig load_adapter(CausalLM& model, const fs::path& dir) {
     if (linear.has_dora()) linear.lora_magnitude().copy_(module.magnitude);
   }
   const auto parameters = model.named_parameters();
-  for (const auto& [name, numbers] : adapter.mixers) parameters[name].copy_(numbers);
+  for (const auto& [name, numbers] : adapter.saved) parameters[name].copy_(numbers);
   return adapter.config;
 }
 

@@ -61,6 +61,9 @@ CausalLM::CausalLM(ModelConfig config, at::TensorOptions options)
 
 std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const LoadOptions& options) {
   ModelConfig config = ModelConfig::read(dir);
+  std::filesystem::path adapter = options.adapter;
+  if (adapter.empty() && options.own_adapter) adapter = own_adapter(dir, config);
+  if (!adapter.empty() && !config.recursive) replicate(config, read_adapter_config(adapter), adapter);
   if (options.liger) config.liger = options.liger;
   if (options.softmax) config.liger.reset();
   config.backend = options.backend;
@@ -72,17 +75,19 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   // The storage is never touched before the mapped tensors replace it, so it costs address space only.
   std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
   at::NoGradGuard no_grad;
+  const bool own_norms = model->config().recursive && model->config().recursive->depth_norms;
   for (auto& item : model->named_parameters()) {
     if (is_mixer(item.key())) {  // made with the layer
       item.value().set_data(item.value().to(options.device));
       continue;
     }
-    const auto* entry = files.find(item.key());
-    item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype));
+    const auto* entry = files.find(model->config().stored_name(item.key()));
+    const bool of_depth = own_norms && is_layer_norm(item.key());  // one in the file is several here
+    item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype, false, /*copy=*/of_depth));
   }
-  if (!options.adapter.empty()) {
-    load_adapter(*model, options.adapter);
-    const std::string warning = other_base(options.adapter, dir, model->config().liger);
+  if (!adapter.empty()) {
+    load_adapter(*model, adapter);
+    const std::string warning = other_base(adapter, dir, model->config().liger);
     if (!warning.empty()) log_warning(warning);
   }
   model->eval();
@@ -92,6 +97,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
 std::shared_ptr<CausalLM> CausalLM::teacher() const {
   ModelConfig config = config_;
   config.liger.reset();
+  if (config.recursive) config.recursive->depth_norms = false;
   std::shared_ptr<CausalLM> out(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype())));
   const auto ours = named_parameters();
   at::NoGradGuard no_grad;
@@ -128,8 +134,8 @@ at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : 
 void CausalLM::save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype) const {
   std::map<std::string, at::Tensor> tensors;
   for (const auto& item : named_parameters())
-    if (!is_lora(item.key()) && !is_mixer(item.key()))
-      tensors.emplace(item.key(), dtype ? item.value().to(*dtype) : item.value());
+    if (!is_lora(item.key()) && !is_mixer(item.key()))  // of norms that each depth has, the first of a slot
+      tensors.emplace(config_.stored_name(item.key()), dtype ? item.value().to(*dtype) : item.value());
   save_tensors(file, tensors);
 }
 

@@ -41,11 +41,36 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x, const MixerContext& contex
   return after_attention(x + self_attn_->forward(attention_input(x), context, state));
 }
 
+void DecoderLayer::tie(const std::shared_ptr<DecoderLayer>& to, bool with_norms) {
+  tied_to_ = to;
+  self_attn_->tie(*to->self_attn_);
+  mlp_->tie(*to->mlp_);
+  if (!with_norms) return;
+  input_layernorm_->tie(*to->input_layernorm_);
+  post_attention_layernorm_->tie(*to->post_attention_layernorm_);
+}
+
+std::vector<at::Tensor> DecoderLayer::all_parameters() const {
+  std::vector<at::Tensor> out = parameters();
+  if (!tied_to_) return out;
+  const std::vector<at::Tensor> shared = tied_to_->parameters();
+  out.insert(out.end(), shared.begin(), shared.end());
+  return out;
+}
+
 Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : config_(config) {
   embed_tokens_ = register_module("embed_tokens", std::make_shared<Embedding>(config, options));
   auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i)
+  std::vector<std::shared_ptr<DecoderLayer>> first(static_cast<size_t>(config.stored_layers()));  // of each slot
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(layers->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, i, options)));
+    auto& owner = first[static_cast<size_t>(config.slot(i))];
+    if (owner) {
+      layers_.back()->tie(owner, /*with_norms=*/!config.recursive->depth_norms);
+    } else {
+      owner = layers_.back();
+    }
+  }
   norm_ = register_module("norm", std::make_shared<RmsNorm>(config, options));
 }
 
@@ -78,7 +103,7 @@ at::Tensor Decoder::forward_checkpointed(at::Tensor x, const MixerContext& conte
   const auto shared = std::make_shared<const MixerContext>(context);  // outlives this pass
   for (const auto& layer : layers_) {
     const auto run = [layer, shared](const at::Tensor& in) { return layer->forward(in, *shared, nullptr); };
-    x = checkpointed(run, x, layer->parameters());
+    x = checkpointed(run, x, layer->all_parameters());
   }
   return x;
 }

@@ -15,16 +15,23 @@ class DecoderLayer : public torch::nn::Module {
  public:
   DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
+  /// Runs with the weights of another, unless with norms of its own; adapters and numbers of heads are its own.
+  void tie(const std::shared_ptr<DecoderLayer>& to, bool with_norms);
+  /// Whatever a forward pass may read: its own, and those of the layer it is tied to.
+  std::vector<at::Tensor> all_parameters() const;
 
   // Its parts.
   at::Tensor attention_input(const at::Tensor& x) { return input_layernorm_->forward(x); }
   TokenMixer& attention() { return *self_attn_; }
+  const RmsNorm& input_norm() const { return *input_layernorm_; }
+  const RmsNorm& post_attention_norm() const { return *post_attention_layernorm_; }
   at::Tensor after_attention(const at::Tensor& x) { return x + mlp_->forward(post_attention_layernorm_->forward(x)); }
 
  private:
   std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;
   std::shared_ptr<TokenMixer> self_attn_;
   std::shared_ptr<Mlp> mlp_;
+  std::shared_ptr<DecoderLayer> tied_to_;
 };
 
 /// Embedding, layers and final norm: what Hugging Face calls "model".

@@ -49,7 +49,7 @@ class LigerAttention : public TokenMixer {
   }
   void add_head_scalars() override {
     if (mixer_ || !settings_.recurrence.structure) return;
-    mixer_ = std::make_shared<MixerParameters>(config_, layer_, numbers_.to(parameters()[0].device()));
+    mixer_ = std::make_shared<MixerParameters>(config_, layer_, numbers_.to(device()));
     register_module(kMixerModule, mixer_);
   }
 

@@ -29,6 +29,12 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias, const 
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}, options));
 }
 
+void Linear::tie(const Linear& to) {
+  parameters_.clear();
+  weight = to.weight;
+  bias = to.bias;
+}
+
 at::Tensor Linear::forward(const at::Tensor& x) {
   if (has_dora()) return forward_dora(x);
   if (!has_lora()) return liger::linear(x, weight, bias);

@@ -17,6 +17,11 @@ RmsNorm::RmsNorm(const ModelConfig& config, const at::TensorOptions& options)
 
 at::Tensor RmsNorm::forward(const at::Tensor& x) { return rms_norm(x, weight, eps_, adds_one_); }
 
+void RmsNorm::tie(const RmsNorm& to) {
+  parameters_.clear();
+  weight = to.weight;
+}
+
 Embedding::Embedding(const ModelConfig& config, const at::TensorOptions& options)
     : scale_(config.family->scales_embeddings ? std::sqrt(static_cast<double>(config.hidden_size)) : 1.0) {
   weight = register_parameter("weight", at::empty({config.vocab_size, config.hidden_size}, options));
@@ -33,6 +38,12 @@ Mlp::Mlp(const ModelConfig& config, const at::TensorOptions& options) : act_(con
   gate_proj_ = register_module("gate_proj", std::make_shared<Linear>(D, I, config.mlp_bias, options));
   up_proj_ = register_module("up_proj", std::make_shared<Linear>(D, I, config.mlp_bias, options));
   down_proj_ = register_module("down_proj", std::make_shared<Linear>(I, D, config.mlp_bias, options));
+}
+
+void Mlp::tie(const Mlp& to) {
+  gate_proj_->tie(*to.gate_proj_);
+  up_proj_->tie(*to.up_proj_);
+  down_proj_->tie(*to.down_proj_);
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x) {

@@ -13,6 +13,7 @@ class RmsNorm : public torch::nn::Module {
  public:
   RmsNorm(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
+  void tie(const RmsNorm& to);  ///< as Linear::tie()
   at::Tensor weight;
 
  private:
@@ -35,6 +36,7 @@ class Mlp : public torch::nn::Module {
  public:
   Mlp(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
+  void tie(const Mlp& to);
 
  private:
   std::string act_;

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kLargestRank = 65536;
 constexpr const char* kMixer = "mixer";
+const std::set<std::string> kNorms = {"input_layernorm", "post_attention_layernorm"};
 
 // Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
 // is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
@@ -21,7 +22,7 @@ const std::set<std::string_view> kRead = {"peft_type",           "r",
                                           "rank_pattern",        "alpha_pattern",
                                           "use_rslora",          "use_dora",
                                           "init_lora_weights",   "base_model_name_or_path",
-                                          "modules_to_save"};
+                                          "modules_to_save",     "layer_replication"};
 const std::set<std::string_view> kOfNoEffect = {
     "task_type",      "inference_mode",    "peft_version", "revision",       "auto_mapping",
     "megatron_core",  "eva_config",        "corda_config", "lora_ga_config", "ensure_weight_tying",
@@ -77,6 +78,31 @@ class Keys {
       selector.names.push_back(name.get<std::string>());
     }
     return selector;
+  }
+
+  std::set<std::string> names(const char* key) const {
+    const OrderedJson value = get(key);
+    expect(value.is_null() || value.is_array(), key, "a list of module names");
+    std::set<std::string> out;
+    for (const OrderedJson& name : value) {
+      expect(name.is_string(), key, "a list of module names");
+      out.insert(name.get<std::string>());
+    }
+    return out;
+  }
+
+  std::vector<std::pair<int64_t, int64_t>> ranges(const char* key) const {
+    const char* const what = "a list of ranges [first, last] of layers";
+    constexpr int64_t kMostLayers = 4096;
+    const OrderedJson value = get(key);
+    expect(value.is_null() || value.is_array(), key, what);
+    std::vector<std::pair<int64_t, int64_t>> out;
+    for (const OrderedJson& range : value) {
+      const bool pair = range.is_array() && range.size() == 2 && range[0].is_number_integer() && range[1].is_number_integer();
+      expect(pair && range[0] >= 0 && range[0] < range[1] && range[1] <= kMostLayers, key, what);
+      out.emplace_back(range[0].get<int64_t>(), range[1].get<int64_t>());
+    }
+    return out;
   }
 
   std::vector<int64_t> layers() const {
@@ -170,10 +196,15 @@ LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string
   config.alpha_pattern = keys.pattern<double>("alpha_pattern", "a number for each", Keys::is_finite);
   config.rslora = keys.flag("use_rslora");
   config.dora = keys.flag("use_dora");
-  const OrderedJson saved = keys.get("modules_to_save");
-  config.mixer = saved == OrderedJson::array({kMixer});
-  keys.expect(config.mixer || is_off("modules_to_save", saved), "modules_to_save",
-              "nothing, or [\"mixer\"], the numbers of a linearized layer's heads");
+  const std::set<std::string> whole = keys.names("modules_to_save");
+  config.mixer = whole.contains(kMixer);
+  config.norms = whole.contains(*kNorms.begin());
+  std::set<std::string> known = config.norms ? kNorms : std::set<std::string>();
+  if (config.mixer) known.insert(kMixer);
+  keys.expect(whole == known, "modules_to_save",
+              "of \"mixer\", the numbers of a linearized layer's heads, and \"input_layernorm\" with "
+              "\"post_attention_layernorm\"");
+  config.layer_replication = keys.ranges("layer_replication");
   if (const OrderedJson base = keys.get("base_model_name_or_path"); base.is_string())
     config.base_model_name_or_path = base.get<std::string>();
   return config;
@@ -195,7 +226,10 @@ OrderedJson LoraConfig::to_peft_json() const {
   for (const auto& [regex, value] : alpha_pattern) out["alpha_pattern"][regex] = shortest(value);
   if (rslora) out["use_rslora"] = true;
   if (dora) out["use_dora"] = true;
-  if (mixer) out["modules_to_save"] = {kMixer};
+  std::set<std::string> whole = norms ? kNorms : std::set<std::string>();
+  if (mixer) whole.insert(kMixer);
+  if (!whole.empty()) out["modules_to_save"] = whole;
+  if (!layer_replication.empty()) out["layer_replication"] = layer_replication;
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "nn/step_weights.h"
 
 #include "liger/error.h"
+#include "nn/decoder.h"
 #include "nn/mix_settings.h"
 
 namespace liger {
@@ -45,9 +46,10 @@ StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
   norm = as_float(parameters["model.norm.weight"]);
   for (int64_t i = 0; i < model.config().num_hidden_layers; ++i) {
     const std::string layer = cat("model.layers.", i, ".");
+    const DecoderLayer& decoder = *model.decoder().layers()[i];
     const auto* mixer = parameters.find(cat(layer, "self_attn.", kMixerModule, ".weight"));
-    layers.push_back({.input_norm = as_float(parameters[layer + "input_layernorm.weight"]),
-                      .post_attention_norm = as_float(parameters[layer + "post_attention_layernorm.weight"]),
+    layers.push_back({.input_norm = as_float(decoder.input_norm().weight),
+                      .post_attention_norm = as_float(decoder.post_attention_norm().weight),
                       .q = linear(layer + "self_attn.q_proj"),
                       .k = linear(layer + "self_attn.k_proj"),
                       .v = linear(layer + "self_attn.v_proj"),

@@ -13,6 +13,13 @@ TokenMixer::TokenMixer(const ModelConfig& config, const at::TensorOptions& optio
   o_proj_ = linear("o_proj", heads_ * head_dim_, config.hidden_size);
 }
 
+void TokenMixer::tie(const TokenMixer& to) {
+  q_proj_->tie(*to.q_proj_);
+  k_proj_->tie(*to.k_proj_);
+  v_proj_->tie(*to.v_proj_);
+  o_proj_->tie(*to.o_proj_);
+}
+
 Projections TokenMixer::project(const at::Tensor& x) {
   const auto by_head = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
   return {by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),

@@ -41,9 +41,14 @@ class TokenMixer : public torch::nn::Module {
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
   at::Tensor output(const at::Tensor& mixed);
+  /// Projects with the weights of another (Linear::tie()).
+  void tie(const TokenMixer& to);
   /// Gives the layer numbers of heads of its own (core/head_scalars.h), their defaults, if it could use them and has
   /// none.
   virtual void add_head_scalars() {}
+
+ protected:
+  at::Device device() const { return q_proj_->weight.device(); }
 
  private:
   int64_t heads_, kv_heads_, head_dim_;

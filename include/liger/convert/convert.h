@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "liger/convert/tie.h"
 #include "liger/core/model_config.h"
 #include "liger/io/json.h"
 #include "liger/io/safetensors.h"
@@ -15,9 +16,14 @@ namespace liger {
 /// What to make of a Hugging Face model folder.
 struct ConvertOptions {
   std::filesystem::path model = {};  ///< an existing folder, see resolve_model()
-  std::string arch = "gla";          ///< the structure to linearize with, or "softmax": back to the base model
+  /// The structure to linearize with, or "softmax": back to the base model; empty = attention stays what it is.
+  std::string arch = "gla";
+  std::optional<TieOptions> tie = {};  ///< ties layers into shared blocks, with or without `arch`
+  /// Gives a tied model's layers weights of their own, adapter and all: a plain model that opens everywhere.
+  bool untie = false;
   /// Instead of `arch`, which is empty then: a PEFT LoRA folder to add to the weights, each summed in float32, rounded
-  /// once to the type it is stored in. The model stays what it is, softmax or linearized.
+  /// once to the type it is stored in. The model stays what it is, softmax or linearized. Of a tied model with `untie`
+  /// only, in place of the adapter it brings along.
   std::filesystem::path merge = {};
   std::filesystem::path out = {};  ///< empty = default_output_name(), or NAME-merged, in the current directory
   LigerConfig liger = {};          ///< not used for "softmax"; `recurrence` is taken from `arch`
@@ -39,6 +45,7 @@ enum class FileAction {
   kLink,     ///< the same file under a second name; a reflink or a copy where the file system has no links
   kCopy,     ///< a copy, so that editing it leaves the source alone
   kRewrite,  ///< tensors converted, merged or divided anew
+  kTie,      ///< tensors of shared layers, or of their adapter
   kWrite     ///< made here
 };
 const char* to_string(FileAction action);
@@ -48,7 +55,7 @@ struct PlannedFile {
   FileAction action = FileAction::kWrite;
   uint64_t bytes = 0;
   std::filesystem::path from = {};       ///< for kLink and kCopy
-  std::vector<TensorInfo> tensors = {};  ///< for kRewrite: names, types and shapes to write
+  std::vector<TensorInfo> tensors = {};  ///< for kRewrite and kTie: names, types and shapes to write
   std::string content = {};              ///< for kWrite
 };
 
@@ -68,8 +75,15 @@ struct ConvertPlan {
 ConvertPlan plan_conversion(ConvertOptions options);
 
 /// Does what the plan says. The folder appears whole or not at all; an interrupt leaves nothing.
-/// Returns the folder.
-std::filesystem::path run_conversion(const ConvertPlan& plan);
+struct Converted {
+  std::filesystem::path folder;
+  KeptEnergy kept;  ///< by the adapters of tied layers
+};
+Converted run_conversion(const ConvertPlan& plan);
+
+/// The adapter that goes into the weights: `merge`, or with `untie` the one that the tied model brings along; empty =
+/// none.
+std::filesystem::path merged_adapter(const ConvertOptions& options);
 
 /// What rounding the sum did to the logits of a text.
 struct MergeProbe {

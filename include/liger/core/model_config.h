@@ -10,6 +10,7 @@
 
 #include "liger/core/backend.h"
 #include "liger/core/head_scalars.h"
+#include "liger/core/recursion.h"
 #include "liger/core/structure.h"
 #include "liger/error.h"
 #include "liger/io/json.h"
@@ -106,7 +107,7 @@ struct ModelConfig {
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
-  int64_t num_hidden_layers = 0;
+  int64_t num_hidden_layers = 0;  ///< that run, one after the other (depths); with `recursive` fewer are stored
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;  ///< its own key, or hidden_size / num_attention_heads
@@ -122,6 +123,7 @@ struct ModelConfig {
   std::vector<int64_t> eos_token_ids;  ///< one or several end the text
   std::string stored_dtype;            ///< "float32", "bfloat16", "float16"; empty = not said
   std::optional<LigerConfig> liger;    ///< absent = softmax attention
+  std::optional<Recursion> recursive;  ///< absent = every layer runs once
   Backend backend = Backend::kAuto;    ///< of the linearized layers; not a part of config.json
 
   /// DIR/config.json. Throws Error(kBadInput) "FILE: 'key': expected ..., got ..." for what is missing, contradictory
@@ -131,6 +133,14 @@ struct ModelConfig {
   static ModelConfig from_json(const Json& config, const std::string& source);
   /// For models made here rather than read: a complete config.json in both spellings.
   OrderedJson to_json() const;
+
+  /// Layers that a checkpoint holds, and which of them runs at a depth.
+  int64_t stored_layers() const { return recursive ? recursive->slots(num_hidden_layers) : num_hidden_layers; }
+  int64_t slot(int64_t depth) const { return recursive ? recursive->slot(depth, num_hidden_layers) : depth; }
+  /// "model.layers.5.mlp.up_proj.weight" as a checkpoint has it, where depth 5 may run the stored layer 1.
+  std::string stored_name(const std::string& name) const;
+  /// The same model with every layer on its own.
+  ModelConfig unrolled() const;
 
   /// Query heads per key/value head.
   int64_t group_size() const { return num_attention_heads / num_key_value_heads; }
@@ -145,6 +155,9 @@ struct ModelConfig {
 LigerConfig liger_config_from_json(const Json& object, const std::string& source, const LigerConfig& defaults = {});
 /// Only what has a meaning: no mix where there is nothing to mix, no gate_divisor where the structure has none.
 OrderedJson to_json(const LigerConfig& config);
+
+/// The "recursive" object of config.json.
+OrderedJson to_json(const Recursion& recursion);
 
 /// The names that config.json, configurations and command lines have for them; others throw Error(kUsage) with a list.
 FeatureMap feature_map_from_name(const std::string& name);  ///< identity, softmax, softmax-pair, exp-pair

@@ -27,8 +27,10 @@ struct LoadOptions {
   std::optional<LigerConfig> liger;
   /// Runs them with softmax attention, whatever config.json says.
   bool softmax = false;
-  /// A PEFT LoRA folder to add; empty = none.
+  /// A PEFT LoRA folder to add; empty = that of a recursive model, if it has one (own_adapter()). One with a
+  /// layer_replication makes a plain model recursive, as PEFT does.
   std::filesystem::path adapter;
+  bool own_adapter = true;
 };
 
 /// A decoder-only language model with Hugging Face module names ("model.layers.0.self_attn.q_proj.weight"), built

@@ -27,6 +27,8 @@ class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in_features, int64_t out_features, bool bias, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
+  /// Runs with the weight and bias of another, which alone has them as parameters; an adapter is this one's own.
+  void tie(const Linear& to);
   /// A is drawn as PEFT does (Kaiming uniform, a = sqrt 5), B is zero, m is the norms of W's rows: the layer computes
   /// what it did before.
   void add_lora(const LoraModule& module, const LoraConfig& config);
@@ -68,22 +70,38 @@ struct LoraTensors {
 struct Adapter {
   LoraConfig config;
   std::vector<LoraTensors> modules;
-  std::map<std::string, at::Tensor> mixers;  ///< with config.mixer: what mixer_shapes() says, by name
+  /// What it holds whole, by name: with config.mixer what mixer_shapes() says, with config.norms what norm_shapes() does.
+  std::map<std::string, at::Tensor> saved;
 };
 
-/// Of a model of this shape: its linear modules' weights, [out, in] by path; and what its linearized layers have, or
+/// Of a model of this shape, each depth on its own: its linear modules' weights, [out, in] by path; the norms of its
+/// layers, by name; and what its linearized layers have, or
 /// can be given, beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the
 /// numbers of heads, and the parameters of layers that have new ones (LigerConfig).
 std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
+std::map<std::string, std::vector<int64_t>> norm_shapes(const ModelConfig& config);
 std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
-/// Whether a parameter of this name is one of them; if it is the numbers of heads, their layer.
+/// Whether a parameter of this name is one of the latter; if it is the numbers of heads, their layer.
 bool is_mixer(const std::string& name);
 std::optional<int64_t> layer_of_head_numbers(const std::string& name);
 
+/// adapter_config.json of a PEFT folder.
+LoraConfig read_adapter_config(const std::filesystem::path& dir);
+
+/// The folder of the adapter that a recursive model's folder brings along, DIR/adapter; empty if there is none.
+std::filesystem::path own_adapter(const std::filesystem::path& dir, const ModelConfig& model);
+
+/// Makes `model` run its layers as the adapter's layer_replication says, if it says anything. Throws Error(kBadInput)
+/// for one that is no Sharing of this model's layers.
+void replicate(ModelConfig& model, const LoraConfig& adapter, const std::filesystem::path& dir);
+
 /// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says
-/// against the model, and each tensor that is missing, not expected, misshapen or not finite, all of them at once, is
+/// against the model (its loops among it), and each tensor that is missing, not expected, misshapen or not finite, all of them at once, is
 /// Error(kBadInput) that names the file. A rank above min(in, out) is warned of and run, as in PEFT.
 Adapter read_adapter(const std::filesystem::path& dir, const ModelConfig& model);
+
+/// Of a parameter in a PEFT file: "base_model.model." + path + ".lora_A.weight" of a pair, + the name of all else.
+std::string peft_name(const std::string& parameter);
 
 /// adapter_config.json and adapter_model.safetensors in PEFT's own names ("base_model.model." + path +
 /// ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"; ".weight" of a mixer; as they are) into `dir`, which

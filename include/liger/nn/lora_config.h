@@ -37,11 +37,14 @@ struct LoraConfig {
   bool dora = false;    ///< [use_dora]: arXiv 2402.09353, see Linear
   /// [modules_to_save: mixer]: the numbers of a linearized layer's heads (core/head_scalars.h) are trained as well.
   bool mixer = false;
+  /// [modules_to_save: input_layernorm, post_attention_layernorm]: every layer's norms are the adapter's.
+  bool norms = false;
+  /// The model's stored layers that run, as ranges [first, last) one after the other; empty = each once. A layer that
+  /// runs several times has a pair for each.
+  std::vector<std::pair<int64_t, int64_t>> layer_replication = {};
   std::string base_model_name_or_path = {};  ///< written to adapter_config.json
 
-  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save,
-  /// layer_replication
-  /// ...) or a key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
+  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save ...) or a key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
   static LoraConfig from_peft_json(const OrderedJson& config, const std::string& source);
   /// What PEFT needs to read it back: the keys of every LoRA, and those in use.
   OrderedJson to_peft_json() const;

@@ -1,0 +1,143 @@
+#include "liger/convert/tie.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <numeric>
+
+#include "liger/error.h"
+#include "liger/models/family.h"
+#include "liger/nn/lora.h"
+
+namespace liger {
+namespace {
+
+constexpr std::array kInits = {TieInit::kStepwise, TieInit::kAverage, TieInit::kLower, TieInit::kUpper,
+                               TieInit::kRandom};
+constexpr std::array kNorms = {TieNorms::kFolded, TieNorms::kTied, TieNorms::kDepth};
+
+template <typename Choices>
+auto from_name(const Choices& choices, const char* what, const std::string& name) {
+  std::string known;
+  for (const auto choice : choices) {
+    if (name == to_string(choice)) return choice;
+    known += cat(known.empty() ? "" : ", ", to_string(choice));
+  }
+  fail(ErrorCode::kUsage, what, ": expected one of ", known, ", got '", name, "'");
+}
+
+// `count` of the numbers first .. last at equal distances, both ends among them; halves go to the even one.
+std::vector<int64_t> spread(int64_t first, int64_t last, int64_t count) {
+  std::vector<int64_t> out;
+  for (int64_t i = 0; i < count; ++i) {
+    const double at = count == 1 ? 0 : static_cast<double>(i * (last - first)) / static_cast<double>(count - 1);
+    out.push_back(first + static_cast<int64_t>(std::nearbyint(at)));
+  }
+  return out;
+}
+
+int64_t count(const std::vector<int64_t>& shape) {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+}
+
+}  // namespace
+
+const char* to_string(TieInit init) {
+  switch (init) {
+    case TieInit::kStepwise: return "stepwise";
+    case TieInit::kAverage: return "average";
+    case TieInit::kLower: return "lower";
+    case TieInit::kUpper: return "upper";
+    case TieInit::kRandom: return "random";
+  }
+  return "?";
+}
+
+const char* to_string(TieNorms norms) {
+  switch (norms) {
+    case TieNorms::kFolded: return "folded";
+    case TieNorms::kTied: return "tied";
+    case TieNorms::kDepth: return "depth";
+  }
+  return "?";
+}
+
+TieInit tie_init_from_name(const std::string& name) { return from_name(kInits, "init", name); }
+TieNorms tie_norms_from_name(const std::string& name) { return from_name(kNorms, "norms", name); }
+
+std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& model) {
+  const int64_t L = model.num_hidden_layers;
+  const Recursion& recursion = options.recursion;
+  int64_t kept = L;
+  if (options.drop_layers && recursion.loops >= 2) {
+    const int64_t ends = recursion.keeps_ends() ? 2 : 0;
+    kept = ends + (L - ends) / recursion.loops * recursion.loops;
+  }
+  const std::string reason = recursion.refuses(kept);
+  const bool can_drop = !options.drop_layers && recursion.loops >= 2 && L > recursion.loops + 2;
+  LIGER_CHECK_USAGE(reason.empty(), reason, can_drop ? ", or --drop-layers to leave some out" : "");
+  return spread(0, L - 1, kept);
+}
+
+ModelConfig tied_config(const TieOptions& options, const ModelConfig& model) {
+  LIGER_CHECK_USAGE(!model.recursive, "this model's layers are tied already; untie them first (--untie)");
+  ModelConfig out = model;
+  out.num_hidden_layers = std::ssize(tied_layers(options, model));
+  LIGER_CHECK_USAGE(!model.liger || out.num_hidden_layers == model.num_hidden_layers,
+                    "--drop-layers: a linearized model has settings of single layers; drop layers of its base model");
+  out.recursive = options.recursion;
+  out.recursive->depth_norms = options.norms == TieNorms::kDepth;
+  LIGER_CHECK_USAGE(!out.recursive->depth_norms || options.rank > 0,
+                    "norms: depth needs an adapter to hold them; set a rank, or fold them");
+  return out;
+}
+
+std::vector<std::vector<int64_t>> slot_sources(const TieOptions& options, const std::vector<int64_t>& layers) {
+  const int64_t L = std::ssize(layers), ends = options.recursion.keeps_ends() ? 1 : 0;
+  const int64_t slots = options.recursion.slots(L), shared = slots - 2 * ends;
+  std::vector<std::vector<int64_t>> out(static_cast<size_t>(slots));
+  const TieInit init = options.chosen_init();
+  const std::vector<int64_t> steps = spread(ends, L - 1 - ends, shared);
+  for (int64_t depth = 0; depth < L; ++depth) {
+    const auto slot = static_cast<size_t>(options.recursion.slot(depth, L));
+    const bool is_end = ends == 1 && (depth == 0 || depth == L - 1);
+    if (init == TieInit::kAverage || is_end) out[slot].push_back(layers[static_cast<size_t>(depth)]);
+  }
+  for (int64_t i = 0; i < shared; ++i) {
+    auto& sources = out[static_cast<size_t>(ends + i)];
+    const auto take = [&](int64_t depth) { sources = {layers[static_cast<size_t>(depth)]}; };
+    if (init == TieInit::kStepwise) take(steps[static_cast<size_t>(i)]);
+    if (init == TieInit::kLower) take(ends + i);
+    if (init == TieInit::kUpper) take(L - ends - shared + i);
+  }
+  return out;
+}
+
+int64_t adapter_rank(const TieOptions& options, const std::string& linear, const std::vector<int64_t>& shape) {
+  int64_t rank = options.rank;
+  for (const auto& [name, given] : options.rank_pattern) {
+    if (linear != name && !linear.ends_with("." + name)) continue;
+    rank = given;
+    break;
+  }
+  return std::min({rank, shape[0], shape[1]});
+}
+
+TiedSizes tied_sizes(const TieOptions& options, const ModelConfig& model) {
+  const ModelConfig tied = tied_config(options, model);
+  TiedSizes out;
+  for (const ExpectedTensor& tensor : expected_tensors(tied)) {
+    out.base += count(tensor.shape);
+    const bool is_embedding = tensor.name == "model.embed_tokens.weight" || tensor.name == "lm_head.weight";
+    if (is_embedding) out.embedding += count(tensor.shape);
+  }
+  if (options.rank == 0) return out;
+  for (const auto& [path, shape] : linear_shapes(tied))
+    if (path != "lm_head") out.adapters += adapter_rank(options, path, shape) * (shape[0] + shape[1]);
+  if (tied.recursive->depth_norms)
+    for (const auto& [name, shape] : norm_shapes(tied)) out.adapters += count(shape);
+  return out;
+}
+
+}  // namespace liger
