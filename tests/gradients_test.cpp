@@ -74,12 +74,11 @@ void expect_gradients(const char* what, const Operation& operation, const Tensor
 }
 
 TEST(Gradients, OfProducts) {
-  const at::Tensor weight = randn({5, 7});
   expect_gradients("linear", [](const Tensors& in) { return Tensors{linear(in[0], in[1], in[2])}; },
                    {randn({3, 7}), randn({5, 7}), randn({5})});
   expect_gradients("lora_linear",
-                   [&](const Tensors& in) { return Tensors{lora_linear(in[0], weight, {}, in[1], in[2], 0.7)}; },
-                   {randn({3, 7}), randn({2, 7}), randn({5, 2})});
+                   [](const Tensors& in) { return Tensors{lora_linear(in[0], in[3], in[4], in[1], in[2], 0.7)}; },
+                   {randn({3, 7}), randn({2, 7}), randn({5, 2}), randn({5, 7}), randn({5})});
 }
 
 TEST(Gradients, OfRows) {

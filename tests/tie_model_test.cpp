@@ -239,6 +239,7 @@ TEST_F(Tied, GradientsAreSumsOverDepths) {
   }
   const auto single = gradients(*plain);
   for (const auto& [name, gradient] : ours) {
+    if (name == "lm_head.weight") continue;  // not read
     at::Tensor sum;
     for (const auto& [other, part] : single) {
       const bool own = name.find(".lora_") != std::string::npos;
@@ -304,7 +305,8 @@ TEST_F(Tied, WhatDoesNotFitIsRefused) {
     model->save_weights(folder_ / "model.safetensors");
     fs::rename(folder_ / "model.safetensors", model_ / "model.safetensors");
   }
-  expect(refusal([&] { tie(options({}, 4)); }), "'model.layers.4.mlp.up_proj.weight': holds values that are not finite");
+  expect(refusal([&] { tie(options({}, 4)); }),
+         "'model.layers.4.mlp.up_proj.weight': holds values that are not finite");
   EXPECT_FALSE(fs::exists(tied_));
 }
 

@@ -1,5 +1,5 @@
-// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back; ties its layers into
-// recursive blocks, and unties them; merges adapters.
+// liger-convert: turns a pretrained Transformer's attention into gated linear recurrence, and back; ties its layers
+// into recursive blocks, and unties them; merges adapters.
 
 #include <algorithm>
 #include <charconv>
@@ -185,7 +185,8 @@ void add_liger_options(CLI::App& app, Options& o) {
       ->group(kDetails);
   auto* keep = app.add_option("--keep-softmax", o.keep_softmax, "One softmax layer after every N Liger layers");
   keep->group(group)->check(whole_number(1))->option_text("N");
-  app.add_option("--softmax-layers", o.softmax_layers, "In place of --keep-softmax: these layers stay softmax, as 3,7,11, counted from 0")
+  app.add_option("--softmax-layers", o.softmax_layers,
+                 "In place of --keep-softmax: these layers stay softmax, as 3,7,11, counted from 0")
       ->group(kDetails)
       ->option_text("I,J,...")
       ->excludes(keep);
@@ -208,14 +209,16 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, \"org/name\", or llama3-8b, gemma-2b, tinyllama ...")
       ->required()
       ->option_text("NAME|DIR");
-  CLI::Option* arch =
-      app.add_option("--arch", o.convert.arch, "Structure to linearize with, such as gla; softmax turns back; recursive");
+  CLI::Option* arch = app.add_option("--arch", o.convert.arch,
+                                     "Structure to linearize with, such as gla; softmax turns back; recursive");
   arch->check(architecture())->option_text("ARCH");
   CLI::Option* merge = app.add_option("--merge", o.convert.merge, "Or: a PEFT LoRA folder to add to the weights");
   merge->option_text("DIR")->excludes(arch);
-  CLI::Option* untie = app.add_flag("--untie", o.convert.untie, "Or: give tied layers weights of their own, adapter and all");
+  CLI::Option* untie =
+      app.add_flag("--untie", o.convert.untie, "Or: give tied layers weights of their own, adapter and all");
   untie->excludes(arch)->option_text(" ");
-  app.add_option("--probe", o.probe, "Text to compare logits on after tying or merging; '' = none")->option_text("TEXT");
+  app.add_option("--probe", o.probe, "Text to compare logits on after tying or merging; '' = none")
+      ->option_text("TEXT");
   app.add_option("--out", o.convert.out, "New folder; by default ./<model's name>-liger-<arch>")->option_text("DIR");
   app.add_flag("--overwrite", o.convert.overwrite, "Replace an output that liger wrote earlier");
   app.add_flag("--dry-run", o.dry_run, "Check everything, print what would be done, write nothing");
@@ -231,9 +234,10 @@ void add_options(CLI::App& app, Options& o) {
   add_calibration_options(app, o);
   app.set_help_all_flag("--help-all", "Also say what each structure is, and all options of mixers and tied layers");
   app.formatter(std::make_shared<HelpFormatter>());
-  app.footer(architecture_names() +
-             "A window counts the query's own key: 65 of released checkpoints, 64 of the paper. \"-H\": --keep-softmax 7.\n"
-             "Example: liger-convert --model llama3-8b --arch gla --dry-run");
+  app.footer(
+      architecture_names() +
+      "A window counts the query's own key: 65 of released checkpoints, 64 of the paper. \"-H\": --keep-softmax 7.\n"
+      "Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
 
 std::vector<int64_t> parse_layers(const std::string& text) {
@@ -472,7 +476,8 @@ void convert(Options& o) {
   const ConvertPlan plan = plan_conversion(o.convert);
   const bool probes = !merged_adapter(plan.options).empty() && !o.probe.empty() && !o.dry_run;
   const bool probes_any = probes || (plan.options.tie && !o.probe.empty() && !o.dry_run);
-  if (probes_any) with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
+  if (probes_any)
+    with_context("--probe (give '' for none)", [&] { Tokenizer::load(o.convert.model); });  // before the work
   for (const std::string& warning : plan.warnings) log_warning(warning);
   const auto start = std::chrono::steady_clock::now();
   const Converted done = o.dry_run ? Converted{plan.options.out, {}} : run_conversion(plan);
@@ -481,8 +486,7 @@ void convert(Options& o) {
   std::optional<MergeProbe> probe;
   if (probes) probe = probe_merge(plan.options.model, merged_adapter(plan.options), out, o.probe);
   std::optional<tool::TieReport> tied;
-  if (plan.options.tie && !o.dry_run)
-    tied = tool::report_tie(plan.options, out, done.kept, o.probe, o.tie.compares());
+  if (plan.options.tie && !o.dry_run) tied = tool::report_tie(plan.options, out, done.kept, o.probe, o.tie.compares());
   if (calibrated && !o.common.json) print_calibration(*calibrated);
   if (o.common.json) {
     OrderedJson document = liger::to_json(plan);
@@ -506,7 +510,8 @@ void convert(Options& o) {
 
 int main(int argc, char** argv) {
   CLI::App app(
-      "Linearizes a pretrained Transformer's attention (Liger), ties its layers (recursive), and back; merges adapters.",
+      "Linearizes a pretrained Transformer's attention (Liger), ties its layers (recursive), and back; merges "
+      "adapters.",
       "liger-convert");
   Options options;
   add_options(app, options);

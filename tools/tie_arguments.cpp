@@ -60,7 +60,8 @@ void TieArguments::add_to(CLI::App& app) {
   choice("--norms", norms_, "Gains of norms: folded into the matrices that read them, tied too, or each depth's own",
          {"folded", "tied", "depth"});
   option("--lora-rank", rank_, "Of each depth's adapters; 0 = none, full = the model back exactly")->option_text("R");
-  choice("--lora-init", lora_init_, "Adapters: svd of what layers and shared layers differ by, or zero", {"svd", "zero"});
+  choice("--lora-init", lora_init_, "Adapters: svd of what layers and shared layers differ by, or zero",
+         {"svd", "zero"});
   option("--rank-pattern", rank_pattern_, "Other ranks: down_proj=128,mlp.up_proj=128")
       ->delimiter(',')
       ->allow_extra_args(false)
@@ -87,8 +88,10 @@ std::optional<TieOptions> TieArguments::options(const CLI::App& app) const {
                     "--lora-init and --rank-pattern have no meaning with --lora-rank 0");
   for (const std::string& entry : rank_pattern_) {
     const size_t equals = entry.find('=');
-    LIGER_CHECK_USAGE(equals != std::string::npos && equals > 0, "--rank-pattern: expected NAME=RANK, as down_proj=128, "
-                      "got '", entry, "'");
+    LIGER_CHECK_USAGE(equals != std::string::npos && equals > 0,
+                      "--rank-pattern: expected NAME=RANK, as down_proj=128, "
+                      "got '",
+                      entry, "'");
     const int64_t rank = rank_from("--rank-pattern", entry.substr(equals + 1));
     LIGER_CHECK_USAGE(rank > 0, "--rank-pattern: expected a rank of 1 or more, got '", entry, "'");
     out.rank_pattern.emplace_back(entry.substr(0, equals), rank);

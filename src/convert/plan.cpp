@@ -17,8 +17,8 @@
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/models/check_weights.h"
-#include "liger/models/structure.h"
 #include "liger/models/family.h"
+#include "liger/models/structure.h"
 #include "liger/nn/adapter_base.h"
 #include "liger/nn/lora.h"
 
@@ -72,9 +72,10 @@ namespace {
 // One thing at a time, and one that this model can have done to it.
 void check_wishes(const ConvertOptions& options, const ModelConfig& config, const std::string& where) {
   const bool structure = !options.arch.empty() || options.tie, merge = !options.merge.empty();
-  LIGER_CHECK_USAGE(structure + (merge || options.untie) == 1,
-                    "expected a structure to convert to, loops to tie layers in, an adapter to merge, or tied layers to "
-                    "untie: one of them");
+  LIGER_CHECK_USAGE(
+      structure + (merge || options.untie) == 1,
+      "expected a structure to convert to, loops to tie layers in, an adapter to merge, or tied layers to "
+      "untie: one of them");
   if (options.untie) {
     LIGER_CHECK(config.recursive.has_value(), where,
                 ": its layers are not tied (there is no 'recursive'); expected a recursive model to untie");
@@ -190,10 +191,8 @@ void add_own_adapter(ConvertPlan& plan, const ModelConfig& model) {
   if (adapter.empty()) return;
   for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
     const fs::path from = adapter / name;
-    plan.files.push_back({.name = cat(kAdapterFolder, name),
-                          .action = FileAction::kCopy,
-                          .bytes = fs::file_size(from),
-                          .from = from});
+    plan.files.push_back(
+        {.name = cat(kAdapterFolder, name), .action = FileAction::kCopy, .bytes = fs::file_size(from), .from = from});
   }
 }
 
@@ -272,7 +271,8 @@ OrderedJson edited_config(const OrderedJson& before, const ModelConfig& model, c
   OrderedJson config = options.arch.empty()        ? before
                        : options.arch == "softmax" ? softmax_config(before, model)
                                                    : linearized_config(before, model, options.liger);
-  if (options.tie) config = tied_config_json(config, tied_config(*options.tie, model), tied_layers(*options.tie, model));
+  if (options.tie)
+    config = tied_config_json(config, tied_config(*options.tie, model), tied_layers(*options.tie, model));
   if (options.untie) config = untied_config_json(config, model);
   if (options.dtype) set_config_dtype(config, config_dtype_name(*options.dtype));
   if (merge.liger) config["liger"]["heads"] = to_json(*merge.liger)["heads"];

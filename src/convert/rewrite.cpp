@@ -158,7 +158,8 @@ uint64_t rewrite_buffer_bytes(bool with_edits) {
 }
 
 void rewrite_file(const WeightFiles& weights, const ModelConfig& model, const std::filesystem::path& file,
-                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress) {
+                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits,
+                  const std::function<void(uint64_t)>& on_progress) {
   SafetensorsWriter writer(file, std::move(tensors));
   Ring ring;
   std::jthread reader([&] { Reader(weights, model, edits, ring).read(writer.order()); });

@@ -22,6 +22,7 @@ uint64_t rewrite_buffer_bytes(bool with_edits);
 /// new type or, edited, not finite, Error(kCancelled) on a signal; the file appears whole or not at all.
 /// `model`: of the weights; a tied one's are written once for each depth that `tensors` names.
 void rewrite_file(const WeightFiles& weights, const ModelConfig& model, const std::filesystem::path& file,
-                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits, const std::function<void(uint64_t)>& on_progress);
+                  std::vector<TensorInfo> tensors, const std::map<std::string, RowEdit>& edits,
+                  const std::function<void(uint64_t)>& on_progress);
 
 }  // namespace liger

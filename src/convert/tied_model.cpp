@@ -19,7 +19,8 @@ std::shared_ptr<CausalLM> tied_model(const std::filesystem::path& model, const T
   std::map<std::string, at::Tensor> parameters;  // by the names of files
   for (auto& item : out->named_parameters()) {
     const std::string peft = peft_name(item.key());
-    parameters[item.key().find(".lora_") == std::string::npos ? tied.config().stored_name(item.key()) : peft] = item.value();
+    parameters[item.key().find(".lora_") == std::string::npos ? tied.config().stored_name(item.key()) : peft] =
+        item.value();
     if (tied.config().recursive->depth_norms) parameters.emplace(peft, item.value());
   }
   for (const TensorInfo& tensor : base) {

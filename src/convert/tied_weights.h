@@ -34,8 +34,8 @@ class TiedWeights {
 
   /// One of these, but for embeddings, final norm and head, which are the source's; of its type.
   at::Tensor make(const TensorInfo& tensor);
-  /// Writes a file of some of these tensors. `on_progress` gets work() of each. Throws Error(kBadInput) for a value that is not finite or too large for its type; the file appears
-  /// whole or not at all.
+  /// Writes a file of some of these tensors. `on_progress` gets work() of each. Throws Error(kBadInput) for a value
+  /// that is not finite or too large for its type; the file appears whole or not at all.
   void write(const std::filesystem::path& file, std::vector<TensorInfo> tensors,
              const std::function<void(int64_t)>& on_progress);
   /// Of the adapters written so far.

@@ -49,7 +49,8 @@ std::string Recursion::refuses(int64_t depths) const {
   std::string fitting;
   for (int64_t n = 2; n <= shared; ++n)
     if (shared % n == 0) fitting += cat(fitting.empty() ? "" : ", ", n);
-  return cat("loops: ", loops, " do not divide ", shared, " layers", keeps_ends() ? " between the first and the last" : "",
+  return cat("loops: ", loops, " do not divide ", shared, " layers",
+             keeps_ends() ? " between the first and the last" : "",
              fitting.empty() ? "" : cat("; expected one of ", fitting));
 }
 

@@ -149,11 +149,10 @@ std::vector<int64_t> layers_of(const Ranges& ranges) {
 
 // As many depths, and each over the stored layer that it was made for.
 void check_replication(const LoraConfig& config, const ModelConfig& model, const fs::path& file) {
-  const Ranges expected =
-      model.recursive ? model.recursive->replication(model.num_hidden_layers) : Ranges();
-  LIGER_CHECK(layers_of(config.layer_replication) == layers_of(expected), file.string(), ": 'layer_replication': expected ",
-              to_text(expected), ", as the model runs its layers, got ", to_text(config.layer_replication),
-              "; the adapter was made for other loops");
+  const Ranges expected = model.recursive ? model.recursive->replication(model.num_hidden_layers) : Ranges();
+  LIGER_CHECK(layers_of(config.layer_replication) == layers_of(expected), file.string(),
+              ": 'layer_replication': expected ", to_text(expected), ", as the model runs its layers, got ",
+              to_text(config.layer_replication), "; the adapter was made for other loops");
   const bool wants_norms = model.recursive && model.recursive->depth_norms;
   LIGER_CHECK(config.norms == wants_norms, file.string(), ": 'modules_to_save': expected ",
               wants_norms ? "the layers' norms, as the model's depths have their own" : "no norms",
@@ -219,8 +218,7 @@ void replicate(ModelConfig& model, const LoraConfig& adapter, const fs::path& di
   if (adapter.layer_replication.empty()) return;
   const int64_t stored = model.num_hidden_layers;
   const std::vector<int64_t> layers = layers_of(adapter.layer_replication);
-  for (const Sharing sharing :
-       {Sharing::kCycle, Sharing::kSequence, Sharing::kMiddleCycle, Sharing::kMiddleSequence}) {
+  for (const Sharing sharing : {Sharing::kCycle, Sharing::kSequence, Sharing::kMiddleCycle, Sharing::kMiddleSequence}) {
     Recursion recursion{.loops = 2, .sharing = sharing, .depth_norms = adapter.norms};
     if (recursion.keeps_ends() && stored < 3) continue;
     const int64_t shared = recursion.keeps_ends() ? stored - 2 : stored, ends = recursion.keeps_ends() ? 2 : 0;

@@ -98,7 +98,8 @@ class Keys {
     expect(value.is_null() || value.is_array(), key, what);
     std::vector<std::pair<int64_t, int64_t>> out;
     for (const OrderedJson& range : value) {
-      const bool pair = range.is_array() && range.size() == 2 && range[0].is_number_integer() && range[1].is_number_integer();
+      const bool pair =
+          range.is_array() && range.size() == 2 && range[0].is_number_integer() && range[1].is_number_integer();
       expect(pair && range[0] >= 0 && range[0] < range[1] && range[1] <= kMostLayers, key, what);
       out.emplace_back(range[0].get<int64_t>(), range[1].get<int64_t>());
     }

@@ -114,14 +114,15 @@ class LoraLinear : public Function<LoraLinear> {
                             const at::Tensor& a, const at::Tensor& b, double scale, const Optional& bias) {
     context->save_for_backward({x, weight, a, b});
     context->saved_data["scale"] = scale;
+    context->saved_data["bias"] = bias.has_value();
     const at::ScalarType type = type_of_products(x);
     const at::Tensor wide = x.to(type);
     const LowRank low = {at::mm(wide, a.to(type).t()).mul_(scale), b.to(type)};
     return forward_product(wide, weight, widened(or_undefined(bias), type), low, x.scalar_type());
   }
   // Gradients are numbered by the tensors among the inputs: what may be missing comes last.
-  // With u = scale d B:  dx = d W + u A,  dA = u^T x,  dB = scale d^T (x A^T). The thin matrices lie as rows:
-  // LibTorch's products take two to five times as long of columns.
+  // With u = scale d B:  dx = d W + u A,  dW = d^T x,  dA = u^T x,  dB = scale d^T (x A^T). The thin matrices lie as
+  // rows: LibTorch's products take two to five times as long of columns.
   static variable_list backward(AutogradContext* context, variable_list grads) {
     LIGER_CHECK(!at::GradMode::is_enabled(), "lora_linear: differentiable once");
     const auto saved = context->get_saved_variables();
@@ -132,9 +133,11 @@ class LoraLinear : public Function<LoraLinear> {
     const at::Tensor u = at::mm(d, b.t().contiguous().t()).mul_(scale);
     variable_list out(6);
     if (context->needs_input_grad(0)) out[0] = backward_product(d, weight).addmm_(u, a).to(x.scalar_type());
+    if (context->needs_input_grad(1)) out[1] = at::mm(d.t(), wide).to(weight.scalar_type());
     if (context->needs_input_grad(2)) out[2] = at::mm(u.t(), wide).to(saved[2].scalar_type());
     if (context->needs_input_grad(3))
       out[3] = at::mm(at::mm(wide, a.t()).t(), d).t().mul(scale).to(saved[3].scalar_type()).contiguous();
+    if (context->saved_data["bias"].toBool() && context->needs_input_grad(4)) out[5] = d.sum(0).to(x.scalar_type());
     return out;
   }
 };
@@ -167,8 +170,6 @@ at::Tensor lora_linear(const at::Tensor& x, const at::Tensor& weight, const at::
                   a.size(0) == b.size(1),
               "lora_linear: expected x [N, in], a [r, ", weight.size(1), "] and b [", weight.size(0), ", r], got ",
               x.sizes(), ", ", a.sizes(), " and ", b.sizes());
-  LIGER_CHECK(!at::GradMode::is_enabled() || (!weight.requires_grad() && !(bias.defined() && bias.requires_grad())),
-              "lora_linear: the weight beside a low-rank part is frozen; set requires_grad to false");
   return LoraLinear::apply(x, weight, a, b, scale, if_defined(bias));
 }
 

@@ -33,7 +33,7 @@ enum class TieNorms {
 
 /// How to tie a model's layers into shared blocks with an adapter for each depth (relaxed recursion).
 struct TieOptions {
-  Recursion recursion = {};  ///< `depth_norms` is taken from `norms`
+  Recursion recursion = {};          ///< `depth_norms` is taken from `norms`
   std::optional<TieInit> init = {};  ///< absent = average with an adapter fitted by SVD, else stepwise
   TieNorms norms = TieNorms::kFolded;
   /// Of the adapters: at most min(in, out) of a matrix, which gives the model back exactly; 0 = none, strictly tied.
@@ -51,11 +51,11 @@ struct TieOptions {
 const char* to_string(TieInit init);
 const char* to_string(TieNorms norms);
 /// Throw Error(kUsage) with a list of the names for others.
-TieInit tie_init_from_name(const std::string& name);     ///< stepwise, average, lower, upper, random
+TieInit tie_init_from_name(const std::string& name);    ///< stepwise, average, lower, upper, random
 TieNorms tie_norms_from_name(const std::string& name);  ///< folded, tied, depth
 
-/// The model's layers that are the depths of the tied one: all, or with drop_layers round(linspace(0, L - 1, n)) of them.
-/// Throws Error(kUsage) if loops do not divide them, naming what would.
+/// The model's layers that are the depths of the tied one: all, or with drop_layers round(linspace(0, L - 1, n)) of
+/// them. Throws Error(kUsage) if loops do not divide them, naming what would.
 std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& model);
 /// The tied model's configuration.
 ModelConfig tied_config(const TieOptions& options, const ModelConfig& model);

@@ -7,8 +7,8 @@
 
 namespace liger {
 
-/// Which stored layer ("slot") runs at which depth (arXiv 2410.20672, fig. B.1; the middle ones: arXiv 2507.10524, table
-/// 5, where the first and the last depth keep layers of their own).
+/// Which stored layer ("slot") runs at which depth (arXiv 2410.20672, fig. B.1; the middle ones: arXiv 2507.10524,
+/// table 5, where the first and the last depth keep layers of their own).
 enum class Sharing {
   kCycle,           ///< depths 0 1 2 3 4 5 run slots 0 1 2 0 1 2
   kSequence,        ///< 0 0 1 1 2 2
@@ -32,9 +32,7 @@ struct Recursion {
   bool keeps_ends() const { return sharing == Sharing::kMiddleCycle || sharing == Sharing::kMiddleSequence; }
   /// Loops run one after the other, each through all shared layers: exits lie between them.
   bool runs_in_loops() const { return sharing == Sharing::kCycle || sharing == Sharing::kMiddleCycle; }
-  int64_t depths(int64_t slots) const {
-    return keeps_ends() ? 2 + (slots - 2) * loops : slots * loops;
-  }
+  int64_t depths(int64_t slots) const { return keeps_ends() ? 2 + (slots - 2) * loops : slots * loops; }
   /// Of so many depths; they must divide.
   int64_t slots(int64_t depths) const { return keeps_ends() ? 2 + (depths - 2) / loops : depths / loops; }
   int64_t slot(int64_t depth, int64_t depths) const;

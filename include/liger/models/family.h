@@ -29,8 +29,8 @@ struct ExpectedTensor {
   std::string name;
   std::vector<int64_t> shape;
 };
-/// Every tensor a checkpoint of this model must have; of layers that run several times there is one. A tied model has no "lm_head.weight" (one that is stored
-/// all the same must equal the embedding, and is not listed here).
+/// Every tensor a checkpoint of this model must have; of layers that run several times there is one. A tied model has
+/// no "lm_head.weight" (one that is stored all the same must equal the embedding, and is not listed here).
 std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
 /// Whether a tensor of this name belongs to a norm within a layer.
 bool is_layer_norm(const std::string& name);

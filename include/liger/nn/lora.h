@@ -70,7 +70,8 @@ struct LoraTensors {
 struct Adapter {
   LoraConfig config;
   std::vector<LoraTensors> modules;
-  /// What it holds whole, by name: with config.mixer what mixer_shapes() says, with config.norms what norm_shapes() does.
+  /// What it holds whole, by name: with config.mixer what mixer_shapes() says, with config.norms what norm_shapes()
+  /// does.
   std::map<std::string, at::Tensor> saved;
 };
 
@@ -96,8 +97,9 @@ std::filesystem::path own_adapter(const std::filesystem::path& dir, const ModelC
 void replicate(ModelConfig& model, const LoraConfig& adapter, const std::filesystem::path& dir);
 
 /// Reads adapter_config.json and adapter_model.safetensors of `dir` for a model. Strict: what the configuration says
-/// against the model (its loops among it), and each tensor that is missing, not expected, misshapen or not finite, all of them at once, is
-/// Error(kBadInput) that names the file. A rank above min(in, out) is warned of and run, as in PEFT.
+/// against the model (its loops among it), and each tensor that is missing, not expected, misshapen or not finite, all
+/// of them at once, is Error(kBadInput) that names the file. A rank above min(in, out) is warned of and run, as in
+/// PEFT.
 Adapter read_adapter(const std::filesystem::path& dir, const ModelConfig& model);
 
 /// Of a parameter in a PEFT file: "base_model.model." + path + ".lora_A.weight" of a pair, + the name of all else.

@@ -44,7 +44,8 @@ struct LoraConfig {
   std::vector<std::pair<int64_t, int64_t>> layer_replication = {};
   std::string base_model_name_or_path = {};  ///< written to adapter_config.json
 
-  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save ...) or a key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
+  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save ...) or a
+  /// key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
   static LoraConfig from_peft_json(const OrderedJson& config, const std::string& source);
   /// What PEFT needs to read it back: the keys of every LoRA, and those in use.
   OrderedJson to_peft_json() const;

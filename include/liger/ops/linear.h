@@ -10,7 +10,7 @@ namespace liger {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// y = x W^T + bias + scale (x A^T) B^T (LoRA, arXiv 2106.09685, section 4.1), without ever forming W + scale B A:
-/// a [r, in], b [out, r], float32 (float64 with float64 x). Differentiable once, in x, a and b; W and bias are frozen.
+/// a [r, in], b [out, r], float32 (float64 with float64 x). Differentiable once, in all of them.
 /// What it keeps for that is x; x A^T is computed again.
 at::Tensor lora_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& a,
                        const at::Tensor& b, double scale);
