@@ -171,6 +171,16 @@ TEST(Distillation, IsItsFormula) {
                               (1 - weight) * at::log_softmax(s, 1).gather(1, targets.unsqueeze(1)).sum();
   expect_close(linear_distillation(x, head, y, teacher, targets, {weight, T}), expected, 1e-12, "loss");
   expect_close(linear_distillation(x, head, x, head, targets, {1.0, T}), at::zeros({}, at::kDouble), 1e-12, "itself");
+  const at::Tensor m = (p.exp() + q.exp()) / 2;
+  const std::pair<Divergence, at::Tensor> others[] = {
+      {Divergence::kReverse, (p.exp() * (p - q)).sum()},
+      {Divergence::kJensenShannon, (p.exp() * (p - m.log()) + q.exp() * (q - m.log())).sum() / 2},
+      {Divergence::kTotalVariation, (p.exp() - q.exp()).abs().sum() / 2}};
+  for (const auto& [divergence, value] : others) {
+    expect_close(linear_distillation(x, head, y, teacher, targets, {1.0, T, divergence}), T * T * value, 1e-12, "other");
+    expect_close(linear_distillation(x, head, x, head, targets, {1.0, T, divergence}), at::zeros({}, at::kDouble), 1e-12,
+                 "itself");
+  }
 }
 
 class Recover : public ::testing::Test {

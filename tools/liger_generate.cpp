@@ -14,6 +14,7 @@
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "model_arguments.h"
+#include "request_batch.h"
 #include "tool.h"
 
 namespace liger {
@@ -26,6 +27,7 @@ struct Arguments {
   std::filesystem::path file, state_in, state_out;
   bool has_prompt = false, stats = false;
   GenerateOptions generate;
+  tool::RequestBatch requests;
 };
 
 constexpr const char* kDescription =
@@ -59,6 +61,7 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--state-in", a.state_in, "Go on where a text saved with --state-out ended")->option_text("FILE");
   app.add_option("--state-out", a.state_out, "Save what the model remembers of prompt and text")->option_text("FILE");
   app.add_flag("--stats", a.stats, "Speed and memory on stderr");
+  a.requests.add_to(app);
   tool::add_common_options(app, a.common);
 }
 
@@ -99,7 +102,19 @@ OrderedJson to_json(const Generation& g) {
           {"peak_memory_bytes", peak_memory_bytes()}};
 }
 
+void answer_requests(const Arguments& a) {
+  validate(a.generate);
+  LIGER_CHECK_USAGE(a.generate.sampling.temperature == 0 && a.generate.stop.empty() && a.state_in.empty() &&
+                        a.state_out.empty(),
+                    "--requests takes the most probable token until EOS or max_tokens; expected no --temp, --stop, "
+                    "--state-in and --state-out");
+  const std::filesystem::path dir = resolve_model(a.model.model);
+  const auto tokenizer = Tokenizer::load(dir);
+  a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common.json);
+}
+
 void run(const Arguments& a) {
+  if (a.requests.wanted()) return answer_requests(a);
   const std::string text = read_prompt(a);
   validate(a.generate);  // a bad option should not have to wait for the model
   const LoadOptions options = tool::load_options(a.model);

@@ -8,7 +8,8 @@ Runs every method of methods.json through liger-convert and liger-finetune: the 
 is held out, and the validation loss on it is what counts, beside the teacher's. --questions adds a column: the share
 answered right of DIR/multiple_choice.test.jsonl, such as those that configs/demo/make_world.py --recall writes for
 facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method of methods.json is "like" an earlier one but
-for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes. What is
+for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes, its
+"window" overrides --windows (null: it has none); "A then B" converts what A wrote by B. What is
 finished is not run again: the same command goes on where it was stopped, and one with other arguments adds to the
 report. Writes results.json, report.md and a picture of the loss gap against tokens for each window. The learning rate
 (--lr) and all else that is not a method's own are the same for all. Standard library only.
@@ -25,7 +26,6 @@ import sys
 from drawing import draw
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BASELINE = "window"
 
 
 def arguments():
@@ -38,6 +38,7 @@ def arguments():
     parser.add_argument("--windows", default="17,65")
     parser.add_argument("--budgets", default="0,100000,1000000")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--baseline", default="window", help="the method that gaps are shares of")
     parser.add_argument("--only", default="", help="these methods, separated by commas")
     parser.add_argument("--questions", action="append", default=[], metavar="NAME=DIR", help="also ask these")
     parser.add_argument("--rank", type=int, default=8, help="of LoRA; its alpha too")
@@ -87,7 +88,7 @@ class Matrix:
     def __init__(self, args):
         self.args = args
         self.methods = read_methods(args.methods)
-        self.wanted = list(dict.fromkeys([*(args.only.split(",") if args.only else self.methods), "teacher", BASELINE]))
+        self.wanted = list(dict.fromkeys([*(args.only.split(",") if args.only else self.methods), "teacher", args.baseline]))
         unknown = [name for name in self.wanted if name not in self.methods]
         if unknown:
             sys.exit(f"no such method: {', '.join(unknown)}; there are {', '.join(self.methods)}")
@@ -110,7 +111,7 @@ class Matrix:
         """One for each run that is needed: budget 0 is what a run finds before its first update."""
         for name in self.wanted:
             method = self.methods[name]
-            windows = [None] if method.get("softmax") or method.get("window") == 0 else self.args.windows
+            windows = [None] if method.get("softmax") or "window" in method else self.args.windows
             trained = method["train"] is not None
             budgets = [b for b in self.args.budgets if b > 0] if trained else []
             for window in windows:
@@ -130,13 +131,20 @@ class Matrix:
         folder = self.path("models", self.label(name, window))
         if os.path.exists(folder):
             return folder
-        command = [os.path.join(self.args.bin, "liger-convert"), "--model", self.args.model, "--out", folder, "--json"]
-        for word in method["convert"].split():
-            command.append(word)
-            if word == "--calibrate":
-                command += [self.path("train.jsonl"), "--calibrate-length", str(self.args.length)]
-        command += ["--window", str(method.get("window", window))]
-        write_json(folder + ".json", json.loads(call(command, folder + ".log")))
+        source, steps = self.args.model, method["convert"].split(" then ")
+        for number, step in enumerate(steps):
+            out = folder if number + 1 == len(steps) else f"{folder}.{number}"
+            shutil.rmtree(out, ignore_errors=True)
+            command = [os.path.join(self.args.bin, "liger-convert"), "--model", source, "--out", out, "--json"]
+            for word in step.split():
+                command.append(word)
+                if word == "--calibrate":
+                    command += [self.path("train.jsonl"), "--calibrate-length", str(self.args.length)]
+            width = method.get("window", window)
+            if number == 0 and width is not None:
+                command += ["--window", str(width)]
+            write_json(out + ".json", json.loads(call(command, out + ".log")))
+            source = out
         return folder
 
     def run(self, cell):
@@ -167,6 +175,8 @@ class Matrix:
                     "train.weight_decay": 0, "train.eval_every": 0, "train.seed": seed, "save.dir": folder,
                     "save.every": 0, "save.resume": "never", "save.overwrite": True, "log.every": max(1, steps // 50),
                     "log.svg": False, "log.tensorboard": False, **(method["train"] or {})}
+        if settings.get("lora") == "null":
+            settings = {key: value for key, value in settings.items() if not key.startswith("lora.")}
         if "attention" in method:
             settings["distill.attention_steps"] = round(steps * method["attention"])
         config = folder + ".yaml"
@@ -174,7 +184,8 @@ class Matrix:
             file.write("{}\n")
         command = [os.path.join(self.args.bin, "liger-finetune"), config]
         for key, value in settings.items():
-            command += ["--set", f"{key}={json.dumps(value) if not isinstance(value, str) else value}"]
+            text = value.replace("{model}", self.args.model) if isinstance(value, str) else json.dumps(value)
+            command += ["--set", f"{key}={text}"]
         call(command, folder + ".log")
         with open(os.path.join(folder, "metrics.jsonl")) as file:
             return {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
@@ -195,15 +206,16 @@ class Matrix:
             write_json(file, known)
         return known
 
-    def answers(self, name, window, adapter, log):
+    def answers(self, name, window, trained, log):
         """{window: {name of the questions: share answered right}}, for every window where a method has none."""
-        right = {}
+        right, model = {}, ["--model", self.model(name, window)]
+        if trained:
+            whole = self.methods[name]["train"].get("lora") == "null"
+            model = ["--model", trained] if whole else [*model, "--adapter", trained]
         for w in self.args.windows if window is None else [window]:
             for questions, data in self.args.questions.items():
-                command = [os.path.join(self.args.bin, "liger-eval"), "--model", self.model(name, window), "--json",
+                command = [os.path.join(self.args.bin, "liger-eval"), *model, "--json",
                            "--tasks", "multiple_choice", "--data", data.format(w=w)]
-                if adapter:
-                    command += ["--adapter", adapter]
                 answer = json.loads(call(command, log + ".eval.log"))
                 right.setdefault(str(w), {})[questions] = answer["results"]["multiple_choice"]["acc,none"]
         return right
@@ -309,7 +321,7 @@ def write_report(matrix, results):
              "brackets are their standard deviation, where there were several.", ""]
     for window in windows:
         entries = {name: windows[window] for name, windows in table.items() if window in windows}
-        base = {b: statistics.mean(entry["loss"]) - teacher for b, entry in entries[BASELINE].items()}
+        base = {b: statistics.mean(entry["loss"]) - teacher for b, entry in entries[args.baseline].items()}
 
         def gap(entry, budget):
             values = [loss - teacher for loss in entry["loss"]]

@@ -42,6 +42,14 @@ int64_t Recursion::slot(int64_t depth, int64_t depths) const {
   return 1 + (sharing == Sharing::kMiddleCycle ? (depth - 1) % (K - 2) : (depth - 1) / loops);
 }
 
+std::vector<int64_t> Recursion::loop_ends(int64_t depths) const {
+  std::vector<int64_t> out;
+  if (!runs_in_loops()) return out;
+  const int64_t ends = keeps_ends() ? 1 : 0, length = (depths - 2 * ends) / loops;
+  for (int64_t loop = 1; loop <= loops; ++loop) out.push_back(ends + loop * length - 1);
+  return out;
+}
+
 std::string Recursion::refuses(int64_t depths) const {
   if (loops < 2) return cat("loops: expected 2 or more, got ", loops);
   const int64_t shared = keeps_ends() ? depths - 2 : depths;

@@ -26,12 +26,6 @@ double rate(int64_t tokens, double seconds) {
   return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
 }
 
-std::vector<int64_t> end_ids(const CausalLM& model, const Tokenizer& tokenizer) {
-  if (!model.config().eos_token_ids.empty()) return model.config().eos_token_ids;
-  if (const auto eos = tokenizer.eos()) return {*eos};
-  return {};
-}
-
 // Advances the state over `ids` and returns the logits after the last one, [1, vocab_size].
 at::Tensor read_tokens(CausalLM& model, std::span<const int64_t> ids, DecodingState& state) {
   const at::Tensor hidden = model.hidden_states(Sequences({{ids.begin(), ids.end()}}, model.device()), &state);
@@ -113,6 +107,12 @@ std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view 
   const auto first = first_token(tokenizer);
   LIGER_CHECK_USAGE(first.has_value(), "the prompt is empty, and the tokenizer has no BOS or EOS to begin a text with");
   return {*first};
+}
+
+std::vector<int64_t> end_ids(const CausalLM& model, const Tokenizer& tokenizer) {
+  if (!model.config().eos_token_ids.empty()) return model.config().eos_token_ids;
+  if (const auto eos = tokenizer.eos()) return {*eos};
+  return {};
 }
 
 std::vector<int64_t> encode_continuation(const Tokenizer& tokenizer, std::string_view text) {

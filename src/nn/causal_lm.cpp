@@ -125,6 +125,8 @@ at::Tensor CausalLM::hidden_states(const Sequences& tokens, DecodingState* state
   return model_->forward(tokens, state);
 }
 
+std::vector<at::Tensor> CausalLM::exit_states(const Sequences& tokens) { return model_->exits(tokens); }
+
 void CausalLM::checkpoint_layers(bool on) { model_->checkpoint_layers(on); }
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden) { return liger::linear(hidden, head_weight()); }

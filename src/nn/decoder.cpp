@@ -90,22 +90,37 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
     positions = positions + seen.repeat_interleave(to_tensor(tokens.lengths(), device));
   }
   const at::Tensor frequencies = rope_frequencies(config_.rope, config_.head_dim, device);
-  const MixerContext context{tokens, liger::rotation(frequencies, positions), past, seen};
+  const auto context = std::make_shared<const MixerContext>(
+      MixerContext{tokens, liger::rotation(frequencies, positions), past, seen});  // outlives this pass
   at::Tensor x = embed_tokens_->forward(tokens.ids());
-  if (checkpoints_ && !state) return norm_->forward(forward_checkpointed(x, context));
-  for (size_t i = 0; i < layers_.size(); ++i) x = layers_[i]->forward(x, context, state ? &state->layers[i] : nullptr);
+  for (size_t i = 0; i < layers_.size(); ++i)
+    x = state ? layers_[i]->forward(x, *context, &state->layers[i]) : run_layer(i, x, context);
   if (state)
     for (int64_t s = 0; s < tokens.count(); ++s) state->seen[s] += tokens.lengths()[s];
   return norm_->forward(x);
 }
 
-at::Tensor Decoder::forward_checkpointed(at::Tensor x, const MixerContext& context) const {
-  const auto shared = std::make_shared<const MixerContext>(context);  // outlives this pass
-  for (const auto& layer : layers_) {
-    const auto run = [layer, shared](const at::Tensor& in) { return layer->forward(in, *shared, nullptr); };
-    x = checkpointed(run, x, layer->all_parameters());
+std::vector<at::Tensor> Decoder::exits(const Sequences& tokens) {
+  LIGER_CHECK(config_.recursive, "exits: expected a recursive model");
+  const std::vector<int64_t> ends = config_.recursive->loop_ends(config_.num_hidden_layers);
+  LIGER_CHECK(!ends.empty(), "exits: expected loops one after the other, and this model runs each layer ",
+              config_.recursive->loops, " times in a row");
+  const auto context = std::make_shared<const MixerContext>(this->context(tokens));
+  std::vector<at::Tensor> out;
+  at::Tensor x = embed(tokens);
+  for (int64_t i = 0; i <= ends.back(); ++i) {
+    x = run_layer(static_cast<size_t>(i), x, context);
+    if (i != ends[out.size()]) continue;
+    out.push_back(norm_->forward(config_.recursive->keeps_ends() ? run_layer(layers_.size() - 1, x, context) : x));
   }
-  return x;
+  return out;
+}
+
+// Of whole sequences.
+at::Tensor Decoder::run_layer(size_t layer, const at::Tensor& x,
+                              const std::shared_ptr<const MixerContext>& context) const {
+  const auto run = [of = layers_[layer], context](const at::Tensor& in) { return of->forward(in, *context, nullptr); };
+  return checkpoints_ ? checkpointed(run, x, layers_[layer]->all_parameters()) : run(x);
 }
 
 }  // namespace liger

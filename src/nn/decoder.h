@@ -23,9 +23,11 @@ class DecoderLayer : public torch::nn::Module {
   // Its parts.
   at::Tensor attention_input(const at::Tensor& x) { return input_layernorm_->forward(x); }
   TokenMixer& attention() { return *self_attn_; }
+  const Mlp& mlp() const { return *mlp_; }
   const RmsNorm& input_norm() const { return *input_layernorm_; }
   const RmsNorm& post_attention_norm() const { return *post_attention_layernorm_; }
-  at::Tensor after_attention(const at::Tensor& x) { return x + mlp_->forward(post_attention_layernorm_->forward(x)); }
+  at::Tensor mlp_input(const at::Tensor& x) { return post_attention_layernorm_->forward(x); }
+  at::Tensor after_attention(const at::Tensor& x) { return x + mlp_->forward(mlp_input(x)); }
 
  private:
   std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;
@@ -39,16 +41,18 @@ class Decoder : public torch::nn::Module {
  public:
   Decoder(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
+  std::vector<at::Tensor> exits(const Sequences& tokens);                 ///< see CausalLM::exit_states()
   // Its parts, for whole sequences.
   at::Tensor embed(const Sequences& tokens) { return embed_tokens_->forward(tokens.ids()); }
   MixerContext context(const Sequences& tokens) const;
   const std::vector<std::shared_ptr<DecoderLayer>>& layers() const { return layers_; }
 
   void checkpoint_layers(bool on) { checkpoints_ = on; }
+  at::Tensor normalize(const at::Tensor& x) { return norm_->forward(x); }  ///< the final norm
   const at::Tensor& embedding() const { return embed_tokens_->weight; }
 
  private:
-  at::Tensor forward_checkpointed(at::Tensor x, const MixerContext& context) const;
+  at::Tensor run_layer(size_t layer, const at::Tensor& x, const std::shared_ptr<const MixerContext>& context) const;
 
   ModelConfig config_;
   std::shared_ptr<Embedding> embed_tokens_;

@@ -38,6 +38,11 @@ class Mlp : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& x);
   void tie(const Mlp& to);
 
+  const Linear& gate_proj() const { return *gate_proj_; }
+  const Linear& up_proj() const { return *up_proj_; }
+  const Linear& down_proj() const { return *down_proj_; }
+  const std::string& activation() const { return act_; }
+
  private:
   std::string act_;
   std::shared_ptr<Linear> gate_proj_, up_proj_, down_proj_;

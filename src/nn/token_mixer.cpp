@@ -21,9 +21,12 @@ void TokenMixer::tie(const TokenMixer& to) {
 }
 
 Projections TokenMixer::project(const at::Tensor& x) {
-  const auto by_head = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
-  return {by_head(q_proj_->forward(x), heads_), by_head(k_proj_->forward(x), kv_heads_),
-          by_head(v_proj_->forward(x), kv_heads_), at::Tensor()};
+  return by_head(q_proj_->forward(x), k_proj_->forward(x), v_proj_->forward(x));
+}
+
+Projections TokenMixer::by_head(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+  const auto split = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
+  return {split(q, heads_), split(k, kv_heads_), split(v, kv_heads_), at::Tensor()};
 }
 
 at::Tensor TokenMixer::output(const at::Tensor& mixed) {

@@ -38,11 +38,18 @@ class TokenMixer : public torch::nn::Module {
 
   // Its three steps.
   virtual Projections project(const at::Tensor& x);
+  /// Of projected rows, where the gate is the key's.
+  Projections by_head(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const;
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
   at::Tensor output(const at::Tensor& mixed);
   /// Projects with the weights of another (Linear::tie()).
   void tie(const TokenMixer& to);
+  // Its projections.
+  const Linear& q_proj() const { return *q_proj_; }
+  const Linear& k_proj() const { return *k_proj_; }
+  const Linear& v_proj() const { return *v_proj_; }
+  const Linear& o_proj() const { return *o_proj_; }
   /// Gives the layer numbers of heads of its own (core/head_scalars.h), their defaults, if it could use them and has
   /// none.
   virtual void add_head_scalars() {}

@@ -68,6 +68,7 @@ OrderedJson fixed_settings(const FinetuneOptions& options, const std::string& da
   }
   out["data.train sha256"] = data_sha256;
   for (const char* key : {"batch_size", "seed", "optimizer"}) out[cat("train.", key)] = all["train"][key];
+  out["exits"] = all["exits"];
   return out;
 }
 
@@ -179,6 +180,10 @@ void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::p
     return;
   }
   setup.model->save_weights(dir / "model.safetensors", dtype);
+  if (setup.own_adapter) {
+    fs::create_directory(dir / "adapter");
+    save_adapter(*setup.model, *setup.own_adapter, dir / "adapter");
+  }
   write_text_atomic(dir / "config.json", whole_config(setup, dtype).dump(2) + "\n");
   for (const auto& entry : fs::directory_iterator(setup.base)) {
     const std::string name = entry.path().filename().string();

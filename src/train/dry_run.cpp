@@ -80,6 +80,7 @@ int64_t process_without_model(ModelConfig config) {
   config.num_key_value_heads = 1;
   config.hidden_size = config.intermediate_size = config.num_attention_heads * config.head_dim;
   config.num_hidden_layers = 1;
+  config.recursive.reset();
   config.vocab_size = 64;
   CausalLM model(config);
   add_lora(model, {});

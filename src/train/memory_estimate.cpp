@@ -139,7 +139,7 @@ int64_t Estimate::loss() const {
   const at::ScalarType type = held_type(c_, options_, shape_);
   const int64_t given = N_ * c_.hidden_size * e_ + head;
   if (options_.distill)  // and what the teacher says
-    return given + N_ * c_.hidden_size * e_ + linear_distillation_bytes(N_, c_.hidden_size, c_.vocab_size, type);
+    return given + N_ * c_.hidden_size * e_ + linear_distillation_bytes(N_, c_.hidden_size, c_.vocab_size, type, options_.distill->divergence);
   return given + linear_cross_entropy_bytes(N_, c_.hidden_size, c_.vocab_size, type, full_);
 }
 
@@ -198,6 +198,8 @@ std::string not_estimated(const ModelConfig& config, const FinetuneOptions& opti
   if (options.model.device != "cpu") return cat("not foretold on ", options.model.device);
   if (config.backend == Backend::kTorch && config.liger) return "not foretold with model.backend torch";
   if (config.liger && !config.liger->is_compiled()) return "not foretold for layers that have no compiled code";
+  if (config.recursive && !options.lora) return "not foretold for a recursive model that is trained whole";
+  if (options.exits) return "not foretold with exits";
   if (held_type(config, options, shape) == at::kHalf) return "not foretold for float16 on the CPU";
   return "";
 }

@@ -70,6 +70,7 @@ void visit(Options& o, Visitor& v) {
   v("alpha_pattern", o.alpha_pattern, "other alphas, the same way");
   v("rslora", o.rslora, "scale by alpha / sqrt(r) instead");
   v("dora", o.dora, "also learn the norm of every row of the adapted weight (DoRA)");
+  v("own", o.own, "train the adapter that a recursive model brings along: what is above is said by it then");
   v("plus_ratio", o.plus_ratio, "LoRA+: B and DoRA's norms learn at lr times this", Range{1});
   v("mixer", o.mixer, "also learn the numbers of linearized layers' heads: shares, temperatures, gates");
   v("mixer_ratio", o.mixer_ratio, "they learn at lr times this", kPositive);
@@ -140,11 +141,25 @@ void visit(Options& o, Visitor& v) {
 template <typename Options, typename Visitor>
   requires std::is_same_v<std::remove_const_t<Options>, DistillOptions>
 void visit(Options& o, Visitor& v) {
+  v("teacher", o.teacher, "model folder or name; null = the base model with softmax attention");
+  v.choice("divergence", o.divergence,
+           std::array{Choice{Divergence::kForward, "forward-kl"}, Choice{Divergence::kReverse, "reverse-kl"},
+                      Choice{Divergence::kJensenShannon, "jensen-shannon"},
+                      Choice{Divergence::kTotalVariation, "total-variation"}},
+           "of the model's distribution from the teacher's: forward-kl | reverse-kl | jensen-shannon | total-variation");
   v("weight", o.weight, "share of the divergence from the teacher in the loss; the rest is cross-entropy", Range{0, 1});
   v("temperature", o.temperature, "of both distributions; the divergence counts its square", kPositive);
   v("attention_steps", o.attention_steps,
     "the first updates learn what each layer's attention writes in the teacher, instead of tokens (LoLCATs)",
     kNotNegative);
+}
+
+template <typename Options, typename Visitor>
+  requires std::is_same_v<std::remove_const_t<Options>, ExitOptions>
+void visit(Options& o, Visitor& v) {
+  v("weight", o.weight, "what the loss after each loop but the last counts; that of the last counts 1", kNotNegative);
+  v("distill", o.distill, "share in it of the divergence from the last loop's distribution; the rest is cross-entropy",
+    Range{0, 1});
 }
 
 template <typename Options, typename Visitor>
@@ -184,7 +199,9 @@ void visit_sections(Options& o, Visitor& v) {
   v.section("data", o.data);
   v.section("train", o.train);
   v.section("distill", o.distill,
-            "the targets alone are learned; otherwise what the base model with softmax attention gives each token");
+            "the targets alone are learned; otherwise what the teacher gives each token");
+  v.section("exits", o.exits,
+            "a recursive model's last loop alone learns; otherwise the earlier ones too, to be left early");
   v.section("save", o.save);
   v.section("log", o.log);
   v.section("sample", o.sample,

@@ -8,14 +8,17 @@
 
 namespace liger {
 
-ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<LoraConfig>& lora) {
+ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<LoraConfig>& trained,
+                               const std::optional<LoraConfig>& own)
+    : all_(!trained) {
+  const std::optional<LoraConfig>& lora = trained ? trained : own;
   const auto count = [](const std::vector<int64_t>& shape) {
     return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
   };
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const int64_t numbers = count(tensor.shape);
     model_ += numbers;
-    if (!lora) trained_tensors_.push_back(numbers);
+    if (all_) trained_tensors_.push_back(numbers);
   }
   if (!lora) return;
   const auto linears = linear_shapes(config);
@@ -30,7 +33,9 @@ ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<Lo
   }
   if (lora->mixer)
     for (const auto& [name, shape] : mixer_shapes(config)) trained_tensors_.push_back(count(shape));
-  adapters_ = std::accumulate(trained_tensors_.begin(), trained_tensors_.end(), int64_t{0});
+  if (lora->norms)  // a slot's are counted with the model
+    for (const auto& [name, shape] : norm_shapes(config)) trained_tensors_.push_back(count(shape));
+  adapters_ = std::accumulate(trained_tensors_.begin(), trained_tensors_.end(), int64_t{0}) - (all_ ? model_ : 0);
 }
 
 }  // namespace liger

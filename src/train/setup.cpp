@@ -55,6 +55,49 @@ double lr_ratio(const std::string& parameter, const FinetuneOptions& options) {
   return options.lora && faster ? options.lora->plus_ratio : 1.0;
 }
 
+/// A recursive model's adapter is a part of it: trained alone, or with everything else.
+void find_own_adapter(TrainingSetup& setup) {
+  std::optional<LoraOptions>& lora = setup.options.lora;
+  const std::filesystem::path own = liger::own_adapter(setup.base, setup.base_config);
+  const std::string where = setup.base.string();
+  LIGER_CHECK_USAGE(!lora || !lora->own || !own.empty(), where,
+                    ": lora.own: brings no adapter along; expected a recursive model with one");
+  if (own.empty()) return;
+  LIGER_CHECK_USAGE(!lora || lora->own || setup.options.model.adapter, where,
+                    ": this model brings an adapter of its depths along; set lora.own to true to train that, "
+                    "or lora to null to train everything");
+  LIGER_CHECK_USAGE(!lora || !lora->own || !setup.options.model.adapter,
+                    "model.adapter: lora.own says that the model's own adapter is trained; set one of the two");
+  if (!lora)
+    setup.own_adapter = read_adapter_config(own);
+  else if (lora->own)
+    static_cast<LoraConfig&>(*lora) = read_adapter_config(own);
+}
+
+void check_loops(const TrainingSetup& setup) {
+  const auto& recursive = setup.base_config.recursive;
+  LIGER_CHECK_USAGE(!setup.options.exits || (recursive && recursive->runs_in_loops()), setup.base.string(),
+                    ": exits: expected a recursive model whose loops run one after the other (sharing cycle or "
+                    "middle-cycle)");
+  LIGER_CHECK_USAGE(!setup.options.distill || setup.options.distill->teacher || !recursive, setup.base.string(),
+                    ": distill: a recursive model is not its own teacher; set distill.teacher to the model it was made "
+                    "of");
+}
+
+/// The one that distill.teacher names, or the base with softmax attention.
+std::shared_ptr<CausalLM> load_teacher(const TrainingSetup& setup, std::optional<at::ScalarType> dtype) {
+  const std::optional<std::string>& named = setup.options.distill->teacher;
+  LoadOptions load;
+  load.dtype = dtype;
+  load.device = device_from_string(setup.options.model.device);
+  load.softmax = !named;
+  const auto teacher = CausalLM::load(named ? resolve_model(*named) : setup.base, load);
+  LIGER_CHECK(teacher->config().vocab_size == setup.base_config.vocab_size, *named, ": distill.teacher: has ",
+              teacher->config().vocab_size, " tokens, and the model ", setup.base_config.vocab_size,
+              "; expected the same vocabulary");
+  return teacher;
+}
+
 void load_rows(TrainingSetup& setup) {
   const DataOptions& data = setup.options.data;
   setup.tokens = std::make_shared<TokenCache>(setup.options, setup.base, setup.tokenizer, setup.base_config.vocab_size);
@@ -81,6 +124,8 @@ TrainingSetup TrainingSetup::load_data(const FinetuneOptions& options) {
   setup.options = options;
   setup.base = resolve_model(options.model.path);
   setup.base_config = ModelConfig::read(setup.base);
+  find_own_adapter(setup);
+  check_loops(setup);
   setup.tokenizer = Tokenizer::load(setup.base);
   load_rows(setup);
   const int64_t positions = setup.base_config.max_position_embeddings, longest = options.data.max_length;
@@ -127,24 +172,21 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     load.backend = options.model.backend;
     load.liger = config.liger;
     load.softmax = !config.liger;
+    load.own_adapter = full;
     model = CausalLM::load(all_from_checkpoint ? checkpoint : base, load);
   }
   model->checkpoint_layers(options.train.activation_checkpointing == ActivationCheckpointing::kFull);
   if (full) {
     for (at::Tensor& parameter : model->parameters()) parameter.set_requires_grad(true);
-    if (options.distill) {
-      LoadOptions load;
-      load.dtype = dtype;
-      load.device = device;
-      load.softmax = true;
-      teacher = CausalLM::load(base, load);
-    }
+    if (options.distill) teacher = load_teacher(*this, dtype);
     return;
   }
-  if (options.distill) teacher = model->teacher();
+  if (options.distill) teacher = options.distill->teacher ? load_teacher(*this, dtype) : model->teacher();
   const LoraConfig wanted = lora_config(*options.lora, options.model.path);
   adapter_base = liger::adapter_base(base, config.liger);
-  const std::filesystem::path adapter = checkpoint.empty() ? options.model.adapter.value_or("") : checkpoint.string();
+  const std::filesystem::path first =
+      options.lora->own ? liger::own_adapter(base, base_config) : std::filesystem::path(options.model.adapter.value_or(""));
+  const std::filesystem::path adapter = checkpoint.empty() ? first : checkpoint;
   if (adapter.empty()) {
     lora = add_lora(*model, wanted);
   } else {
@@ -165,7 +207,7 @@ std::vector<NamedParameter> TrainingSetup::trainable() const {
 }
 
 TrainingSetup::Counts TrainingSetup::parameter_counts() const {
-  const ParameterSizes sizes(base_config, options.lora);
+  const ParameterSizes sizes(base_config, options.lora, own_adapter);
   return {sizes.model() + sizes.adapters(), sizes.trained()};
 }
 

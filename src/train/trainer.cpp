@@ -278,7 +278,28 @@ Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
     const at::Tensor error = attention_error(*setup_->model, *setup_->teacher, batch.tokens);
     return {error, error * static_cast<double>(batch.targets.ne(kIgnoredTarget).sum().item<int64_t>())};
   }
-  const at::Tensor hidden = setup_->model->hidden_states(batch.tokens), head = setup_->model->head_weight();
+  const at::Tensor head = setup_->model->head_weight();
+  const std::vector<at::Tensor> outputs = outputs_of(batch.tokens);
+  const at::Tensor& hidden = outputs.back();
+  Loss loss = loss_of_output(hidden, head, batch);
+  for (size_t i = 0; i + 1 < outputs.size(); ++i) {
+    const Distillation how{.weight = setup_->options.exits->distill};
+    loss.sum = loss.sum + setup_->options.exits->weight * linear_distillation(outputs[i], head, hidden.detach(),
+                                                                              head.detach(), batch.targets, how);
+  }
+  return loss;
+}
+
+/// Of every exit that learns; the last is the model's.
+std::vector<at::Tensor> Trainer::outputs_of(const Sequences& tokens) const {
+  CausalLM& model = *setup_->model;
+  if (setup_->options.exits) return model.exit_states(tokens);
+  return {model.hidden_states(tokens)};
+}
+
+/// Against the targets, and the teacher if there is one.
+Trainer::Loss Trainer::loss_of_output(const at::Tensor& hidden, const at::Tensor& head, const MicroBatch& batch) const {
+  const auto& distill = setup_->options.distill;
   if (!setup_->teacher) return {hidden, linear_cross_entropy(hidden, head, batch.targets)};
   at::Tensor taught;
   {
@@ -334,16 +355,29 @@ bool Trainer::evaluate() {
   std::vector<int64_t> all(data.size());
   std::iota(all.begin(), all.end(), 0);
   std::optional<double> sum = 0;
+  std::vector<double> exits;  // after each loop but the last, as far as they learn
   for (const auto& [index, part] : own_micro_batches(all)) {
     if (interrupted()) {
       sum.reset();
       break;
     }
     const MicroBatch batch = data.batch(part, model.device());
-    const at::Tensor hidden = model.hidden_states(batch.tokens);
-    *sum += checked_loss({hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets)}, data, part);
+    const std::vector<at::Tensor> outputs = outputs_of(batch.tokens);
+    const auto loss_at = [&](const at::Tensor& hidden) {
+      return checked_loss({hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets)}, data, part);
+    };
+    *sum += loss_at(outputs.back());
+    for (size_t i = 0; i + 1 < outputs.size(); ++i) {
+      exits.resize(outputs.size() - 1);
+      exits[i] += loss_at(outputs[i]);
+    }
   }
   if (!sum_over_ranks(sum)) return false;
+  for (double& exit : exits) {
+    std::optional<double> whole = exit;
+    sum_over_ranks(whole);
+    exit = *whole / static_cast<double>(data.counts().targets);
+  }
   const double loss = *sum / static_cast<double>(data.counts().targets);
   state_.evaluated_at = state_.step;
   state_.eval_loss = loss;
@@ -362,6 +396,7 @@ bool Trainer::evaluate() {
   metrics_->add(row);
   log_info(cat("update ", state_.step, ": validation loss ", loss, ", best ", *state_.best_eval_loss, " at update ",
                state_.best_step));
+  for (size_t i = 0; i < exits.size(); ++i) log_info(cat("  after loop ", i + 1, ": ", exits[i]));
   return true;
 }
 

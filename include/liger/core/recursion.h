@@ -36,6 +36,9 @@ struct Recursion {
   /// Of so many depths; they must divide.
   int64_t slots(int64_t depths) const { return keeps_ends() ? 2 + (depths - 2) / loops : depths / loops; }
   int64_t slot(int64_t depth, int64_t depths) const;
+  /// The depth that ends each loop, where loops run one after the other; else none. The last depth of all, where it is
+  /// not shared, belongs to no loop and runs after any of them.
+  std::vector<int64_t> loop_ends(int64_t depths) const;
   /// Why so many depths cannot be shared like this, and what could; "" if they can.
   std::string refuses(int64_t depths) const;
 

@@ -42,6 +42,9 @@ struct Generation {
 /// not; an empty prompt is the bare BOS (EOS for a tokenizer without).
 std::vector<int64_t> encode_prompt(const Tokenizer& tokenizer, std::string_view text);
 
+/// The tokens that end a text: the configuration's, else the tokenizer's EOS.
+std::vector<int64_t> end_ids(const CausalLM& model, const Tokenizer& tokenizer);
+
 /// Ids of a text that goes on where another ended: without BOS, maybe none.
 std::vector<int64_t> encode_continuation(const Tokenizer& tokenizer, std::string_view text);
 

@@ -35,6 +35,7 @@ struct ModelOptions {
 };
 
 struct LoraOptions : LoraConfig {
+  bool own = false;
   double plus_ratio = 1.0, mixer_ratio = 1.0;
 };
 
@@ -104,7 +105,12 @@ struct SampleOptions {
 };
 
 struct DistillOptions : Distillation {
+  std::optional<std::string> teacher;
   int64_t attention_steps = 0;
+};
+
+struct ExitOptions {
+  double weight = 0.1, distill = 0.5;
 };
 
 struct FinetuneOptions {
@@ -113,6 +119,7 @@ struct FinetuneOptions {
   DataOptions data;
   TrainOptions train;
   std::optional<DistillOptions> distill;  ///< nothing = the targets alone are learned
+  std::optional<ExitOptions> exits;        ///< nothing = only the last loop's output is learned
   SaveOptions save;
   LogOptions log;
   std::optional<SampleOptions> sample;  ///< nothing = no texts

@@ -38,8 +38,11 @@ struct TrainingSetup {
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
   std::shared_ptr<CausalLM>
-      teacher;                     ///< with distill: the base with softmax attention, in the model's memory with lora
+      teacher;                     ///< with distill: the one named, or the base with softmax attention, with lora in
+                                   ///< the model's memory
   std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
+  /// What a recursive model brings along, where it is trained with every parameter.
+  std::optional<LoraConfig> own_adapter;
   OrderedJson adapter_base;        ///< with lora: see liger/nn/adapter_base.h
   std::string data_sha256;         ///< of the training file
   int64_t steps_per_epoch = 0, total_steps = 0;
@@ -134,6 +137,8 @@ class Trainer {
     at::Tensor from, sum;  // what it was computed from, and the sum over the targets
   };
   Loss loss_of(const MicroBatch& batch) const;
+  std::vector<at::Tensor> outputs_of(const Sequences& tokens) const;
+  Loss loss_of_output(const at::Tensor& hidden, const at::Tensor& head, const MicroBatch& batch) const;
   double checked_loss(const Loss& loss, const Dataset& data, std::span<const int64_t> samples) const;
   double clip_gradients(std::span<const int64_t> samples);
   std::span<const int64_t> next_samples() const;

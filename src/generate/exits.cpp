@@ -1,0 +1,149 @@
+#include "liger/generate/exits.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/topk.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <tuple>
+
+#include "liger/error.h"
+#include "liger/nn/causal_lm.h"
+
+namespace liger {
+namespace {
+
+constexpr std::array kRules = {ExitRule::kMargin, ExitRule::kEntropy, ExitRule::kPatience};
+
+// Of every position, after each loop.
+using Position = std::vector<Verdict>;
+
+std::vector<Position> read_texts(CausalLM& model, const std::vector<Sequences>& texts, ExitRule rule) {
+  constexpr int64_t kRows = 256;  // whose logits exist at a time
+  std::vector<Position> out;
+  for (const Sequences& text : texts) {
+    const std::vector<at::Tensor> exits = model.exit_states(text);
+    for (int64_t first = 0; first < text.tokens(); first += kRows) {
+      const int64_t n = std::min(kRows, text.tokens() - first);
+      std::vector<Position> rows(static_cast<size_t>(n));
+      std::vector<Verdict> before;
+      for (const at::Tensor& hidden : exits) {
+        before = judge(rule, model.logits(hidden.narrow(0, first, n)), before);
+        for (size_t i = 0; i < rows.size(); ++i) rows[i].push_back(before[i]);
+      }
+      out.insert(out.end(), rows.begin(), rows.end());
+    }
+  }
+  return out;
+}
+
+ExitOutcome outcome(const std::vector<Position>& positions, const ExitPolicy& policy) {
+  ExitOutcome out{.policy = policy, .left = std::vector<int64_t>(positions.front().size(), 0), .different = 0};
+  for (const Position& position : positions) {
+    size_t loop = 0;
+    while (loop + 1 < position.size() && !is_sure(policy, position[loop])) ++loop;
+    ++out.left[loop];
+    out.different += position[loop].token != position.back().token;
+  }
+  return out;
+}
+
+// Those that make a difference, from the strictest to the loosest; at most so many.
+std::vector<double> thresholds(const std::vector<Position>& positions, ExitRule rule) {
+  constexpr size_t kMost = 512;
+  std::set<double> all;
+  for (const Position& position : positions)
+    for (size_t loop = 0; loop + 1 < position.size(); ++loop) all.insert(position[loop].score);
+  std::vector<double> sorted(all.begin(), all.end()), out;
+  if (rule != ExitRule::kEntropy) std::reverse(sorted.begin(), sorted.end());
+  if (rule == ExitRule::kPatience) std::erase_if(sorted, [](double x) { return x < 1; });
+  const size_t step = std::max<size_t>(1, sorted.size() / kMost);
+  for (size_t i = 0; i < sorted.size(); i += step) out.push_back(sorted[i]);
+  return out;
+}
+
+// No score reaches it.
+double never(ExitRule rule) {
+  switch (rule) {
+    case ExitRule::kMargin: return 2;
+    case ExitRule::kEntropy: return -1;
+    case ExitRule::kPatience: return std::numeric_limits<double>::max();
+  }
+  return 2;
+}
+
+}  // namespace
+
+const char* to_string(ExitRule rule) {
+  switch (rule) {
+    case ExitRule::kMargin: return "margin";
+    case ExitRule::kEntropy: return "entropy";
+    case ExitRule::kPatience: return "patience";
+  }
+  return "?";
+}
+
+ExitRule exit_rule_from_name(const std::string& name) {
+  for (const ExitRule rule : kRules)
+    if (name == to_string(rule)) return rule;
+  fail(ErrorCode::kUsage, "exit rule: expected one of margin, entropy, patience, got '", name, "'");
+}
+
+std::vector<Verdict> judge(ExitRule rule, const at::Tensor& logits, const std::vector<Verdict>& before) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor log_p = at::log_softmax(logits.to(at::kCPU, at::kDouble), 1);
+  const auto [values, ids] = at::topk(log_p, std::min<int64_t>(2, log_p.size(1)), 1);
+  const at::Tensor entropy = rule == ExitRule::kEntropy ? -(log_p.exp() * log_p).sum(1) : at::Tensor();
+  std::vector<Verdict> out(static_cast<size_t>(logits.size(0)));
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    Verdict& verdict = out[i];
+    verdict.token = ids[row][0].item<int64_t>();
+    switch (rule) {
+      case ExitRule::kMargin:
+        verdict.score = values[row][0].exp().item<double>();
+        if (values.size(1) > 1) verdict.score -= values[row][1].exp().item<double>();
+        break;
+      case ExitRule::kEntropy: verdict.score = entropy[row].item<double>(); break;
+      case ExitRule::kPatience:
+        verdict.score = !before.empty() && before[i].token == verdict.token ? before[i].score + 1 : 0;
+    }
+  }
+  return out;
+}
+
+bool is_sure(const ExitPolicy& policy, const Verdict& verdict) {
+  return policy.rule == ExitRule::kEntropy ? verdict.score <= policy.threshold : verdict.score >= policy.threshold;
+}
+
+int64_t ExitOutcome::tokens() const { return std::accumulate(left.begin(), left.end(), int64_t{0}); }
+
+double ExitOutcome::mean_loops() const {
+  int64_t loops = 0;
+  for (size_t i = 0; i < left.size(); ++i) loops += static_cast<int64_t>(i + 1) * left[i];
+  return static_cast<double>(loops) / static_cast<double>(tokens());
+}
+
+ExitOutcome fit_exit(CausalLM& model, const std::vector<Sequences>& texts, ExitRule rule, double loss) {
+  LIGER_CHECK_USAGE(loss >= 0 && loss < 1, "exit: expected a share of tokens from 0 to below 1, got ", loss);
+  const auto& recursive = model.config().recursive;
+  LIGER_CHECK_USAGE(recursive && recursive->runs_in_loops(),
+                    "exit: expected a recursive model whose loops run one after the other");
+  const at::NoGradGuard no_grad;
+  const std::vector<Position> positions = read_texts(model, texts, rule);
+  LIGER_CHECK_USAGE(!positions.empty(), "exit: the texts have no token");
+  ExitOutcome best = outcome(positions, {rule, never(rule)});
+  for (const double threshold : thresholds(positions, rule)) {
+    const ExitOutcome found = outcome(positions, {rule, threshold});
+    if (found.different > loss * static_cast<double>(found.tokens())) continue;
+    if (found.mean_loops() < best.mean_loops()) best = found;
+  }
+  return best;
+}
+
+}  // namespace liger

@@ -1,0 +1,70 @@
+#include "nn/shared_layer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+
+#include "liger/error.h"
+#include "liger/ops/linear.h"
+#include "liger/ops/ops.h"
+
+namespace liger {
+namespace {
+
+using Groups = std::vector<DepthRows>;
+
+// y = x W^T + bias, and to each group's rows s (x A^T) B^T of its own pair.
+template <typename Pick>
+at::Tensor linear(const Groups& groups, const at::Tensor& x, const Pick& pick) {
+  const Linear& first = pick(*groups.front().layer);
+  at::Tensor y = liger::linear(x, first.weight, first.bias);
+  for (const DepthRows& group : groups) {
+    const Linear& of_depth = pick(*group.layer);
+    if (!of_depth.has_lora()) continue;
+    LIGER_CHECK(!of_depth.has_dora(), "shared layers: expected LoRA, got DoRA");
+    const at::Tensor rows = x.narrow(0, group.begin, group.count);
+    const at::Tensor a = of_depth.lora_a(), b = of_depth.lora_b();
+    const at::Tensor low = at::mm(rows.to(a.scalar_type()), a.t()).mul_(of_depth.lora_scale());
+    y.narrow(0, group.begin, group.count).add_(at::mm(low, b.t()));
+  }
+  return y;
+}
+
+template <typename Norm>
+at::Tensor normalized(const Groups& groups, const at::Tensor& x, const Norm& norm) {
+  if (groups.size() == 1) return norm(*groups.front().layer, x);
+  at::Tensor out = at::empty_like(x);
+  for (const DepthRows& group : groups)
+    out.narrow(0, group.begin, group.count).copy_(norm(*group.layer, x.narrow(0, group.begin, group.count)));
+  return out;
+}
+
+}  // namespace
+
+at::Tensor run_shared_layer(const Groups& groups, const at::Tensor& x,
+                            const std::function<at::Tensor(const Projections&)>& mix) {
+  LIGER_CHECK(!at::GradMode::is_enabled(), "shared layers: expected NoGradGuard or InferenceMode");
+  const at::Tensor in =
+      normalized(groups, x, [](DecoderLayer& layer, const at::Tensor& rows) { return layer.attention_input(rows); });
+  const auto project = [&](const Linear& (TokenMixer::*which)() const) {
+    return linear(groups, in, [&](DecoderLayer& layer) -> const Linear& { return (layer.attention().*which)(); });
+  };
+  TokenMixer& attention = groups.front().layer->attention();
+  const at::Tensor mixed = mix(attention.by_head(project(&TokenMixer::q_proj), project(&TokenMixer::k_proj),
+                                                 project(&TokenMixer::v_proj)));
+  const at::Tensor between = x + linear(groups, mixed.reshape({x.size(0), -1}), [](DecoderLayer& layer) -> const Linear& {
+                               return layer.attention().o_proj();
+                             });
+  const at::Tensor read = normalized(groups, between, [](DecoderLayer& layer, const at::Tensor& rows) {
+    return layer.mlp_input(rows);
+  });
+  const auto of_mlp = [&](const at::Tensor& rows, const Linear& (Mlp::*which)() const) {
+    return linear(groups, rows, [&](DecoderLayer& layer) -> const Linear& { return (layer.mlp().*which)(); });
+  };
+  const at::Tensor wide = gated_activation(groups.front().layer->mlp().activation(), of_mlp(read, &Mlp::gate_proj),
+                                           of_mlp(read, &Mlp::up_proj));
+  return between + of_mlp(wide, &Mlp::down_proj);
+}
+
+}  // namespace liger
