@@ -104,12 +104,13 @@ TEST(Engine, TextsAreWhatTheyWouldBeAlone) {
 }
 
 TEST(Engine, ExitsAreThoseOfEachAlone) {
-  const std::vector<Request> requests = make_requests(9);
+  const std::vector<Request> requests = make_requests(7);
   for (const Kind& kind : kKinds) {
     if (!kind.recursive || kind.recursive->sharing != Sharing::kCycle) continue;
     const auto model = make_model(kind);
     for (const ExitPolicy& policy : {ExitPolicy{ExitRule::kMargin, 0.2}, ExitPolicy{ExitRule::kEntropy, 2.0},
                                      ExitPolicy{ExitRule::kPatience, 1}}) {
+      if (kind.liger && policy.rule != ExitRule::kMargin) continue;
       std::vector<std::vector<int64_t>> expected;
       for (const Request& request : requests) expected.push_back(alone(*model, request, policy, {}));
       for (const Batching batching : {Batching::kStatic, Batching::kSequence, Batching::kDepth})
@@ -158,7 +159,13 @@ TEST(Engine, ArrivalsAndMemoryBoundWhatIsAdmitted) {
   Engine engine(*model, {.batch = 4, .memory = most});
   const std::vector<Answer> answers = engine.run(requests);
   EXPECT_GE(answers[0].admitted, 0.15);
-  EXPECT_GE(answers[2].admitted, std::min(answers[1].finished, answers[3].finished) * 0);
+  for (const Answer& now : answers) {  // texts that are there when another comes in
+    int64_t bytes = 0;
+    for (size_t i = 0; i < answers.size(); ++i)
+      if (answers[i].admitted <= now.admitted && answers[i].finished > now.admitted)
+        bytes += Engine::state_bytes(*model, std::ssize(requests[i].prompt) + requests[i].max_tokens);
+    EXPECT_LE(bytes, most);
+  }
   EXPECT_EQ(Engine::state_bytes(*model, 20), 2 * 20 * 2 * 8 * 4 * 6);
   requests[1].max_tokens = 1000;
   EXPECT_LIGER_ERROR(engine.run(requests), ErrorCode::kUsage, "request 1: may come to");

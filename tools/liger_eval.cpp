@@ -3,13 +3,16 @@
 #include <torch/nn/module.h>
 
 #include <chrono>
+#include <cstdio>
 #include <iostream>
 
+#include "liger/convert/calibration_text.h"
 #include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
 #include "liger/eval/logits.h"
 #include "liger/eval/results.h"
+#include "liger/generate/exits.h"
 #include "liger/io/log.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
@@ -26,6 +29,8 @@ struct Arguments {
   std::filesystem::path output_path, input_ids, logits;
   std::string batch_size = "auto", softmax_dtype = "float32";
   EvalOptions eval;
+  CalibrationText exit_text{.file = {}, .tokens = 16384};
+  double exit_loss = 0.01;
 };
 
 constexpr const char* kDescription =
@@ -66,6 +71,12 @@ void add_options(CLI::App& app, Arguments& a) {
   CLI::Option* logits = app.add_option("--logits", a.logits, "Where the logits [B, T, V] of --input-ids go");
   logits->option_text("FILE")->needs(ids);
   ids->needs(logits);
+  CLI::Option* fit = app.add_option("--fit-exit", a.exit_text.file, "A recursive model's exit thresholds, on this text");
+  fit->option_text("FILE")->excludes(tasks)->excludes(ids);
+  app.add_option("--exit-loss", a.exit_loss, "Share of tokens that may be others than after all loops")
+      ->needs(fit)
+      ->option_text("X (0.01)");
+  app.add_option("--fit-tokens", a.exit_text.tokens, "Tokens of it to read")->needs(fit)->option_text("N (16384)");
   tool::add_common_options(app, a.common);
 }
 
@@ -128,14 +139,44 @@ void run_tasks(Arguments& a) {
   }
 }
 
+// The loosest threshold of every rule, and what it does.
+void run_fit_exit(Arguments& a) {
+  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::vector<Sequences> texts = read_calibration_text(a.exit_text, *Tokenizer::load(dir));
+  const auto model = load_model(a, tool::load_options(a.model), dir);
+  OrderedJson document = OrderedJson::object();
+  if (!a.common.json) std::cout << "rule      threshold   mean loops   same token   left after each loop\n";
+  for (const ExitRule rule : {ExitRule::kMargin, ExitRule::kEntropy, ExitRule::kPatience}) {
+    const ExitOutcome found = fit_exit(*model, texts, rule, a.exit_loss);
+    std::string left;
+    for (const int64_t n : found.left) {
+      char share[16];
+      std::snprintf(share, sizeof share, " %5.1f %%", 100 * static_cast<double>(n) / static_cast<double>(found.tokens()));
+      left += share;
+    }
+    document[to_string(rule)] = {{"threshold", found.policy.threshold},
+                                 {"tokens", found.tokens()},
+                                 {"mean_loops", found.mean_loops()},
+                                 {"agreement", found.agreement()},
+                                 {"left", found.left}};
+    if (a.common.json) continue;
+    char line[96];
+    std::snprintf(line, sizeof line, "%-8s %10.4g %12.3f %10.2f %% ", to_string(rule), found.policy.threshold,
+                  found.mean_loops(), 100 * found.agreement());
+    std::cout << line << left << "\n";
+  }
+  if (a.common.json) tool::print_json(document);
+}
+
 void run(Arguments& a) {
+  if (!a.exit_text.file.empty()) return run_fit_exit(a);
   if (!a.input_ids.empty()) {
     const auto model = load_model(a, tool::load_options(a.model), resolve_model(a.model.model));
     write_logits(*model, a.input_ids, a.logits);
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;
   }
-  LIGER_CHECK_USAGE(!a.eval.tasks.empty(), "nothing to do: give --tasks with --data, or --input-ids with --logits");
+  LIGER_CHECK_USAGE(!a.eval.tasks.empty(), "nothing to do: give --tasks with --data, --input-ids with --logits, or --fit-exit");
   run_tasks(a);
 }
 

@@ -1,9 +1,13 @@
 #include "liger/generate/engine.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -16,8 +20,10 @@
 #include "liger/error.h"
 #include "liger/io/interrupt.h"
 #include "liger/nn/causal_lm.h"
+#include "liger/nn/step_decoder.h"
 #include "nn/mix_settings.h"
 #include "nn/shared_layer.h"
+#include "nn/step_mixer.h"
 
 namespace liger {
 namespace {
@@ -77,6 +83,11 @@ class Run {
         on_answer_(on_answer),
         answers_(requests.size()),
         frequencies_(rope_frequencies(config_.rope, config_.head_dim, model.device())) {
+    if (StepDecoder::supports(model)) {
+      steps_.emplace(model);
+      for (int i = 0; i < at::get_num_threads(); ++i)
+        scratch_.push_back(at::zeros({steps_->scratch_bytes()}, at::kByte));
+    }
     stats_.left.assign(plan_.loops.size(), 0);
     for (size_t i = 0; i < requests.size(); ++i) waiting_.push_back(i);
     std::stable_sort(waiting_.begin(), waiting_.end(),
@@ -181,13 +192,50 @@ class Run {
   at::Tensor layer(const std::vector<DepthRows>& groups, const std::vector<Rows>& rows,
                    const std::vector<int64_t>& depths, const at::Tensor& x) {
     return run_shared_layer(groups, x, [&](const Projections& all) {
+      if (steps_) return mix_steps(rows, depths, all);
       std::vector<at::Tensor> mixed;
       for (size_t i = 0; i < rows.size(); ++i) mixed.push_back(mix(rows[i], depths[i], all));
       return mixed.size() == 1 ? mixed.front() : at::cat(mixed);
     });
   }
 
+  // In compiled code, token after token; texts and heads side by side.
+  at::Tensor mix_steps(const std::vector<Rows>& rows, const std::vector<int64_t>& depths, const Projections& all) {
+    const auto wide = [](const at::Tensor& x) { return x.to(at::kFloat).contiguous(); };
+    const at::Tensor q = wide(all.q), k = wide(all.k), v = wide(all.v), out = at::empty_like(q);
+    const int64_t Hkv = config_.num_key_value_heads, D = config_.head_dim, H = config_.num_attention_heads;
+    std::vector<int64_t> positions(static_cast<size_t>(q.size(0)));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto depth = static_cast<size_t>(depths[i]);
+      const int64_t seen = rows[i].text->seen[depth];
+      for (int64_t t = 0; t < rows[i].count; ++t) positions[static_cast<size_t>(rows[i].begin + t)] = seen + t;
+      steps_->prepare(depths[i], 1, seen + rows[i].count, rows[i].text->state.layers[depth]);
+    }
+    const Rotation turned = rotation(frequencies_, at::tensor(positions));
+    const auto at_row = [](const at::Tensor& x, int64_t row) { return x.const_data_ptr<float>() + row * x.stride(0); };
+    at::parallel_for(0, std::ssize(rows) * Hkv, 1, [&](int64_t first, int64_t last) {
+      void* const scratch = scratch_[static_cast<size_t>(at::get_thread_num())].mutable_data_ptr();
+      for (int64_t job = first; job < last; ++job) {
+        const Rows& of = rows[static_cast<size_t>(job / Hkv)];
+        const int64_t depth = depths[static_cast<size_t>(job / Hkv)];
+        for (int64_t row = of.begin; row < of.begin + of.count; ++row)
+          steps_->head(depth, 0, job % Hkv,
+                       {.q = at_row(q, row),
+                        .k = at_row(k, row),
+                        .v = at_row(v, row),
+                        .o = out.mutable_data_ptr<float>() + row * H * D,
+                        .cos = at_row(turned.cos, row),
+                        .sin = at_row(turned.sin, row),
+                        .seen = positions[static_cast<size_t>(row)]},
+                       of.text->state.layers[static_cast<size_t>(depth)], scratch);
+      }
+    });
+    for (size_t i = 0; i < rows.size(); ++i) rows[i].text->seen[static_cast<size_t>(depths[i])] += rows[i].count;
+    return out.to(all.q.scalar_type());
+  }
+
   at::Tensor mix(const Rows& of, int64_t depth, const Projections& all) {
+    if (steps_) return mix_steps({of}, {depth}, all);
     Text& text = *of.text;
     int64_t& seen = text.seen[static_cast<size_t>(depth)];
     const auto part = [&](const at::Tensor& x) { return x.narrow(0, of.begin, of.count); };
@@ -334,6 +382,8 @@ class Run {
   const std::function<void(size_t, const Answer&)>& on_answer_;
   std::vector<Answer> answers_;
   const at::Tensor frequencies_;
+  std::optional<StepMixer> steps_;   // where the model can be decoded in compiled code
+  std::vector<at::Tensor> scratch_;  // of each thread
   std::deque<size_t> waiting_;  // by arrival
   std::vector<std::unique_ptr<Text>> texts_;
   int64_t memory_ = 0;

@@ -13,8 +13,7 @@
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/ops/ops.h"
-#include "nn/mix_head.h"
-#include "nn/mix_settings.h"
+#include "nn/step_mixer.h"
 #include "nn/step_weights.h"
 #include "ops/rows.h"
 
@@ -52,21 +51,19 @@ struct StepDecoder::Implementation {
   };
 
   void begin(DecodingState& state) const;
-  void reserve(LayerState& layer, const DecodingState& state) const;
   void embed(std::span<const int64_t> ids);
   void rotate(const DecodingState& state);
   void run(Member& member, const DecodingState& state, std::vector<LayerState>& memory);
   void norm(const at::Tensor& weight, Member& member);
   void linear(const StepLinear& map, const Activations& in, const Activations& to, Member& member);
   void add_linear(const StepLinear& map, const Activations& in, Member& member);
-  void mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state, LayerState& memory, Member& member);
-  void attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory, Member& member);
+  MixerToken token(int64_t s, const DecodingState& state) const;
 
   const CpuKernels& kernels = cpu_kernels();
   ModelConfig config;
   int64_t S, H, Hkv, D, group;
   StepWeights weights;
-  std::vector<MixSettings> mixes;            // by layer; not used for softmax layers
+  StepMixer mixer;
   std::vector<float> frequencies, cos, sin;  // [D/2], [S][D/2] twice
   float embedding_scale;
   GateActivation activation;
@@ -83,6 +80,7 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       D(config.head_dim),
       group(config.group_size()),
       weights(model),
+      mixer(model),
       cos(S * D / 2),
       sin(S * D / 2),
       embedding_scale(1),
@@ -102,19 +100,12 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
     embedding_scale =
         at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::TensorOptions(model.dtype()))
             .item<float>();
-  int64_t bytes = 64, rank = 1;
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    mixes.push_back(config.is_softmax_layer(i) ? MixSettings{} : mix_settings(config, i));
-    CacheHead cache = {};
-    cache.group = group;
-    cache.D = D;
-    const MixHead head = mix_head(mixes.back(), 0, Hkv, group, D);
-    bytes = std::max({bytes, kernels.step.mix_scratch(head), kernels.step.cache_scratch(cache)});
-    const StepLayer& layer = weights.layers[i];
+  int64_t rank = 1;
+  for (const StepLayer& layer : weights.layers)
     for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
       rank = std::max(rank, map->rank());
-  }
-  for (int i = 0; i < at::get_num_threads(); ++i) members.emplace_back(S, config.hidden_size, rank, bytes);
+  for (int i = 0; i < at::get_num_threads(); ++i)
+    members.emplace_back(S, config.hidden_size, rank, mixer.scratch_bytes());
 }
 
 void StepDecoder::Implementation::begin(DecodingState& state) const {
@@ -126,31 +117,8 @@ void StepDecoder::Implementation::begin(DecodingState& state) const {
   LIGER_CHECK(std::ssize(state.layers) == config.num_hidden_layers && std::ssize(state.seen) == S,
               "decoding state: expected ", config.num_hidden_layers, " layers of ", S, " sequences, got ",
               state.layers.size(), " of ", state.seen.size());
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    LayerState& layer = state.layers[i];
-    if (config.is_softmax_layer(i)) {
-      reserve(layer, state);
-      continue;
-    }
-    const MixSettings& m = mixes[i];
-    if (m.recurrence.structure && layer.recurrent.empty())
-      for (const StateShape& shape : state_shapes(*m.recurrence.structure, D))
-        layer.recurrent.push_back(at::zeros({S, Hkv, shape.rows, shape.columns}, at::kFloat));
-    make_rings(m, S, Hkv, D, at::kFloat, layer);
-  }
-}
-
-// Room for one more token in a softmax layer's cache, doubling it.
-void StepDecoder::Implementation::reserve(LayerState& layer, const DecodingState& state) const {
   const int64_t needed = *std::max_element(state.seen.begin(), state.seen.end()) + 1;
-  for (at::Tensor* cache : {&layer.keys, &layer.values}) {
-    const int64_t capacity = cache->defined() ? cache->size(1) : 0;
-    if (needed <= capacity) continue;
-    const auto type = weights.embedding.weight.scalar_type();
-    at::Tensor larger = at::zeros({S, std::max<int64_t>({needed, 2 * capacity, 64}), Hkv, D}, type);
-    if (cache->defined()) larger.narrow(1, 0, capacity).copy_(*cache);
-    *cache = larger;
-  }
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) mixer.prepare(i, S, needed, state.layers[i]);
 }
 
 void StepDecoder::Implementation::embed(std::span<const int64_t> ids) {
@@ -199,54 +167,14 @@ void StepDecoder::Implementation::add_linear(const StepLinear& map, const Activa
     for (int64_t r = first; r < last; ++r) x[s][r] += out[s][r];
 }
 
-void StepDecoder::Implementation::mix(int64_t layer, int64_t s, int64_t h, const DecodingState& state,
-                                      LayerState& memory, Member& member) {
-  const MixSettings& m = mixes[layer];
-  const auto block = [&](const at::Tensor& tensor) -> void* {
-    return tensor.mutable_data_ptr<float>() + (s * Hkv + h) * tensor.size(2) * tensor.size(3);
-  };
-  const auto& states = memory.recurrent;
-  MixHead head = mix_head(m, h, Hkv, group, D, weights.layers[layer].mixer);
-  head.element = Element::kFloat;
-  head.tokens = 1;
-  head.seen = state.seen[s];
-  head.q = q[s] + h * group * D;
-  head.k = k[s] + h * D;
-  head.v = v[s] + h * D;
-  head.cos = cos.data() + s * D / 2;
-  head.sin = sin.data() + s * D / 2;
-  kernels.step.mix(
-      head,
-      {.o = mixed[s] + h * group * D,
-       .states = {states.empty() ? nullptr : block(states[0]), states.size() < 2 ? nullptr : block(states[1])},
-       .ring_keys = m.window > 0 ? block(memory.keys) : nullptr,
-       .ring_values = m.window > 0 ? block(memory.values) : nullptr,
-       .ring_raw_keys = m.beyond_window ? block(memory.raw_keys) : nullptr,
-       .checkpoints = nullptr,
-       .lse = nullptr},
-      member.scratch.mutable_data_ptr());
-}
-
-void StepDecoder::Implementation::attend(int64_t s, int64_t h, const DecodingState& state, LayerState& memory,
-                                         Member& member) {
-  const auto cache = [&](const at::Tensor& tensor) -> void* {
-    return static_cast<char*>(tensor.mutable_data_ptr()) +
-           (s * tensor.size(1) * Hkv + h) * D * static_cast<int64_t>(tensor.element_size());
-  };
-  kernels.step.cache({.element = weights.embedding.view.element,
-                      .group = group,
-                      .D = D,
-                      .seen = state.seen[s],
-                      .q = q[s] + h * group * D,
-                      .k = k[s] + h * D,
-                      .v = v[s] + h * D,
-                      .cos = cos.data() + s * D / 2,
-                      .sin = sin.data() + s * D / 2,
-                      .keys = cache(memory.keys),
-                      .values = cache(memory.values),
-                      .stride = Hkv * D,
-                      .o = mixed[s] + h * group * D},
-                     member.scratch.mutable_data_ptr());
+MixerToken StepDecoder::Implementation::token(int64_t s, const DecodingState& state) const {
+  return {.q = q[s],
+          .k = k[s],
+          .v = v[s],
+          .o = mixed[s],
+          .cos = cos.data() + s * D / 2,
+          .sin = sin.data() + s * D / 2,
+          .seen = state.seen[s]};
 }
 
 void StepDecoder::Implementation::run(Member& member, const DecodingState& state, std::vector<LayerState>& memory) {
@@ -258,13 +186,8 @@ void StepDecoder::Implementation::run(Member& member, const DecodingState& state
     linear(layer.v, member.normed, v, member);
     team_barrier();
     const auto [first_head, last_head] = member.share(S * Hkv);
-    for (int64_t head = first_head; head < last_head; ++head) {
-      if (config.is_softmax_layer(i)) {
-        attend(head / Hkv, head % Hkv, state, memory[i], member);
-      } else {
-        mix(i, head / Hkv, head % Hkv, state, memory[i], member);
-      }
-    }
+    for (int64_t head = first_head; head < last_head; ++head)
+      mixer.head(i, head / Hkv, head % Hkv, token(head / Hkv, state), memory[i], member.scratch.mutable_data_ptr());
     team_barrier();
     add_linear(layer.o, mixed, member);
     team_barrier();

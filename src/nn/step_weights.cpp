@@ -2,7 +2,6 @@
 
 #include "liger/error.h"
 #include "nn/decoder.h"
-#include "nn/mix_settings.h"
 
 namespace liger {
 namespace {
@@ -47,7 +46,6 @@ StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
   for (int64_t i = 0; i < model.config().num_hidden_layers; ++i) {
     const std::string layer = cat("model.layers.", i, ".");
     const DecoderLayer& decoder = *model.decoder().layers()[i];
-    const auto* mixer = parameters.find(cat(layer, "self_attn.", kMixerModule, ".weight"));
     layers.push_back({.input_norm = as_float(decoder.input_norm().weight),
                       .post_attention_norm = as_float(decoder.post_attention_norm().weight),
                       .q = linear(layer + "self_attn.q_proj"),
@@ -56,8 +54,7 @@ StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
                       .o = linear(layer + "self_attn.o_proj"),
                       .gate = linear(layer + "mlp.gate_proj"),
                       .up = linear(layer + "mlp.up_proj"),
-                      .down = linear(layer + "mlp.down_proj"),
-                      .mixer = mixer ? as_float(*mixer) : at::Tensor()});
+                      .down = linear(layer + "mlp.down_proj")});
   }
 }
 

@@ -23,7 +23,6 @@ struct StepLinear {
 struct StepLayer {
   at::Tensor input_norm, post_attention_norm;  // float32
   StepLinear q, k, v, o, gate, up, down;
-  at::Tensor mixer;  // float32, MixInputs::scalars; undefined: the defaults
 };
 
 /// A model's weights in the order in which a token meets them.
