@@ -146,7 +146,8 @@ TEST(Engine, DepthWiseNeedsFewerPasses) {
     engine.run(requests);
     return engine.stats().passes;
   };
-  const int64_t all = passes(Batching::kStatic), sequence = passes(Batching::kSequence), depth = passes(Batching::kDepth);
+  const int64_t all = passes(Batching::kStatic), sequence = passes(Batching::kSequence),
+                depth = passes(Batching::kDepth);
   EXPECT_LT(sequence, all);
   EXPECT_LT(depth, sequence);
 }

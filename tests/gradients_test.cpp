@@ -105,11 +105,10 @@ TEST(Gradients, OfDistillation) {
   at::Tensor targets = at::randint(9, {6}, at::kLong);
   targets[2] = kIgnoredTarget;
   const at::Tensor head = randn({9, 4}), taught = randn({6, 5}), teacher = randn({9, 5});
-  for (const Distillation& how : {Distillation{}, Distillation{0.3, 2.0}, Distillation{0.0, 1.0},
-                                Distillation{1, 1, Divergence::kReverse}, Distillation{0.6, 1.5, Divergence::kReverse},
-                                Distillation{1, 1, Divergence::kJensenShannon},
-                                Distillation{0.6, 1.5, Divergence::kJensenShannon},
-                                Distillation{1, 2, Divergence::kTotalVariation}}) {
+  for (const Distillation& how :
+       {Distillation{}, Distillation{0.3, 2.0}, Distillation{0.0, 1.0}, Distillation{1, 1, Divergence::kReverse},
+        Distillation{0.6, 1.5, Divergence::kReverse}, Distillation{1, 1, Divergence::kJensenShannon},
+        Distillation{0.6, 1.5, Divergence::kJensenShannon}, Distillation{1, 2, Divergence::kTotalVariation}}) {
     const auto loss = [&](const at::Tensor& x, const at::Tensor& weight) {
       return Tensors{linear_distillation(x, weight, taught, teacher, targets, how)};
     };

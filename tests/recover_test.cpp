@@ -177,9 +177,10 @@ TEST(Distillation, IsItsFormula) {
       {Divergence::kJensenShannon, (p.exp() * (p - m.log()) + q.exp() * (q - m.log())).sum() / 2},
       {Divergence::kTotalVariation, (p.exp() - q.exp()).abs().sum() / 2}};
   for (const auto& [divergence, value] : others) {
-    expect_close(linear_distillation(x, head, y, teacher, targets, {1.0, T, divergence}), T * T * value, 1e-12, "other");
-    expect_close(linear_distillation(x, head, x, head, targets, {1.0, T, divergence}), at::zeros({}, at::kDouble), 1e-12,
-                 "itself");
+    expect_close(linear_distillation(x, head, y, teacher, targets, {1.0, T, divergence}), T * T * value, 1e-12,
+                 "other");
+    expect_close(linear_distillation(x, head, x, head, targets, {1.0, T, divergence}), at::zeros({}, at::kDouble),
+                 1e-12, "itself");
   }
 }
 

@@ -32,8 +32,7 @@ class TrainTied : public ::testing::Test {
   }
   void tie(const TieOptions& options, const std::string& arch = "") {
     fs::remove_all(folder_ / "model");
-    run_conversion(
-        plan_conversion({.model = teacher_, .arch = arch, .tie = options, .out = folder_ / "model"}));
+    run_conversion(plan_conversion({.model = teacher_, .arch = arch, .tie = options, .out = folder_ / "model"}));
   }
   FinetuneResult train(const std::string& run, std::vector<std::string> assignments) {
     return Trainer(test::read_options(test::tiny_run(folder_.path(), run), assignments)).run();
@@ -59,7 +58,7 @@ class TrainTied : public ::testing::Test {
     EXPECT_EQ(before.size(), after.size());
     for (const auto& [name, x] : before) {
       const bool same = after.at(name).equal(x);
-      bool& kind = name.find(".lora_") != std::string::npos ? out.pairs
+      bool& kind = name.find(".lora_") != std::string::npos      ? out.pairs
                    : name.find("layernorm") != std::string::npos ? out.norms
                                                                  : out.shared;
       kind |= !same;

@@ -71,7 +71,8 @@ void add_options(CLI::App& app, Arguments& a) {
   CLI::Option* logits = app.add_option("--logits", a.logits, "Where the logits [B, T, V] of --input-ids go");
   logits->option_text("FILE")->needs(ids);
   ids->needs(logits);
-  CLI::Option* fit = app.add_option("--fit-exit", a.exit_text.file, "A recursive model's exit thresholds, on this text");
+  CLI::Option* fit =
+      app.add_option("--fit-exit", a.exit_text.file, "A recursive model's exit thresholds, on this text");
   fit->option_text("FILE")->excludes(tasks)->excludes(ids);
   app.add_option("--exit-loss", a.exit_loss, "Share of tokens that may be others than after all loops")
       ->needs(fit)
@@ -151,7 +152,8 @@ void run_fit_exit(Arguments& a) {
     std::string left;
     for (const int64_t n : found.left) {
       char share[16];
-      std::snprintf(share, sizeof share, " %5.1f %%", 100 * static_cast<double>(n) / static_cast<double>(found.tokens()));
+      std::snprintf(share, sizeof share, " %5.1f %%",
+                    100 * static_cast<double>(n) / static_cast<double>(found.tokens()));
       left += share;
     }
     document[to_string(rule)] = {{"threshold", found.policy.threshold},
@@ -176,7 +178,8 @@ void run(Arguments& a) {
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;
   }
-  LIGER_CHECK_USAGE(!a.eval.tasks.empty(), "nothing to do: give --tasks with --data, --input-ids with --logits, or --fit-exit");
+  LIGER_CHECK_USAGE(!a.eval.tasks.empty(),
+                    "nothing to do: give --tasks with --data, --input-ids with --logits, or --fit-exit");
   run_tasks(a);
 }
 

@@ -104,10 +104,10 @@ OrderedJson to_json(const Generation& g) {
 
 void answer_requests(const Arguments& a) {
   validate(a.generate);
-  LIGER_CHECK_USAGE(a.generate.sampling.temperature == 0 && a.generate.stop.empty() && a.state_in.empty() &&
-                        a.state_out.empty(),
-                    "--requests takes the most probable token until EOS or max_tokens; expected no --temp, --stop, "
-                    "--state-in and --state-out");
+  LIGER_CHECK_USAGE(
+      a.generate.sampling.temperature == 0 && a.generate.stop.empty() && a.state_in.empty() && a.state_out.empty(),
+      "--requests takes the most probable token until EOS or max_tokens; expected no --temp, --stop, "
+      "--state-in and --state-out");
   const std::filesystem::path dir = resolve_model(a.model.model);
   const auto tokenizer = Tokenizer::load(dir);
   a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common.json);

@@ -33,8 +33,8 @@ std::vector<Named> read_requests(const std::string& file, const Tokenizer& token
     const std::string where = reader.where();
     for (const auto& item : row->items()) {
       const std::string& key = item.key();
-      LIGER_CHECK(key == "prompt" || key == "max_tokens" || key == "arrival" || key == "id", where, ": unknown key '", key,
-                  "'; expected prompt, max_tokens, arrival, id");
+      LIGER_CHECK(key == "prompt" || key == "max_tokens" || key == "arrival" || key == "id", where, ": unknown key '",
+                  key, "'; expected prompt, max_tokens, arrival, id");
     }
     const double count = number(*row, "max_tokens", static_cast<double>(max_tokens), where);
     LIGER_CHECK(count >= 1 && count == std::floor(count) && count < 1e9, where,
@@ -62,12 +62,13 @@ OrderedJson to_json(const Named& named, const Answer& answer, const Tokenizer& t
 void print_stats(const EngineStats& s) {
   const auto n = [](int64_t x) { return static_cast<double>(x); };
   char line[256];
-  std::snprintf(line, sizeof line,
-                "%lld tokens in %.2f s (%.1f tokens/s), prompts %.2f s; %lld passes of %.1f tokens, %.1f %% of them made "
-                "up later\n",
-                static_cast<long long>(s.tokens), s.seconds, n(s.tokens) / s.seconds, s.prefill_seconds,
-                static_cast<long long>(s.passes), n(s.rows) / n(std::max<int64_t>(1, s.passes)),
-                100 * n(s.backfill) / n(std::max<int64_t>(1, s.rows)));
+  std::snprintf(
+      line, sizeof line,
+      "%lld tokens in %.2f s (%.1f tokens/s), prompts %.2f s; %lld passes of %.1f tokens, %.1f %% of them made "
+      "up later\n",
+      static_cast<long long>(s.tokens), s.seconds, n(s.tokens) / s.seconds, s.prefill_seconds,
+      static_cast<long long>(s.passes), n(s.rows) / n(std::max<int64_t>(1, s.passes)),
+      100 * n(s.backfill) / n(std::max<int64_t>(1, s.rows)));
   std::cerr << line;
   for (size_t i = 0; i < s.left.size() && s.left.size() > 1; ++i) {
     std::snprintf(line, sizeof line, "  left after loop %zu: %.1f %%\n", i + 1,
@@ -80,16 +81,18 @@ void print_stats(const EngineStats& s) {
 
 void RequestBatch::add_to(CLI::App& app) {
   const char* const group = "Many requests at once";
-  CLI::Option* file = app.add_option("--requests", file_, "JSON lines of prompt, max_tokens, arrival (s), id: answers them all");
+  CLI::Option* file =
+      app.add_option("--requests", file_, "JSON lines of prompt, max_tokens, arrival (s), id: answers them all");
   file->option_text("FILE")->group(group)->excludes("--prompt")->excludes("--file");
   const auto option = [&](const char* name, auto& value, const char* text, const char* shown) {
     return app.add_option(name, value, text)->group(group)->needs(file)->option_text(shown);
   };
   option("--batch", batch_, "Texts at a time", "N (8)")->check(CLI::Range(1, 65536));
-  option("--batching", batching_, "Places are filled again: depth: between loops, sequence: between tokens, static: all at once",
-         "NAME (depth)")
+  option("--batching", batching_,
+         "Places are filled again: depth: between loops, sequence: between tokens, static: all at once", "NAME (depth)")
       ->check(CLI::IsMember({"static", "sequence", "depth"}));
-  CLI::Option* rule = option("--exit", exit_, "A token may leave a recursive model early: margin, entropy, patience", "RULE");
+  CLI::Option* rule =
+      option("--exit", exit_, "A token may leave a recursive model early: margin, entropy, patience", "RULE");
   rule->check(CLI::IsMember({"margin", "entropy", "patience"}));
   option("--exit-threshold", threshold_, "How sure it must be; liger-eval --fit-exit finds one", "X")->needs(rule);
   rule->needs("--exit-threshold");
@@ -121,8 +124,8 @@ void RequestBatch::run(CausalLM& model, const Tokenizer& tokenizer, const Genera
   progress.finish();
   const EngineStats& s = engine.stats();
   if (json_summary)
-    std::cerr << OrderedJson{{"tokens", s.tokens},   {"seconds", s.seconds},   {"prefill_seconds", s.prefill_seconds},
-                             {"passes", s.passes},   {"rows", s.rows},         {"backfill", s.backfill},
+    std::cerr << OrderedJson{{"tokens", s.tokens}, {"seconds", s.seconds}, {"prefill_seconds", s.prefill_seconds},
+                             {"passes", s.passes}, {"rows", s.rows},       {"backfill", s.backfill},
                              {"left", s.left}}
                      .dump()
               << "\n";

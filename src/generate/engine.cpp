@@ -14,6 +14,7 @@
 #include <array>
 #include <chrono>
 #include <deque>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -53,12 +54,11 @@ struct Text {
   size_t request = 0;
   DecodingState state;        // one sequence; its `seen` is not used
   std::vector<int64_t> seen;  // tokens that have run, by depth
-  int64_t position = 0;       // of the token on its way
   int64_t loop = 0;           // it is in
   at::Tensor x;               // what it comes into this loop with, [1, hidden_size]
   /// What tokens that left before loop i would have come into it with, oldest first.
   std::vector<std::vector<at::Tensor>> skipped;
-  std::vector<Verdict> verdict;  // after the loop before
+  Verdict verdict;               // after the loop before
   bool left = false;             // its token has, and waits for the others;
   int64_t next = -1;             // this one comes then
 };
@@ -152,51 +152,58 @@ class Run {
     text->skipped.resize(plan_.loops.size());
     const std::vector<int64_t>& prompt = requests_[i].prompt;
     const at::Tensor hidden = model_.hidden_states(Sequences({prompt}, model_.device()), &text->state);
-    text->position = std::ssize(prompt) - 1;
     text->seen.assign(static_cast<size_t>(config_.num_hidden_layers), std::ssize(prompt));
     const at::Tensor logits = model_.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
     stats_.prefill_seconds += now() - begin;
     answers_[i].first_token = now();
-    take(*text, logits.argmax(-1).item<int64_t>());
+    text->next = logits.argmax(-1).item<int64_t>();
+    take({text.get()});
     return text;
   }
 
-  // The next token of a text; x stays undefined if that ends it.
-  void take(Text& text, int64_t token) {
-    Answer& answer = answers_[text.request];
-    text.x = at::Tensor();
-    const bool ends = std::find(options_.end_ids.begin(), options_.end_ids.end(), token) != options_.end_ids.end();
-    if (!ends) answer.tokens.push_back(token);
-    if (ends || std::ssize(answer.tokens) == requests_[text.request].max_tokens) {
-      answer.finish_reason = ends ? "stop" : "length";
-      answer.finished = now();
-      memory_ -= bytes(requests_[text.request]);
-      if (on_answer_) on_answer_(text.request, answer);
-      return;
+  // The next tokens of texts; x stays undefined where that ends one.
+  void take(const std::vector<Text*>& texts) {
+    std::vector<Text*> going;
+    std::vector<std::vector<int64_t>> ids;
+    for (Text* text : texts) {
+      text->x = at::Tensor();
+      if (ended(*text)) continue;
+      text->loop = 0;
+      text->left = false;
+      text->verdict = {};
+      going.push_back(text);
+      ids.push_back({text->next});
     }
-    ++text.position;
-    text.loop = 0;
-    text.left = false;
-    text.verdict.clear();
-    text.x = decoder_.embed(Sequences({{token}}, model_.device()));
-    for (const int64_t depth : plan_.before) text.x = alone(text, depth, text.x);
+    if (going.empty()) return;
+    at::Tensor x = decoder_.embed(Sequences(ids, model_.device()));
+    for (const int64_t depth : plan_.before) x = together(going, depth, x);
+    for (size_t i = 0; i < going.size(); ++i) going[i]->x = x.narrow(0, static_cast<int64_t>(i), 1);
   }
 
-  // Layers that run once a token, of one text.
-  at::Tensor alone(Text& text, int64_t depth, const at::Tensor& x) {
-    const auto rows = std::vector<Rows>{{&text, 0, x.size(0)}};
-    return layer({{decoder_.layers()[static_cast<size_t>(depth)].get(), 0, x.size(0)}}, rows, {depth}, x);
+  // Writes the next token down; whether it was the last.
+  bool ended(const Text& text) {
+    Answer& answer = answers_[text.request];
+    const bool ends = std::find(options_.end_ids.begin(), options_.end_ids.end(), text.next) != options_.end_ids.end();
+    if (!ends) answer.tokens.push_back(text.next);
+    if (!ends && std::ssize(answer.tokens) < requests_[text.request].max_tokens) return false;
+    answer.finish_reason = ends ? "stop" : "length";
+    answer.finished = now();
+    memory_ -= bytes(requests_[text.request]);
+    if (on_answer_) on_answer_(text.request, answer);
+    return true;
   }
 
   // One layer over rows of texts, `depths` of each.
   at::Tensor layer(const std::vector<DepthRows>& groups, const std::vector<Rows>& rows,
                    const std::vector<int64_t>& depths, const at::Tensor& x) {
-    return run_shared_layer(groups, x, [&](const Projections& all) {
-      if (steps_) return mix_steps(rows, depths, all);
-      std::vector<at::Tensor> mixed;
-      for (size_t i = 0; i < rows.size(); ++i) mixed.push_back(mix(rows[i], depths[i], all));
-      return mixed.size() == 1 ? mixed.front() : at::cat(mixed);
-    });
+    return run_shared_layer(groups, x, [&](const Projections& all) { return mix_all(rows, depths, all); });
+  }
+
+  at::Tensor mix_all(const std::vector<Rows>& rows, const std::vector<int64_t>& depths, const Projections& all) {
+    if (steps_) return mix_steps(rows, depths, all);
+    std::vector<at::Tensor> mixed;
+    for (size_t i = 0; i < rows.size(); ++i) mixed.push_back(mix(rows[i], depths[i], all));
+    return mixed.size() == 1 ? mixed.front() : at::cat(mixed);
   }
 
   // In compiled code, token after token; texts and heads side by side.
@@ -213,7 +220,10 @@ class Run {
     }
     const Rotation turned = rotation(frequencies_, at::tensor(positions));
     const auto at_row = [](const at::Tensor& x, int64_t row) { return x.const_data_ptr<float>() + row * x.stride(0); };
-    at::parallel_for(0, std::ssize(rows) * Hkv, 1, [&](int64_t first, int64_t last) {
+    constexpr int64_t kWork = 1 << 15;  // numbers that are worth a thread
+    const int64_t longest = *std::max_element(positions.begin(), positions.end()) + 1;
+    const int64_t grain = std::max<int64_t>(1, kWork / (D * (longest + D)));
+    at::parallel_for(0, std::ssize(rows) * Hkv, grain, [&](int64_t first, int64_t last) {
       void* const scratch = scratch_[static_cast<size_t>(at::get_thread_num())].mutable_data_ptr();
       for (int64_t job = first; job < last; ++job) {
         const Rows& of = rows[static_cast<size_t>(job / Hkv)];
@@ -235,7 +245,6 @@ class Run {
   }
 
   at::Tensor mix(const Rows& of, int64_t depth, const Projections& all) {
-    if (steps_) return mix_steps({of}, {depth}, all);
     Text& text = *of.text;
     int64_t& seen = text.seen[static_cast<size_t>(depth)];
     const auto part = [&](const at::Tensor& x) { return x.narrow(0, of.begin, of.count); };
@@ -319,8 +328,10 @@ class Run {
     const bool all_left = std::all_of(texts_.begin(), texts_.end(), [](const auto& text) { return text->left; });
     between_tokens_ = all_left;
     if (options_.batching != Batching::kDepth && !all_left) return;
+    std::vector<Text*> leaving;
     for (const auto& text : texts_)
-      if (text->left) take(*text, text->next);
+      if (text->left) leaving.push_back(text.get());
+    take(leaving);
     std::erase_if(texts_, [](const auto& text) { return !text->x.defined(); });
   }
 
@@ -329,24 +340,26 @@ class Run {
     const int64_t last = std::ssize(plan_.loops) - 1;
     at::Tensor hidden = at::cat(finals);
     for (const int64_t depth : plan_.after) hidden = together(texts, depth, hidden);
-    const at::Tensor logits = model_.logits(decoder_.normalize(hidden)), tokens = logits.argmax(-1);
+    const at::Tensor logits = model_.logits(decoder_.normalize(hidden)), tokens = logits.argmax(-1).to(at::kCPU);
+    std::vector<Verdict> verdicts;
+    for (const Text* text : texts) verdicts.push_back(text->verdict);
+    if (options_.exit) verdicts = judge(options_.exit->rule, logits, verdicts);
+    std::map<int64_t, std::vector<Text*>> leaving;  // by loop
     for (size_t i = 0; i < texts.size(); ++i) {
       Text& text = *texts[i];
-      const auto row = static_cast<int64_t>(i);
-      if (text.loop < last) {
-        text.verdict = judge(options_.exit->rule, logits.narrow(0, row, 1), text.verdict);
-        if (!is_sure(*options_.exit, text.verdict.front())) {
-          ++text.loop;
-          continue;
-        }
+      text.verdict = verdicts[i];
+      if (text.loop < last && !is_sure(*options_.exit, text.verdict)) {
+        ++text.loop;
+        continue;
       }
       ++stats_.left[static_cast<size_t>(text.loop)];
       ++stats_.tokens;
       answers_[text.request].loops += text.loop + 1;
-      skip_loops(text);
       text.left = true;
-      text.next = tokens[row].item<int64_t>();
+      text.next = tokens.const_data_ptr<int64_t>()[i];
+      leaving[text.loop].push_back(&text);
     }
+    for (const auto& [loop, left] : leaving) skip_loops(left, static_cast<size_t>(loop) + 1);
   }
 
   // A layer of their own, of the last token of each.
@@ -357,18 +370,22 @@ class Run {
                  std::vector<int64_t>(texts.size(), depth), x);
   }
 
-  // What the loops after the one that a token left will know of it.
-  void skip_loops(Text& text) {
-    const auto next = static_cast<size_t>(text.loop) + 1;
+  // What the loops from `next` on will know of tokens that have left before.
+  void skip_loops(const std::vector<Text*>& texts, size_t next) {
     if (next == plan_.loops.size()) return;
-    if (options_.backfill == Backfill::kExact) {
-      text.skipped[next].push_back(text.x);
-      return;
+    std::vector<at::Tensor> inputs;
+    std::vector<Rows> rows;
+    for (Text* text : texts) {
+      if (options_.backfill == Backfill::kExact) text->skipped[next].push_back(text->x);
+      rows.push_back({text, std::ssize(inputs), 1});
+      inputs.push_back(text->x);
     }
+    if (options_.backfill == Backfill::kExact) return;
+    const at::Tensor x = at::cat(inputs);
     for (size_t loop = next; loop < plan_.loops.size(); ++loop)
       for (const int64_t depth : plan_.loops[loop]) {
         DecoderLayer& layer = *decoder_.layers()[static_cast<size_t>(depth)];
-        mix({&text, 0, 1}, depth, layer.attention().project(layer.attention_input(text.x)));
+        mix_all(rows, std::vector<int64_t>(rows.size(), depth), layer.attention().project(layer.attention_input(x)));
       }
   }
 
@@ -384,7 +401,7 @@ class Run {
   const at::Tensor frequencies_;
   std::optional<StepMixer> steps_;   // where the model can be decoded in compiled code
   std::vector<at::Tensor> scratch_;  // of each thread
-  std::deque<size_t> waiting_;  // by arrival
+  std::deque<size_t> waiting_;       // by arrival
   std::vector<std::unique_ptr<Text>> texts_;
   int64_t memory_ = 0;
   bool between_tokens_ = true;  // of all texts
@@ -446,7 +463,8 @@ int64_t Engine::state_bytes(const CausalLM& model, int64_t tokens) {
     }
     constexpr int64_t kFloat = 4;
     const MixSettings settings = mix_settings(config, depth);
-    if (settings.window > 0) bytes += (settings.window + settings.sinks) * row * kFloat * (settings.beyond_window ? 3 : 2);
+    if (settings.window > 0)
+      bytes += (settings.window + settings.sinks) * row * kFloat * (settings.beyond_window ? 3 : 2);
     if (!settings.recurrence.structure) continue;
     for (const StateShape& shape : state_shapes(*settings.recurrence.structure, config.head_dim))
       bytes += config.num_key_value_heads * shape.rows * shape.columns * kFloat;

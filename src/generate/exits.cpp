@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -97,19 +98,18 @@ ExitRule exit_rule_from_name(const std::string& name) {
 std::vector<Verdict> judge(ExitRule rule, const at::Tensor& logits, const std::vector<Verdict>& before) {
   const at::NoGradGuard no_grad;
   const at::Tensor log_p = at::log_softmax(logits.to(at::kCPU, at::kDouble), 1);
-  const auto [values, ids] = at::topk(log_p, std::min<int64_t>(2, log_p.size(1)), 1);
-  const at::Tensor entropy = rule == ExitRule::kEntropy ? -(log_p.exp() * log_p).sum(1) : at::Tensor();
+  const auto best = at::topk(log_p, std::min<int64_t>(2, log_p.size(1)), 1);
+  const at::Tensor values = std::get<0>(best).contiguous(), ids = std::get<1>(best).contiguous();
+  const at::Tensor entropies = rule == ExitRule::kEntropy ? -(log_p.exp() * log_p).sum(1) : at::Tensor();
+  const int64_t known = values.size(1);
   std::vector<Verdict> out(static_cast<size_t>(logits.size(0)));
   for (size_t i = 0; i < out.size(); ++i) {
-    const auto row = static_cast<int64_t>(i);
+    const double* value = values.const_data_ptr<double>() + static_cast<int64_t>(i) * known;
     Verdict& verdict = out[i];
-    verdict.token = ids[row][0].item<int64_t>();
+    verdict.token = ids.const_data_ptr<int64_t>()[static_cast<int64_t>(i) * known];
     switch (rule) {
-      case ExitRule::kMargin:
-        verdict.score = values[row][0].exp().item<double>();
-        if (values.size(1) > 1) verdict.score -= values[row][1].exp().item<double>();
-        break;
-      case ExitRule::kEntropy: verdict.score = entropy[row].item<double>(); break;
+      case ExitRule::kMargin: verdict.score = std::exp(value[0]) - (known > 1 ? std::exp(value[1]) : 0); break;
+      case ExitRule::kEntropy: verdict.score = entropies.const_data_ptr<double>()[i]; break;
       case ExitRule::kPatience:
         verdict.score = !before.empty() && before[i].token == verdict.token ? before[i].score + 1 : 0;
     }

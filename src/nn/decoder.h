@@ -41,7 +41,7 @@ class Decoder : public torch::nn::Module {
  public:
   Decoder(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
-  std::vector<at::Tensor> exits(const Sequences& tokens);                 ///< see CausalLM::exit_states()
+  std::vector<at::Tensor> exits(const Sequences& tokens);             ///< see CausalLM::exit_states()
   // Its parts, for whole sequences.
   at::Tensor embed(const Sequences& tokens) { return embed_tokens_->forward(tokens.ids()); }
   MixerContext context(const Sequences& tokens) const;

@@ -51,14 +51,13 @@ at::Tensor run_shared_layer(const Groups& groups, const at::Tensor& x,
     return linear(groups, in, [&](DecoderLayer& layer) -> const Linear& { return (layer.attention().*which)(); });
   };
   TokenMixer& attention = groups.front().layer->attention();
-  const at::Tensor mixed = mix(attention.by_head(project(&TokenMixer::q_proj), project(&TokenMixer::k_proj),
-                                                 project(&TokenMixer::v_proj)));
-  const at::Tensor between = x + linear(groups, mixed.reshape({x.size(0), -1}), [](DecoderLayer& layer) -> const Linear& {
-                               return layer.attention().o_proj();
-                             });
-  const at::Tensor read = normalized(groups, between, [](DecoderLayer& layer, const at::Tensor& rows) {
-    return layer.mlp_input(rows);
-  });
+  const at::Tensor mixed =
+      mix(attention.by_head(project(&TokenMixer::q_proj), project(&TokenMixer::k_proj), project(&TokenMixer::v_proj)));
+  const at::Tensor between =
+      x + linear(groups, mixed.reshape({x.size(0), -1}),
+                 [](DecoderLayer& layer) -> const Linear& { return layer.attention().o_proj(); });
+  const at::Tensor read =
+      normalized(groups, between, [](DecoderLayer& layer, const at::Tensor& rows) { return layer.mlp_input(rows); });
   const auto of_mlp = [&](const at::Tensor& rows, const Linear& (Mlp::*which)() const) {
     return linear(groups, rows, [&](DecoderLayer& layer) -> const Linear& { return (layer.mlp().*which)(); });
   };

@@ -25,8 +25,7 @@ StepMixer::StepMixer(const CausalLM& model)
     cache.group = group_;
     cache.D = D_;
     const MixHead head = mix_head(mixes_.back(), 0, Hkv_, group_, D_);
-    scratch_bytes_ =
-        std::max({scratch_bytes_, kernels_.step.mix_scratch(head), kernels_.step.cache_scratch(cache)});
+    scratch_bytes_ = std::max({scratch_bytes_, kernels_.step.mix_scratch(head), kernels_.step.cache_scratch(cache)});
   }
 }
 

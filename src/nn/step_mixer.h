@@ -29,7 +29,8 @@ class StepMixer {
   /// Makes what a layer remembers of S sequences, or room in it for tokens up to `needed`.
   void prepare(int64_t layer, int64_t S, int64_t needed, LayerState& memory) const;
   /// One key/value head `h` of sequence `s`; different heads and sequences may run at the same time.
-  void head(int64_t layer, int64_t s, int64_t h, const MixerToken& token, const LayerState& memory, void* scratch) const;
+  void head(int64_t layer, int64_t s, int64_t h, const MixerToken& token, const LayerState& memory,
+            void* scratch) const;
 
  private:
   void attend(int64_t s, int64_t h, const MixerToken& token, const LayerState& memory, void* scratch) const;
@@ -39,7 +40,7 @@ class StepMixer {
   int64_t Hkv_, D_, group_;
   Element element_;
   std::vector<at::Tensor> numbers_;  // of the heads of each layer, [kHeadScalars, H] float32; undefined: the defaults
-  std::vector<MixSettings> mixes_;  // by layer; not used for softmax layers
+  std::vector<MixSettings> mixes_;   // by layer; not used for softmax layers
   int64_t scratch_bytes_ = 64;
 };
 

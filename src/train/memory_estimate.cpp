@@ -139,7 +139,8 @@ int64_t Estimate::loss() const {
   const at::ScalarType type = held_type(c_, options_, shape_);
   const int64_t given = N_ * c_.hidden_size * e_ + head;
   if (options_.distill)  // and what the teacher says
-    return given + N_ * c_.hidden_size * e_ + linear_distillation_bytes(N_, c_.hidden_size, c_.vocab_size, type, options_.distill->divergence);
+    return given + N_ * c_.hidden_size * e_ +
+           linear_distillation_bytes(N_, c_.hidden_size, c_.vocab_size, type, options_.distill->divergence);
   return given + linear_cross_entropy_bytes(N_, c_.hidden_size, c_.vocab_size, type, full_);
 }
 

@@ -142,11 +142,12 @@ template <typename Options, typename Visitor>
   requires std::is_same_v<std::remove_const_t<Options>, DistillOptions>
 void visit(Options& o, Visitor& v) {
   v("teacher", o.teacher, "model folder or name; null = the base model with softmax attention");
-  v.choice("divergence", o.divergence,
-           std::array{Choice{Divergence::kForward, "forward-kl"}, Choice{Divergence::kReverse, "reverse-kl"},
-                      Choice{Divergence::kJensenShannon, "jensen-shannon"},
-                      Choice{Divergence::kTotalVariation, "total-variation"}},
-           "of the model's distribution from the teacher's: forward-kl | reverse-kl | jensen-shannon | total-variation");
+  v.choice(
+      "divergence", o.divergence,
+      std::array{Choice{Divergence::kForward, "forward-kl"}, Choice{Divergence::kReverse, "reverse-kl"},
+                 Choice{Divergence::kJensenShannon, "jensen-shannon"},
+                 Choice{Divergence::kTotalVariation, "total-variation"}},
+      "of the model's distribution from the teacher's: forward-kl | reverse-kl | jensen-shannon | total-variation");
   v("weight", o.weight, "share of the divergence from the teacher in the loss; the rest is cross-entropy", Range{0, 1});
   v("temperature", o.temperature, "of both distributions; the divergence counts its square", kPositive);
   v("attention_steps", o.attention_steps,
@@ -198,8 +199,7 @@ void visit_sections(Options& o, Visitor& v) {
   v.section("lora", o.lora, "every parameter is trained");
   v.section("data", o.data);
   v.section("train", o.train);
-  v.section("distill", o.distill,
-            "the targets alone are learned; otherwise what the teacher gives each token");
+  v.section("distill", o.distill, "the targets alone are learned; otherwise what the teacher gives each token");
   v.section("exits", o.exits,
             "a recursive model's last loop alone learns; otherwise the earlier ones too, to be left early");
   v.section("save", o.save);

@@ -184,8 +184,8 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   if (options.distill) teacher = options.distill->teacher ? load_teacher(*this, dtype) : model->teacher();
   const LoraConfig wanted = lora_config(*options.lora, options.model.path);
   adapter_base = liger::adapter_base(base, config.liger);
-  const std::filesystem::path first =
-      options.lora->own ? liger::own_adapter(base, base_config) : std::filesystem::path(options.model.adapter.value_or(""));
+  const std::filesystem::path first = options.lora->own ? liger::own_adapter(base, base_config)
+                                                        : std::filesystem::path(options.model.adapter.value_or(""));
   const std::filesystem::path adapter = checkpoint.empty() ? first : checkpoint;
   if (adapter.empty()) {
     lora = add_lora(*model, wanted);

@@ -284,8 +284,8 @@ Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
   Loss loss = loss_of_output(hidden, head, batch);
   for (size_t i = 0; i + 1 < outputs.size(); ++i) {
     const Distillation how{.weight = setup_->options.exits->distill};
-    loss.sum = loss.sum + setup_->options.exits->weight * linear_distillation(outputs[i], head, hidden.detach(),
-                                                                              head.detach(), batch.targets, how);
+    loss.sum = loss.sum + setup_->options.exits->weight *
+                              linear_distillation(outputs[i], head, hidden.detach(), head.detach(), batch.targets, how);
   }
   return loss;
 }

@@ -35,19 +35,19 @@ struct Request {
 };
 
 struct Answer {
-  std::vector<int64_t> tokens;  ///< without the EOS that ended it
-  std::string finish_reason;    ///< "stop" (EOS) or "length"
+  std::vector<int64_t> tokens;                         ///< without the EOS that ended it
+  std::string finish_reason;                           ///< "stop" (EOS) or "length"
   double admitted = 0, first_token = 0, finished = 0;  ///< seconds after the engine started
   int64_t loops = 0;                                   ///< that its tokens but the first ran before they left
 };
 
 struct EngineOptions {
   Batching batching = Batching::kDepth;
-  int64_t batch = 8;                      ///< texts at a time
-  std::optional<ExitPolicy> exit = {};    ///< absent = every token runs all loops
+  int64_t batch = 8;                    ///< texts at a time
+  std::optional<ExitPolicy> exit = {};  ///< absent = every token runs all loops
   Backfill backfill = Backfill::kExact;
   int64_t memory = 0;  ///< bytes of keys, values and states that texts may come to together; 0 = no limit
-  std::vector<int64_t> end_ids = {};      ///< tokens that end a text
+  std::vector<int64_t> end_ids = {};  ///< tokens that end a text
 };
 
 /// What the work was: passes of the shared layers over the batch, and what they held.

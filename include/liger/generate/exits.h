@@ -33,7 +33,7 @@ struct Verdict {
   int64_t token = -1;
   double score = 0;
 };
-/// Of rows of logits [n, V]; `before` is empty after the first loop.
+/// Of rows of logits [n, V]; `before` is empty after the first loop, or has a token of -1 for rows that were in it.
 std::vector<Verdict> judge(ExitRule rule, const at::Tensor& logits, const std::vector<Verdict>& before);
 bool is_sure(const ExitPolicy& policy, const Verdict& verdict);
 

@@ -58,8 +58,8 @@ class CausalLM : public torch::nn::Module {
   /// sequences it holds (the same number of sequences in the same order; an empty one starts them) and it is
   /// advanced in place; that needs NoGradGuard or InferenceMode.
   at::Tensor hidden_states(const Sequences& tokens, DecodingState* state = nullptr);
-  /// What hidden_states() would be if a recursive model stopped after its first loop, its second, ...: the last is that.
-  /// Throws Error if there are no loops one after the other.
+  /// What hidden_states() would be if a recursive model stopped after its first loop, its second, ...: the last is
+  /// that. Throws Error if there are no loops one after the other.
   std::vector<at::Tensor> exit_states(const Sequences& tokens);
   /// Whether a forward pass with gradients keeps of each layer what it reads only, and the backward pass runs the layer
   /// once more (activation checkpointing, arXiv 1604.06174). The gradients are the same to the bit; default: no.

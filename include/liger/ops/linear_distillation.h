@@ -22,7 +22,8 @@ struct Distillation {
 };
 
 /// sum over rows n with targets[n] != kIgnoredTarget of
-///   weight * T^2 * divergence(softmax(s / T) from softmax(t / T)) + (1 - weight) * -log softmax(s)[targets[n]],   in nats,
+///   weight * T^2 * divergence(softmax(s / T) from softmax(t / T)) + (1 - weight) * -log softmax(s)[targets[n]],   in
+///   nats,
 /// with s = hidden[n] head^T and t = teacher_hidden[n] teacher_head^T; T^2 keeps the gradients' size (section 2).
 ///   hidden [N, D], head [V, D], teacher_hidden [N, D'], teacher_head [V, D'], each pair of one dtype, targets [N]
 ///   int64
@@ -32,8 +33,8 @@ struct Distillation {
 at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
                                const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how);
 
-/// Bytes that it holds at most for that on the CPU, beside what it is given and the gradients; `width` is the wider of D
-/// and D'.
+/// Bytes that it holds at most for that on the CPU, beside what it is given and the gradients; `width` is the wider of
+/// D and D'.
 int64_t linear_distillation_bytes(int64_t rows, int64_t width, int64_t vocab_size, at::ScalarType type,
                                   Divergence divergence);
 

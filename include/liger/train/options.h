@@ -119,7 +119,7 @@ struct FinetuneOptions {
   DataOptions data;
   TrainOptions train;
   std::optional<DistillOptions> distill;  ///< nothing = the targets alone are learned
-  std::optional<ExitOptions> exits;        ///< nothing = only the last loop's output is learned
+  std::optional<ExitOptions> exits;       ///< nothing = only the last loop's output is learned
   SaveOptions save;
   LogOptions log;
   std::optional<SampleOptions> sample;  ///< nothing = no texts

@@ -37,14 +37,13 @@ struct TrainingSetup {
   std::shared_ptr<TokenCache> tokens;                ///< what the datasets are read from
   std::shared_ptr<const Dataset> train, validation;  ///< validation: null = none
   std::shared_ptr<CausalLM> model;
-  std::shared_ptr<CausalLM>
-      teacher;                     ///< with distill: the one named, or the base with softmax attention, with lora in
-                                   ///< the model's memory
-  std::optional<LoraConfig> lora;  ///< nothing = every parameter is trained
+  std::shared_ptr<CausalLM> teacher;  ///< with distill: the one named, or the base with softmax attention, with lora in
+                                      ///< the model's memory
+  std::optional<LoraConfig> lora;     ///< nothing = every parameter is trained
   /// What a recursive model brings along, where it is trained with every parameter.
   std::optional<LoraConfig> own_adapter;
-  OrderedJson adapter_base;        ///< with lora: see liger/nn/adapter_base.h
-  std::string data_sha256;         ///< of the training file
+  OrderedJson adapter_base;  ///< with lora: see liger/nn/adapter_base.h
+  std::string data_sha256;   ///< of the training file
   int64_t steps_per_epoch = 0, total_steps = 0;
 
   /// Loads all but the model.
