@@ -203,7 +203,7 @@ TEST_F(Merge, WhatCannotBeIsRefusedAndNothingIsLeft) {
     EXPECT_EQ(test::listing(folder_.path()), before);
   };
   const std::string adapter = adapter_.string(), out = out_.string();
-  refuse(2, "--arch or --merge is required", {"--out", out});
+  refuse(2, "--arch, --merge or --untie is required", {"--out", out});
   refuse(2, "--arch", {"--merge", adapter, "--arch", "gla", "--out", out});
   refuse(2, "--window has no meaning with --merge", {"--merge", adapter, "--window", "9", "--out", out});
   refuse(2, "--probe", {"--arch", "gla", "--probe", "a", "--out", out});

@@ -125,7 +125,7 @@ TEST_F(Tied, AFolderIsAPlainModelAndAnAdapter) {
   const Json config = read_json(tied_ / "config.json");
   EXPECT_EQ(config["num_hidden_layers"], 3);
   EXPECT_EQ(config["model_type"], "llama");
-  EXPECT_EQ(config["recursive"], (Json{{"loops", 2}, {"sharing", "cycle"}, {"norms", "tied"}}));
+  EXPECT_EQ(config["recursive"], (Json{{"loops", 2}, {"sharing", "cycle"}, {"norms", "tied"}, {"adapter", true}}));
   const Json adapter = read_json(tied_ / "adapter" / "adapter_config.json");
   EXPECT_EQ(adapter["layer_replication"], (Json{{0, 3}, {0, 3}}));
   EXPECT_EQ(adapter["r"], adapter["lora_alpha"]);
@@ -288,6 +288,11 @@ TEST_F(Tied, WhatDoesNotFitIsRefused) {
   config["recursive"]["loops"] = 1;
   test::write_file(tied_ / "config.json", config.dump());
   expect(refusal([&] { logits(tied_); }), "'recursive': 'loops': expected an integer from 2");
+
+  // Without the adapter it was made with it is another model.
+  tie(options({}, 4));
+  fs::remove_all(tied_ / "adapter");
+  expect(refusal([&] { logits(tied_); }), "copy the folder as a whole");
 
   // A plain model where a tied one is said to be, and weights that are no numbers.
   write_model("llama", at::kFloat);

@@ -156,6 +156,10 @@ TEST(Tie, RanksByPatternAreClipped) {
   EXPECT_EQ(adapter_rank(options, "model.layers.0.mlp.down_proj", {2048, 16384}), 128);
   EXPECT_EQ(adapter_rank(options, "model.layers.0.self_attn.q_proj", {2048, 2048}), 7);
   EXPECT_EQ(adapter_rank(options, "model.layers.0.self_attn.k_proj", {256, 2048}), 256);
+  options.rank_pattern = {{"o_porj", 3}};
+  options.recursion.loops = 2;
+  EXPECT_EQ(std::string(test::error_of([&] { tied_config(options, kGemma2B); }).what()),
+            "rank pattern: 'o_porj' is no matrix of a layer; expected for example down_proj");
 }
 
 at::Tensor reference(const at::Tensor& x, int64_t rank) {

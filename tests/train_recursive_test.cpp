@@ -6,6 +6,7 @@
 
 #include "io_test_util.h"
 #include "liger/convert/convert.h"
+#include "liger/nn/attention_error.h"
 #include "liger/nn/lora.h"
 #include "liger/train/trainer.h"
 #include "tensor_testing.h"
@@ -148,6 +149,19 @@ TEST_F(TrainTied, CheckpointedActivationsChangeNothing) {
   for (const auto& [name, x] : a) expect_close(b.at(name), x, 1e-4, name.c_str());
 }
 
+// Gains that are folded into the student's projections are not counted twice.
+TEST_F(TrainTied, AttentionIsLearnedThroughItsOwnNorm) {
+  tie({.rank = 1000}, "gla");
+  LoadOptions plain;
+  plain.liger = LigerConfig{};
+  const auto teacher = CausalLM::load(teacher_), untied = CausalLM::load(teacher_, plain);
+  const auto tied = CausalLM::load(folder_ / "model");
+  const at::NoGradGuard no_grad;
+  at::manual_seed(3);
+  const Sequences text = Sequences::from_padded(at::randint(258, {1, 30}, at::kLong));
+  expect_close(attention_error(*tied, *teacher, text), attention_error(*untied, *teacher, text), 1e-4, "error");
+}
+
 TEST_F(TrainTied, LinearizedLayersLearnToo) {
   tie({.rank = 3}, "gla");
   const FinetuneResult result = train("run", {kWhole, "distill.weight=0.5", "distill.teacher=" + teacher_.string()});
@@ -166,6 +180,10 @@ TEST_F(TrainTied, WhatMakesNoSenseIsRefused) {
 TEST_F(TrainTied, ANewAdapterHasAPairForEachDepth) {
   tie({.rank = 0});
   const FinetuneResult result = train("run", {});
+  const FinetuneResult again =
+      train("again", {"train.max_steps=8", "save.resume=" + (folder_ / "run" / "ckpt-6").string()});
+  const auto a = weights(folder_ / "model", result.output), b = weights(folder_ / "model", again.output);
+  for (const auto& [name, x] : a) EXPECT_TRUE(b.at(name).equal(x)) << name;
   const ModelConfig config = ModelConfig::read(folder_ / "model");
   EXPECT_EQ(read_adapter(result.output, config).modules.size(), 4 * 3);
   EXPECT_FALSE(read_adapter_config(result.output).layer_replication.empty());

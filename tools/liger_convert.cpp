@@ -236,7 +236,7 @@ void add_options(CLI::App& app, Options& o) {
   app.formatter(std::make_shared<HelpFormatter>());
   app.footer(
       architecture_names() +
-      "A window counts the query's own key: 65 of released checkpoints, 64 of the paper. \"-H\": --keep-softmax 7.\n"
+      "The window counts 65 keys, as the released checkpoints do; the paper's Eq. 10 says 64; -H: --keep-softmax 7.\n"
       "Example: liger-convert --model llama3-8b --arch gla --dry-run");
 }
 
@@ -319,6 +319,12 @@ void check_options(const CLI::App& app, Options& o) {
   LIGER_CHECK_USAGE(!o.convert.tie || app.count("--calibrate") == 0,
                     "--calibrate finds numbers for layers as they are, not for tied ones; calibrate first, and tie the "
                     "linearized model with --arch recursive");
+  LIGER_CHECK_USAGE(app.count("--probe") == 0 || o.convert.tie || o.convert.arch.empty(),
+                    "--probe has no meaning with --arch ", o.convert.arch, ": nothing is tied or merged");
+  LIGER_CHECK_USAGE(!o.tie.compares() || recursive,
+                    "--compare-inits compares models whose attention stays what it is; use it with --arch recursive");
+  LIGER_CHECK_USAGE(!o.tie.compares() || !o.probe.empty(),
+                    "--compare-inits compares on the text of --probe, which is ''");
   check_liger_options(app, o);
   LigerConfig& liger = o.convert.liger;
   if (!o.features.empty()) liger.features = feature_map_from_name(o.features.front());
@@ -363,8 +369,9 @@ void print_result(const ConvertPlan& plan, const std::filesystem::path& out, dou
             << time << " s\n";
   if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     const char* const recipe = plan.options.liger.heads.empty() ? "lora" : "recover";
+    const bool has_adapter = plan.options.tie && plan.options.tie->rank > 0;
     std::cout << "next: liger-finetune configs/" << recipe << ".yaml --set model.path=" << plan.options.out.string()
-              << "\n";
+              << (has_adapter ? " --set lora=null" : "") << "\n";
   }
 }
 

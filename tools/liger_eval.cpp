@@ -146,7 +146,7 @@ void run_fit_exit(Arguments& a) {
   const std::vector<Sequences> texts = read_calibration_text(a.exit_text, *Tokenizer::load(dir));
   const auto model = load_model(a, tool::load_options(a.model), dir);
   OrderedJson document = OrderedJson::object();
-  if (!a.common.json) std::cout << "rule      threshold   mean loops   same token   left after each loop\n";
+  if (!a.common.json) std::cout << "rule             threshold   mean loops   same token   left after each loop\n";
   for (const ExitRule rule : {ExitRule::kMargin, ExitRule::kEntropy, ExitRule::kPatience}) {
     const ExitOutcome found = fit_exit(*model, texts, rule, a.exit_loss);
     std::string left;
@@ -163,7 +163,7 @@ void run_fit_exit(Arguments& a) {
                                  {"left", found.left}};
     if (a.common.json) continue;
     char line[96];
-    std::snprintf(line, sizeof line, "%-8s %10.4g %12.3f %10.2f %% ", to_string(rule), found.policy.threshold,
+    std::snprintf(line, sizeof line, "%-8s %18.16g %12.3f %10.2f %% ", to_string(rule), found.policy.threshold,
                   found.mean_loops(), 100 * found.agreement());
     std::cout << line << left << "\n";
   }

@@ -48,9 +48,20 @@ std::vector<Named> read_requests(const std::string& file, const Tokenizer& token
   return out;
 }
 
+// What follows the prompt: a token may look otherwise at the beginning of a text.
+std::string text_after(const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
+                       const Tokenizer& tokenizer) {
+  StreamDecoder decoder(tokenizer);
+  for (const int64_t id : prompt) decoder.push(id);
+  decoder.skip();
+  std::string text;
+  for (const int64_t id : tokens) text += decoder.push(id);
+  return text + decoder.flush();
+}
+
 OrderedJson to_json(const Named& named, const Answer& answer, const Tokenizer& tokenizer) {
   return {{"id", named.id},
-          {"text", tokenizer.decode(answer.tokens)},
+          {"text", text_after(named.request.prompt, answer.tokens, tokenizer)},
           {"finish_reason", answer.finish_reason},
           {"prompt_tokens", named.request.prompt.size()},
           {"generated_tokens", answer.tokens.size()},

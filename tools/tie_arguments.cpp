@@ -115,7 +115,8 @@ TieReport report_tie(const ConvertOptions& options, const std::filesystem::path&
   report.tokens = std::ssize(ids);
   const std::vector<Sequences> batch = {Sequences({ids})};
   LoadOptions load;
-  if (!options.arch.empty()) load.liger = options.liger;
+  load.softmax = options.arch == "softmax";
+  if (!options.arch.empty() && !load.softmax) load.liger = options.liger;
   const auto teacher = CausalLM::load(options.model, load);
   const TieInit chosen = options.tie->chosen_init();
   report.gaps.emplace_back(to_string(chosen), compare(*CausalLM::load(out), *teacher, batch));

@@ -51,11 +51,18 @@ namespace {
 // What newer transformers says of single layers.
 constexpr const char* kLayerTypes = "layer_types";
 
+OrderedJson layer_types(const OrderedJson& config, size_t layers) {
+  const OrderedJson& types = config[kLayerTypes];
+  LIGER_CHECK(types.is_array() && types.size() == layers, "config.json: '", kLayerTypes,
+              "': expected a name for each of ", layers, " layers, got ", types.dump().substr(0, 80));
+  return types;
+}
+
 }  // namespace
 
 OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const std::vector<int64_t>& layers) {
   if (is_set(config, kLayerTypes)) {
-    const OrderedJson types = config[kLayerTypes];
+    const OrderedJson types = layer_types(config, config["num_hidden_layers"].get<size_t>());
     OrderedJson kept = OrderedJson::array();
     for (int64_t depth = 0, slot = 0; depth < tied.num_hidden_layers; ++depth)
       if (tied.slot(depth) == slot) ++slot, kept.push_back(types.at(static_cast<size_t>(layers[depth])));
@@ -68,7 +75,7 @@ OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const 
 
 OrderedJson untied_config_json(OrderedJson config, const ModelConfig& tied) {
   if (is_set(config, kLayerTypes)) {
-    const OrderedJson types = config[kLayerTypes];
+    const OrderedJson types = layer_types(config, static_cast<size_t>(tied.stored_layers()));
     config[kLayerTypes] = OrderedJson::array();
     for (int64_t depth = 0; depth < tied.num_hidden_layers; ++depth)
       config[kLayerTypes].push_back(types.at(static_cast<size_t>(tied.slot(depth))));

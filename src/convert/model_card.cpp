@@ -57,6 +57,8 @@ void write_changes(std::ostream& out, const CardFacts& facts) {
     out << "- " << facts.merged_tensors << " weights are the base model's with the adapter's product added, summed in "
         << "float32 and rounded once; the others are as they were"
         << (facts.dtype.empty() ? "" : cat(", all in ", facts.dtype)) << ".\n\n";
+  } else if (facts.tied) {
+    out << "- The weights of shared layers were made of the base model's, and the adapter of what they differ by.\n\n";
   } else if (facts.dtype.empty()) {
     out << "- The weights are the base model's, byte for byte.\n\n";
   } else {
@@ -125,6 +127,24 @@ void write_next_steps(std::ostream& out, const std::string& name, const LigerCon
 
 }  // namespace
 
+namespace {
+
+void write_tied(std::ostream& out, const std::string& base, const ModelConfig& model) {
+  const Recursion& recursion = *model.recursive;
+  out << base << " with " << model.num_hidden_layers << " layers tied into " << model.stored_layers() << ", "
+      << to_string(recursion.sharing) << ", that run " << recursion.loops
+      << " times (a recursive Transformer, arXiv 2410.20672)" << (model.liger ? ", in Liger layers" : "")
+      << ". What depths have of their own is the adapter in `adapter`, if there is one.\n\n"
+      << "```sh\nliger-generate --model DIR --prompt \"...\"\nliger-convert --model DIR --untie   # a plain "
+         "model\n```\n\n";
+  if (model.liger) return;
+  out << "In Python, where the adapter must not be merged:\n\n```python\nfrom peft import PeftModel\n"
+      << "from transformers import AutoModelForCausalLM\n"
+      << "model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(\"DIR\"), \"DIR/adapter\")\n```\n\n";
+}
+
+}  // namespace
+
 std::string model_card(const CardFacts& facts) {
   std::ostringstream out;
   const std::string base = model_display_name(facts.source);
@@ -133,6 +153,10 @@ std::string model_card(const CardFacts& facts) {
   if (!facts.adapter.empty()) {
     out << base << " with the LoRA adapter `" << model_display_name(facts.adapter) << "` merged into its weights"
         << (facts.model.liger ? ", which run in Liger layers (arXiv 2503.01496)" : "") << ".\n\n";
+  } else if (facts.untied) {
+    out << base << " with weights of their own for layers that were tied.\n\n";
+  } else if (facts.tied) {
+    write_tied(out, base, facts.model);
   } else if (facts.model.liger) {
     write_summary(out, base, facts.model);
   } else {

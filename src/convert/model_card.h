@@ -18,6 +18,7 @@ struct CardFacts {
   std::vector<std::string> warnings;
   std::filesystem::path adapter = {};  ///< merged into the weights; empty = none
   size_t merged_tensors = 0;           ///< weights it changed
+  bool tied = false, untied = false;   ///< its layers, by this conversion
   std::string dtype;                   ///< the weights were converted to; empty = unchanged
 };
 

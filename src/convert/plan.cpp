@@ -181,7 +181,7 @@ void add_tied(ConvertPlan& plan, const WeightFiles& weights, const ModelConfig& 
   file.tensors = std::move(adapter);
   plan.files.push_back(std::move(file));
   LoraConfig config = tied.adapter_config();
-  config.base_model_name_or_path = options.out.string();
+  config.base_model_name_or_path = "..";  // the folder it lies in
   add_text(plan, cat(kAdapterFolder, "adapter_config.json"), config.to_peft_json().dump(2) + "\n");
 }
 
@@ -340,6 +340,8 @@ ConvertPlan plan_conversion(ConvertOptions options) {
                        .warnings = plan.warnings,
                        .adapter = plan.options.merge,
                        .merged_tensors = merge.rows.size(),
+                       .tied = plan.options.tie.has_value(),
+                       .untied = plan.options.untie,
                        .dtype = changes_dtype(plan.options, weights) ? config_dtype_name(*plan.options.dtype) : ""}));
   for (const PlannedFile& file : plan.files) plan.bytes_written += file.action == FileAction::kLink ? 0 : file.bytes;
   check_space(plan);

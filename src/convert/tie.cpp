@@ -37,6 +37,13 @@ std::vector<int64_t> spread(int64_t first, int64_t last, int64_t count) {
   return out;
 }
 
+// "mlp.down_proj" or "down_proj" of "model.layers.3.mlp.down_proj"; never of one layer.
+bool is_named(const std::string& linear, const std::string& name) {
+  const size_t layer = linear.find("layers.");
+  const std::string within = layer == std::string::npos ? linear : linear.substr(linear.find('.', layer + 7) + 1);
+  return within == name || within.ends_with("." + name);
+}
+
 int64_t count(const std::vector<int64_t>& shape) {
   return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
@@ -86,8 +93,15 @@ ModelConfig tied_config(const TieOptions& options, const ModelConfig& model) {
   out.num_hidden_layers = std::ssize(tied_layers(options, model));
   LIGER_CHECK_USAGE(!model.liger || out.num_hidden_layers == model.num_hidden_layers,
                     "--drop-layers: a linearized model has settings of single layers; drop layers of its base model");
+  for (const auto& [name, rank] : options.rank_pattern) {
+    const auto linears = linear_shapes(model);
+    LIGER_CHECK_USAGE(std::any_of(linears.begin(), linears.end(),
+                                  [&named = name](const auto& linear) { return is_named(linear.first, named); }),
+                      "rank pattern: '", name, "' is no matrix of a layer; expected for example down_proj");
+  }
   out.recursive = options.recursion;
   out.recursive->depth_norms = options.norms == TieNorms::kDepth;
+  out.recursive->adapter = options.rank > 0;
   LIGER_CHECK_USAGE(!out.recursive->depth_norms || options.rank > 0,
                     "norms: depth needs an adapter to hold them; set a rank, or fold them");
   return out;
@@ -117,7 +131,7 @@ std::vector<std::vector<int64_t>> slot_sources(const TieOptions& options, const 
 int64_t adapter_rank(const TieOptions& options, const std::string& linear, const std::vector<int64_t>& shape) {
   int64_t rank = options.rank;
   for (const auto& [name, given] : options.rank_pattern) {
-    if (linear != name && !linear.ends_with("." + name)) continue;
+    if (!is_named(linear, name)) continue;
     rank = given;
     break;
   }

@@ -58,9 +58,9 @@ struct Text {
   at::Tensor x;               // what it comes into this loop with, [1, hidden_size]
   /// What tokens that left before loop i would have come into it with, oldest first.
   std::vector<std::vector<at::Tensor>> skipped;
-  Verdict verdict;               // after the loop before
-  bool left = false;             // its token has, and waits for the others;
-  int64_t next = -1;             // this one comes then
+  Verdict verdict;    // after the loop before
+  bool left = false;  // its token has, and waits for the others;
+  int64_t next = -1;  // this one comes then
 };
 
 /// Some rows of the batch: those of one text.
@@ -145,13 +145,22 @@ class Run {
     }
   }
 
+  static constexpr size_t kPrefill = 2048;  // tokens of a prompt read at once: bounds memory
+
   std::unique_ptr<Text> prefill(size_t i) {
     const double begin = now();
     auto text = std::make_unique<Text>();
     text->request = i;
     text->skipped.resize(plan_.loops.size());
     const std::vector<int64_t>& prompt = requests_[i].prompt;
-    const at::Tensor hidden = model_.hidden_states(Sequences({prompt}, model_.device()), &text->state);
+    at::Tensor hidden;
+    for (size_t first = 0; first < prompt.size(); first += kPrefill) {
+      throw_if_interrupted();
+      const size_t count = std::min(prompt.size() - first, kPrefill);
+      const auto piece = prompt.begin() + static_cast<int64_t>(first);
+      hidden = model_.hidden_states(Sequences({{piece, piece + static_cast<int64_t>(count)}}, model_.device()),
+                                    &text->state);
+    }
     text->seen.assign(static_cast<size_t>(config_.num_hidden_layers), std::ssize(prompt));
     const at::Tensor logits = model_.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
     stats_.prefill_seconds += now() - begin;
@@ -310,7 +319,7 @@ class Run {
       // Those that had left before go on to wait for the next loop.
       if (text.loop < last)
         for (int64_t i = 0; i + 1 < of.count; ++i)
-          text.skipped[static_cast<size_t>(text.loop) + 1].push_back(x.narrow(0, of.begin + i, 1));
+          text.skipped[static_cast<size_t>(text.loop) + 1].push_back(x.narrow(0, of.begin + i, 1).clone());
       text.x = x.narrow(0, of.begin + of.count - 1, 1);
       if (text.loop < last && !options_.exit) {
         ++text.loop;
@@ -376,7 +385,7 @@ class Run {
     std::vector<at::Tensor> inputs;
     std::vector<Rows> rows;
     for (Text* text : texts) {
-      if (options_.backfill == Backfill::kExact) text->skipped[next].push_back(text->x);
+      if (options_.backfill == Backfill::kExact) text->skipped[next].push_back(text->x.clone());  // not the whole pass
       rows.push_back({text, std::ssize(inputs), 1});
       inputs.push_back(text->x);
     }
@@ -431,6 +440,11 @@ Engine::Engine(CausalLM& model, EngineOptions options) : model_(model), options_
   const ModelConfig& config = model.config();
   LIGER_CHECK_USAGE(!options_.exit || (config.recursive && config.recursive->sharing == Sharing::kCycle),
                     "exit: expected a recursive model with sharing 'cycle', whose tokens can leave after any loop");
+  for (const auto& module : model.named_modules("", /*include_self=*/false)) {
+    const auto* linear = module.value()->as<Linear>();
+    LIGER_CHECK_USAGE(linear == nullptr || !linear->has_dora(), "engine: ", module.key(),
+                      ": expected LoRA, got DoRA; merge the adapter");
+  }
   LIGER_CHECK_USAGE(!config.liger || config.liger->is_compiled(),
                     "engine: expected the key's gate and no learned features");
   model.eval();

@@ -65,6 +65,7 @@ std::vector<double> thresholds(const std::vector<Position>& positions, ExitRule 
   if (rule == ExitRule::kPatience) std::erase_if(sorted, [](double x) { return x < 1; });
   const size_t step = std::max<size_t>(1, sorted.size() / kMost);
   for (size_t i = 0; i < sorted.size(); i += step) out.push_back(sorted[i]);
+  if (!sorted.empty() && out.back() != sorted.back()) out.push_back(sorted.back());
   return out;
 }
 

@@ -190,6 +190,7 @@ void read_recursion(const Reader& config, ModelConfig& c) {
   const std::string norms = reader.text_or("norms", "tied");
   if (norms != "tied" && norms != "depth") reader.bad("norms", "tied or depth");
   recursion.depth_norms = norms == "depth";
+  recursion.adapter = reader.boolean_or("adapter", recursion.depth_norms);
   const int64_t least = recursion.keeps_ends() ? 3 : 1;
   if (c.num_hidden_layers < least)
     config.bad("num_hidden_layers", cat(least, " or more, as sharing '", to_string(recursion.sharing), "' needs"));
@@ -259,7 +260,8 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
 OrderedJson to_json(const Recursion& recursion) {
   return {{"loops", recursion.loops},
           {"sharing", to_string(recursion.sharing)},
-          {"norms", recursion.depth_norms ? "depth" : "tied"}};
+          {"norms", recursion.depth_norms ? "depth" : "tied"},
+          {"adapter", recursion.adapter}};
 }
 
 std::string ModelConfig::stored_name(const std::string& name) const {

@@ -211,7 +211,12 @@ LoraConfig read_adapter_config(const fs::path& dir) {
 
 fs::path own_adapter(const fs::path& dir, const ModelConfig& model) {
   const fs::path folder = dir / "adapter";
-  return model.recursive && fs::exists(folder / kAdapterConfig) ? folder : fs::path();
+  if (!model.recursive) return {};
+  const bool there = fs::exists(folder / kAdapterConfig);
+  LIGER_CHECK(there || !model.recursive->adapter, dir.string(),
+              ": config.json says that an adapter belongs to it, and ",
+              "there is no adapter/adapter_config.json; copy the folder as a whole");
+  return there ? folder : fs::path();
 }
 
 void replicate(ModelConfig& model, const LoraConfig& adapter, const fs::path& dir) {

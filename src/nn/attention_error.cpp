@@ -24,15 +24,17 @@ at::Tensor attention_error(const CausalLM& model, const CausalLM& teacher, const
   }
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     DecoderLayer& layer = *taught.layers()[i];
-    at::Tensor read, wanted;
+    at::Tensor wanted, next;
     {
       const at::NoGradGuard no_grad;
-      read = layer.attention_input(hidden);
-      wanted = layer.attention().forward(read, context, nullptr);
-      hidden = layer.after_attention(hidden + wanted);
+      wanted = layer.attention().forward(layer.attention_input(hidden), context, nullptr);
+      next = layer.after_attention(hidden + wanted);
     }
+    const at::Tensor read = std::exchange(hidden, next);
     if (config.is_softmax_layer(i)) continue;
-    const at::Tensor written = model.decoder().layers()[i]->attention().forward(read, context, nullptr);
+    // Its own norm: gains may be folded into its projections.
+    DecoderLayer& learning = *model.decoder().layers()[i];
+    const at::Tensor written = learning.attention().forward(learning.attention_input(read), context, nullptr);
     const auto type = wide_type(written);
     const at::Tensor error = (written - wanted).to(type).square().sum() / wanted.to(type).square().sum();
     total = total.defined() ? total + error : error;

@@ -68,13 +68,14 @@ OrderedJson fixed_settings(const FinetuneOptions& options, const std::string& da
   }
   out["data.train sha256"] = data_sha256;
   for (const char* key : {"batch_size", "seed", "optimizer"}) out[cat("train.", key)] = all["train"][key];
-  out["exits"] = all["exits"];
+  for (const char* section : {"exits", "distill"}) out[section] = all[section];
   return out;
 }
 
 void check_fixed_settings(const Json& then, const OrderedJson& now, const std::string& file) {
   const Json defaults = fixed_settings(FinetuneOptions(), "");
   for (const auto& item : now.items()) {
+    if (item.key() == "distill" && !then.contains(item.key())) continue;  // it was not written down
     // A run that began before there was such a key had its default.
     const Json was = then.contains(item.key()) ? then[item.key()] : defaults.value(item.key(), Json());
     LIGER_CHECK_USAGE(was == Json(item.value()), file, ": the run began with ", item.key(), " ", was.dump(),
@@ -182,7 +183,9 @@ void write_weights(const TrainingSetup& setup, at::ScalarType dtype, const fs::p
   setup.model->save_weights(dir / "model.safetensors", dtype);
   if (setup.own_adapter) {
     fs::create_directory(dir / "adapter");
-    save_adapter(*setup.model, *setup.own_adapter, dir / "adapter");
+    LoraConfig own = *setup.own_adapter;
+    own.base_model_name_or_path = "..";  // the folder it lies in
+    save_adapter(*setup.model, own, dir / "adapter");
   }
   write_text_atomic(dir / "config.json", whole_config(setup, dtype).dump(2) + "\n");
   for (const auto& entry : fs::directory_iterator(setup.base)) {

@@ -162,11 +162,12 @@ DryRun dry_run(const FinetuneOptions& options, DryRunStep step) {
                           .length = longest_sample(*setup.train),
                           .micro_batches = train.batch_size / train.micro_batch_size,
                           .stored = stored_type(setup, config)};
-  run.checkpoint_bytes = checkpoint_bytes(config, options);
+  run.checkpoint_bytes = checkpoint_bytes(config, setup.options);
   run.token_bytes = setup.train->corpus().bytes();
   if (options.data.val) run.token_bytes += setup.validation->corpus().bytes();
-  run.not_estimated = not_estimated(config, options, shape);
-  if (run.not_estimated.empty()) run.memory = estimate_memory(config, options, shape, process_without_model(config));
+  run.not_estimated = not_estimated(config, setup.options, shape);
+  if (run.not_estimated.empty())
+    run.memory = estimate_memory(config, setup.options, shape, process_without_model(config));
 
   if (step == DryRunStep::kAlways || (step == DryRunStep::kIfQuick && is_quick(setup, shape))) {
     setup.load_model();

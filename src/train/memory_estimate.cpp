@@ -201,6 +201,7 @@ std::string not_estimated(const ModelConfig& config, const FinetuneOptions& opti
   if (config.liger && !config.liger->is_compiled()) return "not foretold for layers that have no compiled code";
   if (config.recursive && !options.lora) return "not foretold for a recursive model that is trained whole";
   if (options.exits) return "not foretold with exits";
+  if (options.distill && options.distill->teacher) return "not foretold with a teacher of its own";
   if (held_type(config, options, shape) == at::kHalf) return "not foretold for float16 on the CPU";
   return "";
 }

@@ -78,6 +78,9 @@ std::string usage(const TrainingSetup& setup) {
   if (setup.lora) {
     out << "from peft import PeftModel\nbase = AutoModelForCausalLM.from_pretrained(" << quoted(base)
         << ")\nmodel = PeftModel.from_pretrained(base, \"DIR\")\n```\n";
+  } else if (setup.own_adapter) {
+    out << "from peft import PeftModel\nbase = AutoModelForCausalLM.from_pretrained(\"DIR\")\n"
+        << "model = PeftModel.from_pretrained(base, \"DIR/adapter\")\n```\n";
   } else {
     out << "model = AutoModelForCausalLM.from_pretrained(\"DIR\")\n```\n";
   }

@@ -95,6 +95,12 @@ std::shared_ptr<CausalLM> load_teacher(const TrainingSetup& setup, std::optional
   LIGER_CHECK(teacher->config().vocab_size == setup.base_config.vocab_size, *named, ": distill.teacher: has ",
               teacher->config().vocab_size, " tokens, and the model ", setup.base_config.vocab_size,
               "; expected the same vocabulary");
+  const ModelConfig &ours = setup.base_config, &theirs = teacher->config();
+  LIGER_CHECK(setup.options.distill->attention_steps == 0 ||
+                  (!theirs.liger && theirs.num_hidden_layers == ours.num_hidden_layers &&
+                   theirs.hidden_size == ours.hidden_size),
+              named.value_or(""), ": distill.attention_steps: expected a teacher with softmax attention, ",
+              ours.num_hidden_layers, " layers and a hidden_size of ", ours.hidden_size);
   return teacher;
 }
 
@@ -165,6 +171,7 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   const bool all_from_checkpoint = full && !checkpoint.empty();
   if (options.model.init == Init::kRandom && !all_from_checkpoint) {
     model = std::make_shared<CausalLM>(config, at::TensorOptions(dtype.value_or(at::kFloat)).device(device));
+    if (own_adapter) add_lora(*model, *own_adapter);
   } else {
     LoadOptions load;
     load.dtype = dtype;
@@ -192,7 +199,10 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
   } else {
     lora = load_adapter(*model, adapter);
     if (const std::string warning = other_base(adapter, base, config.liger); !warning.empty()) log_warning(warning);
-    check_same(*lora, expand_all_linear(wanted, linear_paths(*model)), adapter.string());
+    LoraConfig asked = expand_all_linear(wanted, linear_paths(*model));
+    asked.layer_replication = lora->layer_replication;  // the model's, which it was checked against
+    asked.norms = lora->norms;
+    check_same(*lora, asked, adapter.string());
     lora->base_model_name_or_path = wanted.base_model_name_or_path;
   }
 }

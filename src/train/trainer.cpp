@@ -355,7 +355,8 @@ bool Trainer::evaluate() {
   std::vector<int64_t> all(data.size());
   std::iota(all.begin(), all.end(), 0);
   std::optional<double> sum = 0;
-  std::vector<double> exits;  // after each loop but the last, as far as they learn
+  // After each loop but the last, as far as they learn.
+  std::vector<double> exits(setup_->options.exits ? setup_->base_config.recursive->loops - 1 : 0);
   for (const auto& [index, part] : own_micro_batches(all)) {
     if (interrupted()) {
       sum.reset();
@@ -367,10 +368,7 @@ bool Trainer::evaluate() {
       return checked_loss({hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets)}, data, part);
     };
     *sum += loss_at(outputs.back());
-    for (size_t i = 0; i + 1 < outputs.size(); ++i) {
-      exits.resize(outputs.size() - 1);
-      exits[i] += loss_at(outputs[i]);
-    }
+    for (size_t i = 0; i < exits.size(); ++i) exits[i] += loss_at(outputs[i]);
   }
   if (!sum_over_ranks(sum)) return false;
   for (double& exit : exits) {

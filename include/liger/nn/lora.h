@@ -90,6 +90,7 @@ std::optional<int64_t> layer_of_head_numbers(const std::string& name);
 LoraConfig read_adapter_config(const std::filesystem::path& dir);
 
 /// The folder of the adapter that a recursive model's folder brings along, DIR/adapter; empty if there is none.
+/// Throws Error(kBadInput) if config.json says that one belongs to it.
 std::filesystem::path own_adapter(const std::filesystem::path& dir, const ModelConfig& model);
 
 /// Makes `model` run its layers as the adapter's layer_replication says, if it says anything. Throws Error(kBadInput)
