@@ -121,6 +121,9 @@ TEST(LoraLinear, EqualsItsDefinition) {
         Tensors inputs = {random({N, in}, type), random({out, in}, type) / std::sqrt(in),
                           random({r, in}, wide) / std::sqrt(in), random({out, r}, wide)};
         if (bias) inputs.push_back(random({out}, type));
+        // A sum of two numbers that all but cancel says nothing of 16 bits.
+        for (at::Tensor& x : inputs)
+          if (N == 1) x = x.abs();
         expect_equal(fast, definition, inputs, {true, false, true, true, false}, tolerance_of(type));
         expect_equal(fast, definition, inputs, {false, false, true, true, false}, tolerance_of(type));
         expect_equal(fast, definition, inputs, {true, true, true, true, true}, tolerance_of(type));
