@@ -238,7 +238,8 @@ TEST_F(FinetuneTool, SignalBeforeTheFirstAndAfterTheLastUpdateSavesToo) {
 }
 
 TEST_F(FinetuneTool, ShippedConfigurationsAreValid) {
-  for (const char* name : {"lora.yaml", "lora_qkvo.yaml", "recover.yaml", "full.yaml", "distributed.yaml"}) {
+  for (const char* name : {"lora.yaml", "lora_qkvo.yaml", "recover.yaml", "full.yaml", "distributed.yaml",
+                           "uptrain.yaml", "uptrain_linear.yaml"}) {
     const CommandResult result =
         test::run_tool("liger-finetune", {LIGER_SOURCE "/configs/" + std::string(name), "--model", "m",
                                           "--print-config", "--set", "data.train=d.jsonl", "--set", "save.dir=out"});
