@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "io_test_util.h"
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
 #include "liger/nn/causal_lm.h"
@@ -54,7 +55,8 @@ TEST_P(Golden, DecodingEqualsTheFullForward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Golden,
-                         ::testing::Values("llama_tied_gqa", "llama_untied_mha", "llama_rope3", "gemma"),
+                         ::testing::Values("llama_tied_gqa", "llama_untied_mha", "llama_rope3", "gemma", "gpt_neox",
+                                           "gpt_neox_sequential"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(ModelConfig, ReadsBothSpellingsOfWhatItWrites) {
@@ -69,6 +71,25 @@ TEST(ModelConfig, ReadsBothSpellingsOfWhatItWrites) {
     EXPECT_EQ(again.to_json(), json) << spelling;
     EXPECT_EQ(again.rope.theta, 500000.0);
     EXPECT_EQ(again.rope.type, RopeConfig::Type::kLlama3);
+  }
+}
+
+TEST(ModelConfig, GptNeoXComesBackAsItWasWritten) {
+  for (const char* name : {"gpt_neox", "gpt_neox_sequential"}) {
+    const ModelConfig config = ModelConfig::read(std::filesystem::path(LIGER_TEST_DATA) / "golden" / name);
+    EXPECT_EQ(config.parallel_residual, std::string(name) == "gpt_neox");
+    EXPECT_EQ(config.rotary_dim, config.parallel_residual ? 2 : 6);
+    EXPECT_TRUE(config.attention_bias && config.mlp_bias);
+    const OrderedJson json = config.to_json();
+    OrderedJson old = json;  // as the models of the Hub say it
+    old.erase("rope_parameters");
+    for (const OrderedJson& spelling : {json, old})
+      EXPECT_EQ(ModelConfig::from_json(Json::parse(spelling.dump()), "test").to_json(), json);
+    Json bad = Json::parse(old.dump());
+    bad["rotary_pct"] = 0.1;
+    EXPECT_NE(std::string(test::error_of([&] { ModelConfig::from_json(bad, "config.json"); }).what())
+                  .find("'rotary_pct': expected a share"),
+              std::string::npos);
   }
 }
 
@@ -92,7 +113,7 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   expect_refused("num_key_value_heads", 3, "a divisor of num_attention_heads = 4");
   expect_refused("num_key_value_heads", 8, "'num_key_value_heads'");
   expect_refused("rms_norm_eps", -1e-6, "'rms_norm_eps': expected a positive number");
-  expect_refused("model_type", "mamba", "model_type 'mamba' is not supported (llama, gemma, liger_gla, ");
+  expect_refused("model_type", "mamba", "model_type 'mamba' is not supported (llama, gemma, gpt_neox, liger_gla, ");
   expect_refused("rope_scaling", {{"rope_type", "yarn"}}, "rope type 'yarn' is not supported");
   expect_refused("rope_scaling", {{"rope_type", "linear"}, {"factor", nullptr}}, "'factor'");
   expect_refused("liger", {{"windw", 3}}, "did you mean 'window'");

@@ -17,6 +17,7 @@
 #include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
+#include "random_model.h"
 #include "tensor_testing.h"
 
 namespace liger {
@@ -118,7 +119,7 @@ at::Tensor defined_logits(const CausalLM& model, const std::vector<int64_t>& ids
     if (all.contains(path + ".bias")) w[name + ".bias"] = all.at(path + ".bias");
   }
   const auto norm = [&](const at::Tensor& x, const std::string& name) {
-    return x / (x * x).mean({1}, true).add(model.config().rms_norm_eps).sqrt() * all.at(name + ".weight");
+    return x / (x * x).mean({1}, true).add(model.config().norm_eps).sqrt() * all.at(name + ".weight");
   };
   const auto& c = model.config();
   const at::Tensor embedding = all.at("model.embed_tokens.weight");
@@ -248,11 +249,10 @@ TEST(LigerLayer, LogDecaysOfMinusFiftyAreExact) {
 
 // What differs between families and dtypes: scales, norms and activations; roundings.
 TEST(LigerLayer, EveryFamilyAndDtypeDecodesAsItReads) {
-  for (const char* family : {"llama", "gemma"}) {
+  for (const char* family : {"llama", "gemma", "gpt_neox"}) {
     ModelConfig config = tiny({.window = 9, .sinks = 2});
-    config.family = find_family(family);
-    config.hidden_act = config.family->hidden_act;
     config.head_dim = 16;
+    test::become(config, family);
     at::manual_seed(7);
     CausalLM exact(config, at::kDouble);
     for (const auto& [dtype, tolerance] :

@@ -36,7 +36,9 @@ const Kind kKinds[] = {{},
                        {"gemma", Sharing::kSequence, 3},
                        {"llama", Sharing::kMiddleCycle, 2},
                        {"gemma", Sharing::kMiddleCycle, 4, TieNorms::kDepth},
-                       {"llama", Sharing::kMiddleSequence, 2}};
+                       {"llama", Sharing::kMiddleSequence, 2},
+                       {"gpt_neox"},
+                       {"gpt_neox", Sharing::kMiddleCycle, 2, TieNorms::kDepth}};
 
 class Tied : public ::testing::Test {
  protected:
@@ -45,8 +47,7 @@ class Tied : public ::testing::Test {
     fs::remove_all(model_);
     test::write_model_folder(model_);  // for its tokenizer
     ModelConfig config = ModelConfig::read(model_);
-    config.family = find_family(family);
-    config.hidden_act = config.family->hidden_act;
+    test::become(config, family);
     config.num_hidden_layers = 6;
     config.initializer_range = 0.15;
     config.stored_dtype = type == at::kDouble ? "float64" : "float32";
@@ -148,8 +149,7 @@ TEST_F(Tied, WeightsAreInMemoryOnce) {
   tie(options({}, 4));
   const auto model = CausalLM::load(tied_);
   int64_t shared = 0, adapters = 0;
-  for (const auto& item : model->named_parameters())
-    (item.key().find(".lora_") == std::string::npos ? shared : adapters) += item.value().numel();
+  for (const auto& item : model->named_parameters()) (is_lora(item.key()) ? adapters : shared) += item.value().numel();
   const TiedSizes sizes = tied_sizes(options({}, 4), ModelConfig::read(model_));
   EXPECT_EQ(shared, sizes.base);
   EXPECT_EQ(adapters, sizes.adapters);
@@ -233,7 +233,7 @@ TEST_F(Tied, GradientsAreSumsOverDepths) {
     const at::NoGradGuard no_grad;
     const auto from = tied->named_parameters();
     for (auto& item : plain->named_parameters()) {
-      const bool own = item.key().find(".lora_") != std::string::npos;
+      const bool own = is_lora(item.key());
       item.value().copy_(from[own ? item.key() : tied->config().stored_name(item.key())]);
     }
   }
@@ -242,7 +242,7 @@ TEST_F(Tied, GradientsAreSumsOverDepths) {
     if (name == "lm_head.weight") continue;  // not read
     at::Tensor sum;
     for (const auto& [other, part] : single) {
-      const bool own = name.find(".lora_") != std::string::npos;
+      const bool own = is_lora(name);
       if ((own ? other : tied->config().stored_name(other)) != name) continue;
       sum = sum.defined() ? sum + part : part;
     }

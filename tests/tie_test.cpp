@@ -75,6 +75,11 @@ ModelConfig shape(const char* family, int64_t layers, int64_t hidden, int64_t ff
   return c;
 }
 const ModelConfig kGemma2B = shape("gemma", 18, 2048, 16384, 8, 1, 256, 256000, true);
+const ModelConfig kPythia1B = [] {
+  ModelConfig c = shape("gpt_neox", 16, 2048, 8192, 8, 8, 256, 50304, false);
+  c.attention_bias = c.mlp_bias = true;
+  return c;
+}();
 const ModelConfig kTinyLlama = shape("llama", 22, 2048, 5632, 32, 4, 64, 32000, false);
 
 Layers begins(TieInit init, int64_t layers, int64_t loops, Sharing sharing = Sharing::kCycle, bool from_one = true) {
@@ -147,6 +152,8 @@ TEST(Tie, SizesAreThoseOfThePaper) {
   for (const auto& [rank, expected] : gemma3) EXPECT_NEAR(billions(kGemma2B, 3, rank), expected, 0.007) << rank;
   const std::pair<int64_t, double> llama[] = {{0, 0.48}, {64, 0.53}, {128, 0.58}, {256, 0.68}, {512, 0.86}};
   for (const auto& [rank, expected] : llama) EXPECT_NEAR(billions(kTinyLlama, 2, rank), expected, 0.007) << rank;
+  const std::pair<int64_t, double> pythia[] = {{0, 0.40}, {64, 0.44}, {128, 0.48}, {256, 0.55}, {512, 0.70}};
+  for (const auto& [rank, expected] : pythia) EXPECT_NEAR(billions(kPythia1B, 2, rank), expected, 0.007) << rank;
 }
 
 TEST(Tie, RanksByPatternAreClipped) {
@@ -156,6 +163,8 @@ TEST(Tie, RanksByPatternAreClipped) {
   EXPECT_EQ(adapter_rank(options, "model.layers.0.mlp.down_proj", {2048, 16384}), 128);
   EXPECT_EQ(adapter_rank(options, "model.layers.0.self_attn.q_proj", {2048, 2048}), 7);
   EXPECT_EQ(adapter_rank(options, "model.layers.0.self_attn.k_proj", {256, 2048}), 256);
+  EXPECT_EQ(adapter_rank(options, "gpt_neox.layers.0.attention.query_key_value", {6144, 2048}), 768);
+  EXPECT_EQ(adapter_rank(options, "gpt_neox.layers.0.attention.query_key_value", {1536, 512}), 512);
   options.rank_pattern = {{"o_porj", 3}};
   options.recursion.loops = 2;
   EXPECT_EQ(std::string(test::error_of([&] { tied_config(options, kGemma2B); }).what()),

@@ -1,11 +1,11 @@
 #include "tie_arguments.h"
 
+#include <c10/util/accumulate.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
-#include <functional>
 #include <iostream>
-#include <numeric>
 
 #include "liger/error.h"
 #include "liger/io/log.h"
@@ -28,8 +28,7 @@ int64_t rank_from(const std::string& option, const std::string& text) {
 
 int64_t parameters_of(const ModelConfig& model) {
   int64_t out = 0;
-  for (const ExpectedTensor& tensor : expected_tensors(model))
-    out += std::accumulate(tensor.shape.begin(), tensor.shape.end(), int64_t{1}, std::multiplies<>());
+  for (const ExpectedTensor& tensor : expected_tensors(model)) out += c10::multiply_integers(tensor.shape);
   return out;
 }
 

@@ -322,6 +322,9 @@ ConvertPlan plan_conversion(ConvertOptions options) {
     model.liger = plan.options.liger;
     plan.warnings = compatibility_warnings(model, *model.liger);
   }
+  if (plan.options.tie && model.recursive->depth_biases)
+    plan.warnings.push_back(
+        "biases of single depths: PEFT has no place for them, only liger opens this model; --untie writes a plain one");
   if (!plan.options.merge.empty()) {
     const std::string warning = other_base(plan.options.merge, plan.options.model, model.liger);
     if (!warning.empty()) plan.warnings.push_back(warning);

@@ -1,11 +1,11 @@
 #include "liger/convert/tie.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <functional>
-#include <numeric>
+#include <c10/util/accumulate.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "core/names.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/nn/lora.h"
@@ -13,19 +13,13 @@
 namespace liger {
 namespace {
 
-constexpr std::array kInits = {TieInit::kStepwise, TieInit::kAverage, TieInit::kLower, TieInit::kUpper,
-                               TieInit::kRandom};
-constexpr std::array kNorms = {TieNorms::kFolded, TieNorms::kTied, TieNorms::kDepth};
-
-template <typename Choices>
-auto from_name(const Choices& choices, const char* what, const std::string& name) {
-  std::string known;
-  for (const auto choice : choices) {
-    if (name == to_string(choice)) return choice;
-    known += cat(known.empty() ? "" : ", ", to_string(choice));
-  }
-  fail(ErrorCode::kUsage, what, ": expected one of ", known, ", got '", name, "'");
-}
+constexpr Name<TieInit> kInits[] = {{TieInit::kStepwise, "stepwise"},
+                                    {TieInit::kAverage, "average"},
+                                    {TieInit::kLower, "lower"},
+                                    {TieInit::kUpper, "upper"},
+                                    {TieInit::kRandom, "random"}};
+constexpr Name<TieNorms> kNorms[] = {
+    {TieNorms::kFolded, "folded"}, {TieNorms::kTied, "tied"}, {TieNorms::kDepth, "depth"}};
 
 // `count` of the numbers first .. last at equal distances, both ends among them; halves go to the even one.
 std::vector<int64_t> spread(int64_t first, int64_t last, int64_t count) {
@@ -44,34 +38,12 @@ bool is_named(const std::string& linear, const std::string& name) {
   return within == name || within.ends_with("." + name);
 }
 
-int64_t count(const std::vector<int64_t>& shape) {
-  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-}
-
 }  // namespace
 
-const char* to_string(TieInit init) {
-  switch (init) {
-    case TieInit::kStepwise: return "stepwise";
-    case TieInit::kAverage: return "average";
-    case TieInit::kLower: return "lower";
-    case TieInit::kUpper: return "upper";
-    case TieInit::kRandom: return "random";
-  }
-  return "?";
-}
-
-const char* to_string(TieNorms norms) {
-  switch (norms) {
-    case TieNorms::kFolded: return "folded";
-    case TieNorms::kTied: return "tied";
-    case TieNorms::kDepth: return "depth";
-  }
-  return "?";
-}
-
-TieInit tie_init_from_name(const std::string& name) { return from_name(kInits, "init", name); }
-TieNorms tie_norms_from_name(const std::string& name) { return from_name(kNorms, "norms", name); }
+const char* to_string(TieInit init) { return name_of(kInits, init); }
+const char* to_string(TieNorms norms) { return name_of(kNorms, norms); }
+TieInit tie_init_from_name(const std::string& name) { return value_of(kInits, name, "init"); }
+TieNorms tie_norms_from_name(const std::string& name) { return value_of(kNorms, name, "norms"); }
 
 std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& model) {
   const int64_t L = model.num_hidden_layers;
@@ -101,7 +73,11 @@ ModelConfig tied_config(const TieOptions& options, const ModelConfig& model) {
   }
   out.recursive = options.recursion;
   out.recursive->depth_norms = options.norms == TieNorms::kDepth;
+  out.recursive->depth_biases = options.rank > 0 && model.has_biases();
   out.recursive->adapter = options.rank > 0;
+  LIGER_CHECK_USAGE(options.norms != TieNorms::kFolded || !model.family->layer_norm || model.attention_bias,
+                    "norms: folded has no place for LayerNorm's bias, as this model's attention has none; choose tied "
+                    "or depth");
   LIGER_CHECK_USAGE(!out.recursive->depth_norms || options.rank > 0,
                     "norms: depth needs an adapter to hold them; set a rank, or fold them");
   return out;
@@ -129,7 +105,10 @@ std::vector<std::vector<int64_t>> slot_sources(const TieOptions& options, const 
 }
 
 int64_t adapter_rank(const TieOptions& options, const std::string& linear, const std::vector<int64_t>& shape) {
-  int64_t rank = options.rank;
+  // One pair for queries, keys and values has as many numbers as three: with out = in, 1.5 r (in + 3 out) = 3 r (in +
+  // out).
+  const bool fused = linear.ends_with(".query_key_value");
+  int64_t rank = fused ? options.rank + options.rank / 2 : options.rank;
   for (const auto& [name, given] : options.rank_pattern) {
     if (!is_named(linear, name)) continue;
     rank = given;
@@ -142,15 +121,19 @@ TiedSizes tied_sizes(const TieOptions& options, const ModelConfig& model) {
   const ModelConfig tied = tied_config(options, model);
   TiedSizes out;
   for (const ExpectedTensor& tensor : expected_tensors(tied)) {
-    out.base += count(tensor.shape);
-    const bool is_embedding = tensor.name == "model.embed_tokens.weight" || tensor.name == "lm_head.weight";
-    if (is_embedding) out.embedding += count(tensor.shape);
+    const int64_t numbers = c10::multiply_integers(tensor.shape);
+    out.base += numbers;
+    const bool is_embedding =
+        tensor.name == model.family->embedding_weight() || tensor.name == model.family->head_weight();
+    if (is_embedding) out.embedding += numbers;
   }
   if (options.rank == 0) return out;
   for (const auto& [path, shape] : linear_shapes(tied))
-    if (path != "lm_head") out.adapters += adapter_rank(options, path, shape) * (shape[0] + shape[1]);
+    if (!is_head(path)) out.adapters += adapter_rank(options, path, shape) * (shape[0] + shape[1]);
   if (tied.recursive->depth_norms)
-    for (const auto& [name, shape] : norm_shapes(tied)) out.adapters += count(shape);
+    for (const auto& [name, shape] : norm_shapes(tied)) out.adapters += c10::multiply_integers(shape);
+  if (tied.recursive->depth_biases)
+    for (const auto& [name, shape] : bias_shapes(tied)) out.adapters += c10::multiply_integers(shape);
   return out;
 }
 

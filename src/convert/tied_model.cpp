@@ -3,6 +3,7 @@
 #include "convert/tied_weights.h"
 #include "liger/convert/tie.h"
 #include "liger/core/checkpoint.h"
+#include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 #include "liger/nn/lora.h"
 
@@ -19,14 +20,14 @@ std::shared_ptr<CausalLM> tied_model(const std::filesystem::path& model, const T
   std::map<std::string, at::Tensor> parameters;  // by the names of files
   for (auto& item : out->named_parameters()) {
     const std::string peft = peft_name(item.key());
-    parameters[item.key().find(".lora_") == std::string::npos ? tied.config().stored_name(item.key()) : peft] =
-        item.value();
-    if (tied.config().recursive->depth_norms) parameters.emplace(peft, item.value());
+    // What depths have of their own is read from the adapter; a slot's is then that of its first depth.
+    if (!is_lora(item.key())) parameters.emplace(tied.config().stored_name(item.key()), item.value());
+    parameters.emplace(peft, item.value());
   }
   for (const TensorInfo& tensor : base) {
     const auto* stored = files.find(tensor.name);
-    const bool of_layer = tensor.name.starts_with("model.layers.");
-    parameters.at(tensor.name).copy_(of_layer ? tied.make(tensor) : map_tensor(*stored->file, *stored->info));
+    parameters.at(tensor.name)
+        .copy_(layer_and_name(tensor.name) ? tied.make(tensor) : map_tensor(*stored->file, *stored->info));
   }
   for (const TensorInfo& tensor : adapter) parameters.at(tensor.name).copy_(tied.make(tensor));
   if (kept != nullptr) *kept = tied.kept();

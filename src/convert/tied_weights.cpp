@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/mv.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -23,26 +24,18 @@
 namespace liger {
 namespace {
 
-const std::string kLayers = "model.layers.", kPeft = "base_model.model.";
+const std::string kPeft = "base_model.model.", kWeight = ".weight", kBias = ".bias";
 
-// "model.layers.3.mlp.up_proj.weight" is "mlp.up_proj.weight" of layer 3.
-std::optional<std::pair<int64_t, std::string>> layer_and_name(const std::string& name) {
-  if (!name.starts_with(kLayers)) return {};
-  size_t digits = 0;
-  const int64_t layer = std::stoll(name.substr(kLayers.size()), &digits);
-  return std::pair(layer, name.substr(kLayers.size() + digits + 1));
-}
+// Of a name within a layer.
+bool is_norm(const std::string& name) { return name.find("layernorm.") != std::string::npos; }
+bool is_gain(const std::string& name) { return is_norm(name) && name.ends_with(kWeight); }
 
-std::string in_layer(int64_t layer, const std::string& name) { return cat(kLayers, layer, ".", name); }
-
-bool is_norm(const std::string& name) { return is_layer_norm(in_layer(0, name)); }
-
-// The norm whose output a matrix reads; empty for those that read something else.
-std::string norm_read_by(const std::string& name) {
-  for (const char* reader : {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"})
-    if (name == reader) return "input_layernorm.weight";
-  for (const char* reader : {"mlp.gate_proj.weight", "mlp.up_proj.weight"})
-    if (name == reader) return "post_attention_layernorm.weight";
+// The norm whose output a linear module reads; empty for those that read something else.
+std::string norm_read_by(const std::string& module, const Family& family) {
+  for (const std::string& reader : family.attention_inputs)
+    if (module == cat(family.attention, ".", reader)) return "input_layernorm";
+  for (const std::string& reader : family.mlp_inputs)
+    if (module == cat("mlp.", reader)) return "post_attention_layernorm";
   return "";
 }
 
@@ -59,8 +52,6 @@ TensorInfo sized(TensorInfo tensor) {
   return tensor;
 }
 
-bool is_made(const std::string& name) { return name.starts_with(kLayers) || name.starts_with(kPeft); }
-
 std::span<const std::byte> bytes_of(const at::Tensor& x) {
   return {static_cast<const std::byte*>(x.const_data_ptr()), x.nbytes()};
 }
@@ -76,9 +67,13 @@ TiedWeights::TiedWeights(const WeightFiles& source, const ModelConfig& model, co
       dtype_(dtype),
       layers_(tied_layers(options, model)),
       sources_(slot_sources(options, layers_)),
-      work_(type_of("model.embed_tokens.weight") == Dtype::kF64 ? at::kDouble : at::kFloat) {}
+      work_(type_of(model.family->embedding_weight()) == Dtype::kF64 ? at::kDouble : at::kFloat) {}
 
 const WeightFiles::Entry& TiedWeights::entry(const std::string& name) const { return *source_.find(name); }
+
+std::string TiedWeights::in_layer(int64_t layer, const std::string& name) const {
+  return cat(model_.family->layers(), layer, ".", name);
+}
 
 // Of a tensor of the tied model: as its like in the source is stored, or as asked for.
 Dtype TiedWeights::type_of(const std::string& name) const {
@@ -92,7 +87,7 @@ int64_t TiedWeights::work(const TensorInfo& tensor) const {
   const auto [depth, rest] = *layer_and_name(tensor.name.substr(kPeft.size()));
   const std::string a = ".lora_A.weight";
   if (!rest.ends_with(a)) return 0;
-  const std::string weight = in_layer(layers_.front(), rest.substr(0, rest.size() - a.size()) + ".weight");
+  const std::string weight = in_layer(layers_.front(), rest.substr(0, rest.size() - a.size()) + kWeight);
   const std::vector<int64_t>& shape = entry(weight).info->shape;
   return kOfADecomposition * shape[0] * shape[1];
 }
@@ -109,7 +104,7 @@ uint64_t TiedWeights::working_bytes() const {
   constexpr int64_t kCopies = 6, kOfProduct = 4;
   int64_t most = 0;
   for (const auto& [path, shape] : linear_shapes(tied_)) {
-    if (path == "lm_head") continue;
+    if (is_head(path)) continue;
     const int64_t least = std::min(shape[0], shape[1]), size = static_cast<int64_t>(c10::elementSize(work_));
     most = std::max(most, kCopies * shape[0] * shape[1] * size + kOfProduct * least * least * 8);
   }
@@ -124,13 +119,15 @@ std::vector<TensorInfo> TiedWeights::adapter_tensors() const {
     out.push_back(sized({.name = kPeft + name, .dtype = type, .shape = std::move(shape)}));
   };
   for (const auto& [path, shape] : linear_shapes(tied_)) {
-    if (path == "lm_head") continue;
+    if (is_head(path)) continue;
     const int64_t rank = adapter_rank(options_, path, shape);
     add(path + ".lora_A.weight", {rank, shape[1]});
     add(path + ".lora_B.weight", {shape[0], rank});
   }
   if (tied_.recursive->depth_norms)
     for (const auto& [name, shape] : norm_shapes(tied_)) add(name, shape);
+  if (tied_.recursive->depth_biases)
+    for (const auto& [name, shape] : bias_shapes(tied_)) add(name, shape);
   return out;
 }
 
@@ -140,7 +137,7 @@ LoraConfig TiedWeights::adapter_config() const {
   config.r = 1;
   std::map<std::string, int64_t> ranks;  // by the last name
   for (const auto& [path, shape] : linear_shapes(tied_)) {
-    if (path == "lm_head") continue;
+    if (is_head(path)) continue;
     const int64_t rank = adapter_rank(options_, path, shape);
     ranks[path.substr(path.rfind('.') + 1)] = rank;
     config.r = std::max(config.r, rank);
@@ -154,6 +151,7 @@ LoraConfig TiedWeights::adapter_config() const {
   }
   config.layer_replication = tied_.recursive->replication(tied_.num_hidden_layers);
   config.norms = tied_.recursive->depth_norms;
+  config.biases = tied_.recursive->depth_biases;
   return config;
 }
 
@@ -177,23 +175,32 @@ at::Tensor TiedWeights::read(const std::string& name) const {
   return out;
 }
 
-// With the gain of the norm before it, if gains are folded; norms themselves are neutral then.
+// With the norm before it, if norms are folded, which themselves are neutral then. A matrix takes the gain, and a bias
+// what the matrix makes of LayerNorm's bias: W (g n + b) + c = (W g) n + (W b + c).
 at::Tensor TiedWeights::of_layer(int64_t layer, const std::string& name) const {
-  const bool adds_one = model_.family->norm_adds_one;
-  if (options_.norms == TieNorms::kFolded && is_norm(name))
-    return at::full(entry(in_layer(layer, name)).info->shape, adds_one ? 0.0 : 1.0, work_);
-  const at::Tensor weight = read(in_layer(layer, name));
-  const std::string norm = norm_read_by(name);
-  if (options_.norms != TieNorms::kFolded || norm.empty()) return weight;
-  const at::Tensor gain = read(in_layer(layer, norm));
-  return weight * (adds_one ? gain + 1 : gain);
+  const auto [of_family, folds] = std::pair(model_.family, options_.norms == TieNorms::kFolded);
+  if (folds && is_norm(name)) return neutral(name, entry(in_layer(layer, name)).info->shape);
+  const at::Tensor own = read(in_layer(layer, name));
+  const std::string module = name.substr(0, name.rfind('.')), norm = norm_read_by(module, *of_family);
+  if (!folds || norm.empty()) return own;
+  if (name.ends_with(kWeight)) {
+    const at::Tensor gain = read(in_layer(layer, norm + kWeight));
+    return own * (of_family->norm_adds_one ? gain + 1 : gain);
+  }
+  return of_family->layer_norm
+             ? own + at::mv(read(in_layer(layer, module + kWeight)), read(in_layer(layer, norm + kBias)))
+             : own;
+}
+
+// A vector that changes nothing.
+at::Tensor TiedWeights::neutral(const std::string& name, const std::vector<int64_t>& shape) const {
+  return at::full(shape, is_gain(name) && !model_.family->norm_adds_one ? 1.0 : 0.0, work_);
 }
 
 at::Tensor TiedWeights::of_slot(int64_t slot, const std::string& name, const std::vector<int64_t>& shape) const {
   const std::vector<int64_t>& from = sources_[static_cast<size_t>(slot)];
   if (from.empty()) {
-    const bool neutral_one = is_norm(name) && !model_.family->norm_adds_one;
-    if (shape.size() < 2) return at::full(shape, neutral_one ? 1.0 : 0.0, work_);
+    if (shape.size() < 2) return neutral(name, shape);
     return at::empty(shape, work_)
         .normal_(0, model_.initializer_range,
                  at::make_generator<at::CPUGeneratorImpl>(seed_of(options_.seed, in_layer(slot, name))));
@@ -216,7 +223,7 @@ at::Tensor TiedWeights::rounded(const at::Tensor& x, int64_t slot, const std::st
 const LowRank& TiedWeights::pair(int64_t depth, const std::string& linear) {
   const std::string path = in_layer(depth, linear);
   if (pair_name_ == path) return pair_;
-  const std::string name = linear + ".weight";
+  const std::string name = linear + kWeight;
   const at::Tensor weight = of_layer(layers_[static_cast<size_t>(depth)], name);
   const int64_t out = weight.size(0), in = weight.size(1), rank = adapter_rank(options_, linear, {out, in});
   const int64_t slot = tied_.slot(depth);
@@ -237,8 +244,8 @@ const LowRank& TiedWeights::pair(int64_t depth, const std::string& linear) {
 
 at::Tensor TiedWeights::adapter_tensor(const std::string& name) {
   const auto [depth, rest] = *layer_and_name(name.substr(kPeft.size()));
-  if (is_norm(rest)) return of_layer(layers_[static_cast<size_t>(depth)], rest);
   const size_t end = rest.rfind(".lora_");
+  if (end == std::string::npos) return of_layer(layers_[static_cast<size_t>(depth)], rest);  // a norm's, or a bias
   const LowRank& found = pair(depth, rest.substr(0, end));
   return rest.substr(end) == ".lora_A.weight" ? found.a : found.b;
 }
@@ -279,7 +286,7 @@ void TiedWeights::write(const std::filesystem::path& file, std::vector<TensorInf
   SafetensorsWriter writer(file, std::move(tensors));
   for (const TensorInfo& to : writer.order()) {
     throw_if_interrupted();
-    if (is_made(to.name)) {
+    if (layer_and_name(to.name)) {
       writer.write(bytes_of(make(to)));
     } else {
       copy(to, [&](std::span<const std::byte> piece) { writer.write(piece); });

@@ -48,6 +48,8 @@ class TiedWeights {
   using Sink = std::function<void(std::span<const std::byte>)>;
 
   const WeightFiles::Entry& entry(const std::string& name) const;
+  std::string in_layer(int64_t layer, const std::string& name) const;
+  at::Tensor neutral(const std::string& name, const std::vector<int64_t>& shape) const;
   at::Tensor read(const std::string& name) const;
   at::Tensor of_layer(int64_t layer, const std::string& name) const;
   at::Tensor of_slot(int64_t slot, const std::string& name, const std::vector<int64_t>& shape) const;

@@ -1,34 +1,20 @@
 #include "liger/core/recursion.h"
 
-#include <array>
-
+#include "core/names.h"
 #include "liger/error.h"
 
 namespace liger {
 namespace {
 
-constexpr std::array kAll = {Sharing::kCycle, Sharing::kSequence, Sharing::kMiddleCycle, Sharing::kMiddleSequence};
+constexpr Name<Sharing> kSharings[] = {{Sharing::kCycle, "cycle"},
+                                       {Sharing::kSequence, "sequence"},
+                                       {Sharing::kMiddleCycle, "middle-cycle"},
+                                       {Sharing::kMiddleSequence, "middle-sequence"}};
 
 }  // namespace
 
-const char* to_string(Sharing sharing) {
-  switch (sharing) {
-    case Sharing::kCycle: return "cycle";
-    case Sharing::kSequence: return "sequence";
-    case Sharing::kMiddleCycle: return "middle-cycle";
-    case Sharing::kMiddleSequence: return "middle-sequence";
-  }
-  return "?";
-}
-
-Sharing sharing_from_name(const std::string& name) {
-  std::string known;
-  for (const Sharing sharing : kAll) {
-    if (name == to_string(sharing)) return sharing;
-    known += cat(known.empty() ? "" : ", ", to_string(sharing));
-  }
-  fail(ErrorCode::kUsage, "sharing: expected one of ", known, ", got '", name, "'");
-}
+const char* to_string(Sharing sharing) { return name_of(kSharings, sharing); }
+Sharing sharing_from_name(const std::string& name) { return value_of(kSharings, name, "sharing"); }
 
 int64_t Recursion::slot(int64_t depth, int64_t depths) const {
   const int64_t K = slots(depths);

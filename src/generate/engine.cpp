@@ -82,7 +82,7 @@ class Run {
         requests_(requests),
         on_answer_(on_answer),
         answers_(requests.size()),
-        frequencies_(rope_frequencies(config_.rope, config_.head_dim, model.device())) {
+        frequencies_(rope_frequencies(config_.rope, config_.rotated_channels(), model.device())) {
     if (StepDecoder::supports(model)) {
       steps_.emplace(model);
       for (int i = 0; i < at::get_num_threads(); ++i)

@@ -1,7 +1,6 @@
 #include "liger/models/check_weights.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cstring>
 #include <set>
 #include <utility>
@@ -13,22 +12,16 @@
 namespace liger {
 namespace {
 
-constexpr std::string_view kLayers = "model.layers.";
-
 // Findings of one kind, those that differ in the layer's number alone as one entry.
 class Findings {
  public:
-  void add(std::string_view name, const std::string& detail) {
-    size_t end = kLayers.size();
-    if (name.starts_with(kLayers)) {
-      while (end < name.size() && end < kLayers.size() + 6 && std::isdigit(static_cast<unsigned char>(name[end])) != 0)
-        ++end;
-    }
-    Entry entry{std::string(name), "", detail, {}};
-    if (name.starts_with(kLayers) && end > kLayers.size()) {
-      entry.before = kLayers;
-      entry.after = name.substr(end);
-      entry.layers.insert(std::stoi(std::string(name.substr(kLayers.size(), end - kLayers.size()))));
+  void add(const std::string& name, const std::string& detail) {
+    Entry entry{name, "", detail, {}};
+    if (const auto layer = layer_and_name(name)) {
+      const size_t after = name.size() - layer->second.size() - 1;
+      entry.before = name.substr(0, name.rfind('.', after - 1) + 1);
+      entry.after = name.substr(after);
+      entry.layers.insert(layer->first);
     }
     for (Entry& known : entries_) {
       if (!known.layers.empty() && !entry.layers.empty() && known.after == entry.after && known.detail == detail) {
@@ -50,16 +43,16 @@ class Findings {
  private:
   struct Entry {
     std::string before, after, detail;
-    std::set<int> layers;
+    std::set<int64_t> layers;
   };
 
-  static std::string ranges(const std::set<int>& layers) {
+  static std::string ranges(const std::set<int64_t>& layers) {
     if (layers.empty()) return "";
     if (layers.size() == 1) return std::to_string(*layers.begin());
     std::string text;
     for (auto it = layers.begin(); it != layers.end();) {
-      const int first = *it;
-      int last = first;
+      const int64_t first = *it;
+      int64_t last = first;
       while (++it != layers.end() && *it == last + 1) last = *it;
       text += cat(text.empty() ? "" : ",", first);
       if (last > first) text += cat("-", last);
@@ -82,15 +75,15 @@ bool equal_bytes(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
   return true;
 }
 
-// "lm_head.weight" of a tied model: a copy of the embedding is as good as none.
-void check_tied_head(const WeightFiles& weights, const std::string& where) {
-  const auto* head = weights.find("lm_head.weight");
-  const auto* embedding = weights.find("model.embed_tokens.weight");
+// The head of a tied model: a copy of the embedding is as good as none.
+void check_tied_head(const WeightFiles& weights, const Family& family, const std::string& where) {
+  const auto* head = weights.find(family.head_weight());
+  const auto* embedding = weights.find(family.embedding_weight());
   if (head == nullptr || embedding == nullptr) return;
   const bool equal = head->info->dtype == embedding->info->dtype && head->info->shape == embedding->info->shape &&
                      equal_bytes(*head, *embedding);
-  LIGER_CHECK(equal, where, ": config.json says tie_word_embeddings, but lm_head.weight differs from ",
-              "model.embed_tokens.weight; if the head is meant, set \"tie_word_embeddings\": false");
+  LIGER_CHECK(equal, where, ": config.json says tie_word_embeddings, but ", family.head_weight(), " differs from ",
+              family.embedding_weight(), "; if the head is meant, set \"tie_word_embeddings\": false");
 }
 
 }  // namespace
@@ -99,7 +92,10 @@ bool is_weight_dtype(Dtype dtype) {
   return dtype == Dtype::kF64 || dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
 }
 
-bool is_derived_tensor(const std::string& name) { return name.ends_with(".rotary_emb.inv_freq"); }
+bool is_derived_tensor(const std::string& name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
+         name.ends_with(".attention.masked_bias");
+}
 
 void check_weights(const WeightFiles& weights, const ModelConfig& config, const std::string& where) {
   Findings missing, extra, misshapen, mistyped;
@@ -118,7 +114,7 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
     if (!is_weight_dtype(entry->info->dtype)) mistyped.add(tensor.name, cat(" ", to_string(entry->info->dtype)));
   }
   for (const auto& [name, entry] : weights.entries()) {
-    const bool tied_head = config.tie_word_embeddings && name == "lm_head.weight";
+    const bool tied_head = config.tie_word_embeddings && name == config.family->head_weight();
     if (!expected.contains(name) && !tied_head && !is_derived_tensor(name)) {
       extra.add(name, cat(" ", shape_to_string(entry.info->shape)));
     }
@@ -126,7 +122,7 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
   const std::string found = missing.text("missing") + extra.text("unexpected") + misshapen.text("wrong shape:") +
                             mistyped.text("no floating-point numbers:");
   if (!found.empty()) fail(ErrorCode::kBadInput, where, ": weights do not fit config.json: ", found.substr(2));
-  if (config.tie_word_embeddings) check_tied_head(weights, where);
+  if (config.tie_word_embeddings) check_tied_head(weights, *config.family, where);
 }
 
 }  // namespace liger

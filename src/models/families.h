@@ -7,5 +7,6 @@ namespace liger {
 // One file each; family.cpp lists them.
 extern const Family kLlama;
 extern const Family kGemma;
+extern const Family kGptNeoX;
 
 }  // namespace liger

@@ -10,7 +10,6 @@ const Family kGemma = {
     .tied_by_default = true,
     .hidden_act = "gelu_pytorch_tanh",
     .ignores_hidden_act = true,
-    .rms_norm_eps = 1e-6,
 };
 
 }  // namespace liger

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/names.h"
 #include "liger/core/model_config.h"
 #include "liger/error.h"
 #include "liger/io/settings.h"
@@ -9,11 +10,6 @@
 namespace liger {
 namespace {
 
-template <typename Value>
-struct Name {
-  Value value;
-  const char* name;
-};
 constexpr Name<FeatureMap> kFeatureNames[] = {{FeatureMap::kIdentity, "identity"},
                                               {FeatureMap::kSoftmax, "softmax"},
                                               {FeatureMap::kSoftmaxPair, "softmax-pair"},
@@ -25,23 +21,6 @@ constexpr Name<GateSource> kGateNames[] = {{GateSource::kKey, "key"},
                                            {GateSource::kValue, "value"},
                                            {GateSource::kRandom, "random"}};
 constexpr Name<bool> kStateNames[] = {{false, "all"}, {true, "beyond-window"}};
-
-template <typename Value, size_t n>
-std::string name_of(const Name<Value> (&names)[n], Value value) {
-  for (const auto& entry : names)
-    if (entry.value == value) return entry.name;
-  fail(ErrorCode::kInternal, "a setting of Liger layers has no name");
-}
-
-template <typename Value, size_t n>
-Value value_of(const Name<Value> (&names)[n], const std::string& name, const char* key) {
-  std::string list;
-  for (const auto& entry : names) {
-    if (name == entry.name) return entry.value;
-    list += cat(list.empty() ? "" : ", ", entry.name);
-  }
-  fail(ErrorCode::kUsage, key, ": expected one of ", list, ", got '", name.substr(0, 80), "'");
-}
 
 // [layers][heads], as the object "heads" has them under a scalar's name.
 std::vector<std::vector<double>> numbers_of_layers(const Json& rows, const std::string& where) {

@@ -1,5 +1,6 @@
 #include "liger/core/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -96,7 +97,7 @@ RopeConfig read_rope_scaling(const Reader& reader, RopeConfig rope) {
 
 RopeConfig read_rope(const Reader& config) {
   RopeConfig rope;
-  rope.theta = config.positive_or("rope_theta", rope.theta);
+  rope.theta = config.positive_or("rope_theta", config.positive_or("rotary_emb_base", rope.theta));
   for (const char* key : {"rope_scaling", "rope_parameters"}) {  // v4, v5
     if (!config.has(key)) continue;
     const Reader reader(config.at(key), config.source() + ": '" + key + "'");
@@ -104,6 +105,21 @@ RopeConfig read_rope(const Reader& config) {
     rope = read_rope_scaling(reader, rope);
   }
   return rope;
+}
+
+// Of a family whose heads turn in part.
+int64_t read_rotary_dim(const Reader& config, const ModelConfig& c) {
+  if (c.family->rotary_share == 1) return 0;
+  double share = config.positive_or("rotary_pct", c.family->rotary_share);
+  if (config.has("rope_parameters")) {
+    const Reader reader(config.at("rope_parameters"), config.source() + ": 'rope_parameters'");
+    share = reader.positive_or("partial_rotary_factor", share);
+  }
+  const auto channels = static_cast<int64_t>(static_cast<double>(c.head_dim) * std::min(share, 2.0));
+  LIGER_CHECK(channels >= 2 && channels <= c.head_dim && channels % 2 == 0, config.source(),
+              ": 'rotary_pct': expected a share that makes an even number of a head's ", c.head_dim,
+              " channels turn, got ", share, ", which is ", channels);
+  return channels == c.head_dim ? 0 : channels;
 }
 
 std::vector<int64_t> read_eos(const Reader& config) {
@@ -190,7 +206,10 @@ void read_recursion(const Reader& config, ModelConfig& c) {
   const std::string norms = reader.text_or("norms", "tied");
   if (norms != "tied" && norms != "depth") reader.bad("norms", "tied or depth");
   recursion.depth_norms = norms == "depth";
-  recursion.adapter = reader.boolean_or("adapter", recursion.depth_norms);
+  const std::string biases = reader.text_or("biases", "tied");
+  if (biases != "tied" && biases != "depth") reader.bad("biases", "tied or depth");
+  recursion.depth_biases = biases == "depth";
+  recursion.adapter = reader.boolean_or("adapter", recursion.depth_norms || recursion.depth_biases);
   const int64_t least = recursion.keeps_ends() ? 3 : 1;
   if (c.num_hidden_layers < least)
     config.bad("num_hidden_layers", cat(least, " or more, as sharing '", to_string(recursion.sharing), "' needs"));
@@ -232,22 +251,29 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   c.num_hidden_layers = reader.integer("num_hidden_layers", 1, kMaxLayers);
   if (reader.has("recursive")) read_recursion(reader, c);
   c.num_attention_heads = reader.integer("num_attention_heads", 1, kMaxSize);
-  c.num_key_value_heads = reader.integer_or("num_key_value_heads", c.num_attention_heads, 1, c.num_attention_heads);
+  c.num_key_value_heads = c.num_attention_heads;
+  if (!c.family->fused_attention())
+    c.num_key_value_heads = reader.integer_or("num_key_value_heads", c.num_attention_heads, 1, c.num_attention_heads);
   if (c.num_attention_heads % c.num_key_value_heads != 0)
     reader.bad("num_key_value_heads", cat("a divisor of num_attention_heads = ", c.num_attention_heads));
   if (!reader.has("head_dim") && c.hidden_size % c.num_attention_heads != 0)
     reader.bad("num_attention_heads", cat("a divisor of hidden_size = ", c.hidden_size));
   c.head_dim = reader.integer_or("head_dim", c.hidden_size / c.num_attention_heads, 1, 65536);
+  if (c.family->fused_attention() && c.head_dim * c.num_attention_heads != c.hidden_size)
+    reader.bad("head_dim", cat("hidden_size / num_attention_heads = ", c.hidden_size / c.num_attention_heads));
   LIGER_CHECK(c.head_dim % 2 == 0, source, ": head_dim ", c.head_dim, " is odd; rotary embeddings need an even one");
   c.max_position_embeddings = reader.integer_or("max_position_embeddings", 2048, 1, int64_t{1} << 40);
-  c.rms_norm_eps = reader.positive_or("rms_norm_eps", c.family->rms_norm_eps);
+  c.rotary_dim = read_rotary_dim(reader, c);
+  c.norm_eps = reader.positive_or(c.family->norm_eps_key, c.family->norm_eps);
   c.initializer_range = reader.positive_or("initializer_range", 0.02);
   c.rope = read_rope(reader);
   c.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", c.family->tied_by_default);
-  c.attention_bias = reader.boolean_or("attention_bias", false);
-  c.mlp_bias = reader.boolean_or("mlp_bias", false);
+  c.attention_bias = reader.boolean_or("attention_bias", c.family->biases);
+  c.mlp_bias = c.family->gated_mlp() ? reader.boolean_or("mlp_bias", c.family->biases) : c.family->biases;
+  c.parallel_residual = c.family->parallel_residual && reader.boolean_or("use_parallel_residual", true);
   c.hidden_act =
       c.family->ignores_hidden_act ? c.family->hidden_act : reader.text_or("hidden_act", c.family->hidden_act);
+  if (c.hidden_act == "gelu_new" || c.hidden_act == "gelu_fast") c.hidden_act = "gelu_pytorch_tanh";  // the same curve
   if (c.hidden_act != "silu" && c.hidden_act != "gelu_pytorch_tanh" && c.hidden_act != "gelu")
     reader.bad("hidden_act", "silu, gelu or gelu_pytorch_tanh");
   if (reader.has("bos_token_id")) c.bos_token_id = reader.integer("bos_token_id", 0, kMaxSize);
@@ -258,18 +284,17 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
 }
 
 OrderedJson to_json(const Recursion& recursion) {
-  return {{"loops", recursion.loops},
-          {"sharing", to_string(recursion.sharing)},
-          {"norms", recursion.depth_norms ? "depth" : "tied"},
-          {"adapter", recursion.adapter}};
+  OrderedJson out = {{"loops", recursion.loops},
+                     {"sharing", to_string(recursion.sharing)},
+                     {"norms", recursion.depth_norms ? "depth" : "tied"}};
+  if (recursion.depth_biases) out["biases"] = "depth";
+  out["adapter"] = recursion.adapter;
+  return out;
 }
 
 std::string ModelConfig::stored_name(const std::string& name) const {
-  const std::string prefix = "model.layers.";
-  if (!recursive || !name.starts_with(prefix)) return name;
-  size_t digits = 0;
-  const int64_t depth = std::stoll(name.substr(prefix.size()), &digits);
-  return cat(prefix, slot(depth), name.substr(prefix.size() + digits));
+  const auto layer = recursive ? layer_and_name(name) : std::nullopt;
+  return layer ? cat(family->layers(), slot(layer->first), ".", layer->second) : name;
 }
 
 ModelConfig ModelConfig::unrolled() const {
@@ -297,17 +322,26 @@ OrderedJson ModelConfig::to_json() const {
   out["intermediate_size"] = intermediate_size;
   out["num_hidden_layers"] = stored_layers();
   out["num_attention_heads"] = num_attention_heads;
-  out["num_key_value_heads"] = num_key_value_heads;
-  out["head_dim"] = head_dim;
+  if (!family->fused_attention()) {
+    out["num_key_value_heads"] = num_key_value_heads;
+    out["head_dim"] = head_dim;
+  }
   out["max_position_embeddings"] = max_position_embeddings;
-  out["rms_norm_eps"] = rms_norm_eps;
+  out[family->norm_eps_key] = norm_eps;
   out["initializer_range"] = initializer_range;
   out["hidden_act"] = hidden_act;
   if (family->ignores_hidden_act) out["hidden_activation"] = hidden_act;
   out["attention_bias"] = attention_bias;
-  out["mlp_bias"] = mlp_bias;
+  if (family->gated_mlp()) out["mlp_bias"] = mlp_bias;
+  if (family->parallel_residual) out["use_parallel_residual"] = parallel_residual;
   out["tie_word_embeddings"] = tie_word_embeddings;
-  out["rope_theta"] = rope.theta;
+  if (family->rotary_share != 1) {  // read by its older versions alone
+    const double share = rotary_dim == 0 ? 1 : static_cast<double>(rotary_dim) / static_cast<double>(head_dim);
+    out["rotary_emb_base"] = rope.theta;
+    out["rotary_pct"] = rope_parameters["partial_rotary_factor"] = share;
+  } else {
+    out["rope_theta"] = rope.theta;
+  }
   out["rope_scaling"] = rope.type == RopeConfig::Type::kDefault ? OrderedJson(nullptr) : rope_parameters;
   rope_parameters["rope_theta"] = rope.theta;
   out["rope_parameters"] = rope_parameters;

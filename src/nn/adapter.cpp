@@ -74,6 +74,7 @@ using Shapes = std::map<std::string, std::vector<int64_t>>;
 Shapes saved_shapes(const LoraConfig& config, const ModelConfig& model) {
   Shapes out = config.mixer ? mixer_shapes(model) : Shapes();
   if (config.norms) out.merge(norm_shapes(model));
+  if (config.biases) out.merge(bias_shapes(model));
   return out;
 }
 
@@ -157,6 +158,10 @@ void check_replication(const LoraConfig& config, const ModelConfig& model, const
   LIGER_CHECK(config.norms == wants_norms, file.string(), ": 'modules_to_save': expected ",
               wants_norms ? "the layers' norms, as the model's depths have their own" : "no norms",
               config.norms ? ", got norms" : ", got none");
+  const bool wants_biases = model.recursive && model.recursive->depth_biases;
+  LIGER_CHECK(config.biases == wants_biases, file.string(), ": 'bias': expected ",
+              wants_biases ? "\"lora_only\", as the model's depths have biases of their own" : "\"none\"", ", got ",
+              config.biases ? "\"lora_only\"" : "\"none\"");
 }
 
 }  // namespace
@@ -168,18 +173,28 @@ Shapes linear_shapes(const ModelConfig& config) {
   Shapes shapes;
   for (const ExpectedTensor& tensor : expected_tensors(config.unrolled())) {
     const bool is_matrix = tensor.shape.size() == 2 && tensor.name.ends_with(suffix);
-    if (!is_matrix || tensor.name == "model.embed_tokens.weight") continue;
+    if (!is_matrix || tensor.name == config.family->embedding_weight()) continue;
     shapes[tensor.name.substr(0, tensor.name.size() - suffix.size())] = tensor.shape;
   }
   return shapes;
 }
 
-Shapes norm_shapes(const ModelConfig& config) {
+namespace {
+
+Shapes shapes_where(bool (*holds)(const std::string&), const ModelConfig& config) {
   Shapes shapes;
   for (const ExpectedTensor& tensor : expected_tensors(config.unrolled()))
-    if (is_layer_norm(tensor.name)) shapes[tensor.name] = tensor.shape;
+    if (holds(tensor.name)) shapes[tensor.name] = tensor.shape;
   return shapes;
 }
+
+}  // namespace
+
+Shapes norm_shapes(const ModelConfig& config) { return shapes_where(is_layer_norm, config); }
+Shapes bias_shapes(const ModelConfig& config) { return shapes_where(is_layer_bias, config); }
+
+bool is_head(const std::string& path) { return path.find('.') == std::string::npos; }
+bool is_lora(const std::string& name) { return name.find(".lora_") != std::string::npos; }
 
 std::string peft_name(const std::string& parameter) {
   const bool matrix = parameter.ends_with(".lora_A") || parameter.ends_with(".lora_B");
@@ -190,7 +205,8 @@ bool is_mixer(const std::string& name) { return name.find(cat(".", kMixerModule,
 
 std::optional<int64_t> layer_of_head_numbers(const std::string& name) {
   if (!name.ends_with(cat(".", kMixerModule, ".weight"))) return {};
-  return std::stoll(name.substr(std::string("model.layers.").size()));
+  const auto layer = layer_and_name(name);
+  return layer ? std::optional(layer->first) : std::nullopt;
 }
 
 Shapes mixer_shapes(const ModelConfig& config) {
@@ -198,7 +214,7 @@ Shapes mixer_shapes(const ModelConfig& config) {
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     if (config.is_softmax_layer(i) || !mix_settings(config, i).recurrence.structure) continue;
     for (const auto& [name, shape] : mixer_parameters(config))
-      shapes[cat("model.layers.", i, ".self_attn.", kMixerModule, ".", name)] = shape;
+      shapes[cat(config.family->layers(), i, ".", config.family->attention, ".", kMixerModule, ".", name)] = shape;
   }
   return shapes;
 }
@@ -224,7 +240,7 @@ void replicate(ModelConfig& model, const LoraConfig& adapter, const fs::path& di
   const int64_t stored = model.num_hidden_layers;
   const std::vector<int64_t> layers = layers_of(adapter.layer_replication);
   for (const Sharing sharing : {Sharing::kCycle, Sharing::kSequence, Sharing::kMiddleCycle, Sharing::kMiddleSequence}) {
-    Recursion recursion{.loops = 2, .sharing = sharing, .depth_norms = adapter.norms};
+    Recursion recursion{.loops = 2, .sharing = sharing, .depth_norms = adapter.norms, .depth_biases = adapter.biases};
     if (recursion.keeps_ends() && stored < 3) continue;
     const int64_t shared = recursion.keeps_ends() ? stored - 2 : stored, ends = recursion.keeps_ends() ? 2 : 0;
     recursion.loops = (std::ssize(layers) - ends) / shared;
@@ -265,6 +281,7 @@ LoraConfig add_lora(CausalLM& model, const LoraConfig& wanted) {
   if (const auto& recursion = model.config().recursive) {
     config.layer_replication = recursion->replication(model.config().num_hidden_layers);
     config.norms = recursion->depth_norms;
+    config.biases = recursion->depth_biases;
   }
   const auto modules = lora_modules(config, paths_of(linears));
   for (auto& parameter : model.parameters()) parameter.set_requires_grad(false);
@@ -289,8 +306,7 @@ void save_adapter(const CausalLM& model, const LoraConfig& config, const fs::pat
   std::map<std::string, at::Tensor> tensors;
   const Shapes saved = saved_shapes(config, model.config());
   for (const auto& item : model.named_parameters()) {
-    const bool of_pair = item.key().find(".lora_") != std::string::npos;
-    if (of_pair || saved.contains(item.key())) tensors[peft_name(item.key())] = item.value();
+    if (is_lora(item.key()) || saved.contains(item.key())) tensors[peft_name(item.key())] = item.value();
   }
   save_tensors(dir / "adapter_model.safetensors", tensors);
   write_text_atomic(dir / kAdapterConfig, config.to_peft_json().dump(2) + "\n");

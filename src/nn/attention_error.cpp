@@ -28,7 +28,7 @@ at::Tensor attention_error(const CausalLM& model, const CausalLM& teacher, const
     {
       const at::NoGradGuard no_grad;
       wanted = layer.attention().forward(layer.attention_input(hidden), context, nullptr);
-      next = layer.after_attention(hidden + wanted);
+      next = layer.after_attention(hidden, wanted);
     }
     const at::Tensor read = std::exchange(hidden, next);
     if (config.is_softmax_layer(i)) continue;

@@ -17,14 +17,12 @@
 namespace liger {
 namespace {
 
-bool is_lora(const std::string& name) { return name.find(".lora_") != std::string::npos; }
-
-at::ScalarType stored_type(const WeightFiles& files) {
-  return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
+at::ScalarType stored_type(const WeightFiles& files, const ModelConfig& config) {
+  return to_scalar_type(files.find(config.family->embedding_weight())->info->dtype);
 }
 
-bool writes_residual(const std::string& name) {
-  return name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+bool writes_residual(const std::string& name, const Family& family) {
+  return name.ends_with(cat(family.attention_output, ".weight")) || name.ends_with(cat(family.mlp_output, ".weight"));
 }
 
 // Matrices with the deviation Hugging Face uses, smaller where they write into the residual stream, which sums two
@@ -36,10 +34,11 @@ void randomize(torch::nn::Module& model, const ModelConfig& config) {
     if (is_mixer(item.key())) continue;
     at::Tensor& parameter = item.value();
     if (parameter.dim() > 1) {
-      parameter.normal_(0.0, config.initializer_range * (writes_residual(item.key()) ? residual_scale : 1.0));
+      parameter.normal_(
+          0.0, config.initializer_range * (writes_residual(item.key(), *config.family) ? residual_scale : 1.0));
     } else {
-      const bool norm = item.key().find("norm") != std::string::npos;
-      parameter.fill_(norm && !config.family->norm_adds_one ? 1.0 : 0.0);
+      const bool gain = item.key().find("norm") != std::string::npos && item.key().ends_with(".weight");
+      parameter.fill_(gain && !config.family->norm_adds_one ? 1.0 : 0.0);
     }
   }
 }
@@ -47,10 +46,10 @@ void randomize(torch::nn::Module& model, const ModelConfig& config) {
 }  // namespace
 
 CausalLM::CausalLM(Uninitialized, ModelConfig config, const at::TensorOptions& options) : config_(std::move(config)) {
-  model_ = register_module("model", std::make_shared<Decoder>(config_, options));
+  model_ = register_module(config_.family->model, std::make_shared<Decoder>(config_, options));
   if (!config_.tie_word_embeddings) {
-    lm_head_ =
-        register_module("lm_head", std::make_shared<Linear>(config_.hidden_size, config_.vocab_size, false, options));
+    lm_head_ = register_module(config_.family->head,
+                               std::make_shared<Linear>(config_.hidden_size, config_.vocab_size, false, options));
   }
 }
 
@@ -70,19 +69,20 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
   if (config.liger) validate(*config.liger, config, "liger");
   const WeightFiles files(dir);
   check_weights(files, config, dir.string());
-  const at::ScalarType dtype = options.dtype.value_or(stored_type(files));
+  const at::ScalarType dtype = options.dtype.value_or(stored_type(files, config));
 
   // The storage is never touched before the mapped tensors replace it, so it costs address space only.
   std::shared_ptr<CausalLM> model(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype)));
   at::NoGradGuard no_grad;
-  const bool own_norms = model->config().recursive && model->config().recursive->depth_norms;
+  const Recursion loops = model->config().recursive.value_or(Recursion());
   for (auto& item : model->named_parameters()) {
     if (is_mixer(item.key())) {  // made with the layer
       item.value().set_data(item.value().to(options.device));
       continue;
     }
     const auto* entry = files.find(model->config().stored_name(item.key()));
-    const bool of_depth = own_norms && is_layer_norm(item.key());  // one in the file is several here
+    const bool of_depth = (loops.depth_norms && is_layer_norm(item.key())) ||  // one in the file is several here
+                          (loops.depth_biases && is_layer_bias(item.key()));
     item.value().set_data(map_tensor(*entry->file, *entry->info).to(options.device, dtype, false, /*copy=*/of_depth));
   }
   if (!adapter.empty()) {
@@ -97,7 +97,7 @@ std::shared_ptr<CausalLM> CausalLM::load(const std::filesystem::path& dir, const
 std::shared_ptr<CausalLM> CausalLM::teacher() const {
   ModelConfig config = config_;
   config.liger.reset();
-  if (config.recursive) config.recursive->depth_norms = false;
+  if (config.recursive) config.recursive->depth_norms = config.recursive->depth_biases = false;
   std::shared_ptr<CausalLM> out(new CausalLM(Uninitialized{}, std::move(config), at::TensorOptions(dtype())));
   const auto ours = named_parameters();
   at::NoGradGuard no_grad;
@@ -136,7 +136,7 @@ at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : 
 void CausalLM::save_weights(const std::filesystem::path& file, std::optional<at::ScalarType> dtype) const {
   std::map<std::string, at::Tensor> tensors;
   for (const auto& item : named_parameters())
-    if (!is_lora(item.key()) && !is_mixer(item.key()))  // of norms that each depth has, the first of a slot
+    if (!is_lora(item.key()) && !is_mixer(item.key()))  // of what each depth has, the first of a slot
       tensors.emplace(config_.stored_name(item.key()), dtype ? item.value().to(*dtype) : item.value());
   save_tensors(file, tensors);
 }

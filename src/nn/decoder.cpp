@@ -30,22 +30,28 @@ void begin(DecodingState& state, int64_t sequences, int64_t layers) {
 
 }  // namespace
 
-DecoderLayer::DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options) {
-  input_layernorm_ = register_module("input_layernorm", std::make_shared<RmsNorm>(config, options));
-  self_attn_ = register_module("self_attn", make_token_mixer(config, layer, options));
-  post_attention_layernorm_ = register_module("post_attention_layernorm", std::make_shared<RmsNorm>(config, options));
+DecoderLayer::DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
+    : parallel_(config.parallel_residual) {
+  input_layernorm_ = register_module("input_layernorm", std::make_shared<Norm>(config, options));
+  self_attn_ = register_module(config.family->attention, make_token_mixer(config, layer, options));
+  post_attention_layernorm_ = register_module("post_attention_layernorm", std::make_shared<Norm>(config, options));
   mlp_ = register_module("mlp", std::make_shared<Mlp>(config, options));
 }
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
-  return after_attention(x + self_attn_->forward(attention_input(x), context, state));
+  return after_attention(x, self_attn_->forward(attention_input(x), context, state));
 }
 
-void DecoderLayer::tie(const std::shared_ptr<DecoderLayer>& to, bool with_norms) {
+at::Tensor DecoderLayer::after_attention(const at::Tensor& x, const at::Tensor& attended) {
+  const at::Tensor sum = x + attended;
+  return sum + mlp_->forward(mlp_input(parallel_ ? x : sum));
+}
+
+void DecoderLayer::tie(const std::shared_ptr<DecoderLayer>& to, const Recursion& recursion) {
   tied_to_ = to;
-  self_attn_->tie(*to->self_attn_);
-  mlp_->tie(*to->mlp_);
-  if (!with_norms) return;
+  self_attn_->tie(*to->self_attn_, !recursion.depth_biases);
+  mlp_->tie(*to->mlp_, !recursion.depth_biases);
+  if (recursion.depth_norms) return;
   input_layernorm_->tie(*to->input_layernorm_);
   post_attention_layernorm_->tie(*to->post_attention_layernorm_);
 }
@@ -59,23 +65,23 @@ std::vector<at::Tensor> DecoderLayer::all_parameters() const {
 }
 
 Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : config_(config) {
-  embed_tokens_ = register_module("embed_tokens", std::make_shared<Embedding>(config, options));
+  embed_tokens_ = register_module(config.family->embedding, std::make_shared<Embedding>(config, options));
   auto layers = register_module("layers", std::make_shared<torch::nn::Module>());
   std::vector<std::shared_ptr<DecoderLayer>> first(static_cast<size_t>(config.stored_layers()));  // of each slot
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     layers_.push_back(layers->register_module(std::to_string(i), std::make_shared<DecoderLayer>(config, i, options)));
     auto& owner = first[static_cast<size_t>(config.slot(i))];
     if (owner) {
-      layers_.back()->tie(owner, /*with_norms=*/!config.recursive->depth_norms);
+      layers_.back()->tie(owner, *config.recursive);
     } else {
       owner = layers_.back();
     }
   }
-  norm_ = register_module("norm", std::make_shared<RmsNorm>(config, options));
+  norm_ = register_module(config.family->final_norm, std::make_shared<Norm>(config, options));
 }
 
 MixerContext Decoder::context(const Sequences& tokens) const {
-  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.head_dim, tokens.ids().device());
+  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.rotated_channels(), tokens.ids().device());
   return {tokens, liger::rotation(frequencies, tokens.positions()), std::vector<int64_t>(tokens.count(), 0), {}};
 }
 
@@ -89,7 +95,7 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
     seen = to_tensor(past, device);
     positions = positions + seen.repeat_interleave(to_tensor(tokens.lengths(), device));
   }
-  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.head_dim, device);
+  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.rotated_channels(), device);
   const auto context = std::make_shared<const MixerContext>(
       MixerContext{tokens, liger::rotation(frequencies, positions), past, seen});  // outlives this pass
   at::Tensor x = embed_tokens_->forward(tokens.ids());

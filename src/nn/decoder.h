@@ -10,13 +10,14 @@
 
 namespace liger {
 
-/// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)).
+/// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)); or both of the same x (a parallel residual).
 class DecoderLayer : public torch::nn::Module {
  public:
   DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state);
-  /// Runs with the weights of another, unless with norms of its own; adapters and numbers of heads are its own.
-  void tie(const std::shared_ptr<DecoderLayer>& to, bool with_norms);
+  /// Runs with the weights of another, but for norms or biases that depths have of their own; adapters and numbers of
+  /// heads are its own.
+  void tie(const std::shared_ptr<DecoderLayer>& to, const Recursion& recursion);
   /// Whatever a forward pass may read: its own, and those of the layer it is tied to.
   std::vector<at::Tensor> all_parameters() const;
 
@@ -24,13 +25,16 @@ class DecoderLayer : public torch::nn::Module {
   at::Tensor attention_input(const at::Tensor& x) { return input_layernorm_->forward(x); }
   TokenMixer& attention() { return *self_attn_; }
   const Mlp& mlp() const { return *mlp_; }
-  const RmsNorm& input_norm() const { return *input_layernorm_; }
-  const RmsNorm& post_attention_norm() const { return *post_attention_layernorm_; }
+  const Norm& input_norm() const { return *input_layernorm_; }
+  const Norm& post_attention_norm() const { return *post_attention_layernorm_; }
+  bool parallel() const { return parallel_; }
   at::Tensor mlp_input(const at::Tensor& x) { return post_attention_layernorm_->forward(x); }
-  at::Tensor after_attention(const at::Tensor& x) { return x + mlp_->forward(mlp_input(x)); }
+  /// What the layer gives, where it read x and its attention gave `attended`.
+  at::Tensor after_attention(const at::Tensor& x, const at::Tensor& attended);
 
  private:
-  std::shared_ptr<RmsNorm> input_layernorm_, post_attention_layernorm_;
+  bool parallel_;
+  std::shared_ptr<Norm> input_layernorm_, post_attention_layernorm_;
   std::shared_ptr<TokenMixer> self_attn_;
   std::shared_ptr<Mlp> mlp_;
   std::shared_ptr<DecoderLayer> tied_to_;
@@ -57,7 +61,7 @@ class Decoder : public torch::nn::Module {
   ModelConfig config_;
   std::shared_ptr<Embedding> embed_tokens_;
   std::vector<std::shared_ptr<DecoderLayer>> layers_;
-  std::shared_ptr<RmsNorm> norm_;
+  std::shared_ptr<Norm> norm_;
   bool checkpoints_ = false;
 };
 

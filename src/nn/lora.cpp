@@ -29,9 +29,11 @@ Linear::Linear(int64_t in_features, int64_t out_features, bool with_bias, const 
   if (with_bias) bias = register_parameter("bias", at::empty({out_features}, options));
 }
 
-void Linear::tie(const Linear& to) {
-  parameters_.clear();
+void Linear::tie(const Linear& to, bool with_bias) {
+  parameters_.erase("weight");
   weight = to.weight;
+  if (!with_bias || !bias.defined()) return;
+  parameters_.erase("bias");
   bias = to.bias;
 }
 

@@ -7,12 +7,11 @@
 
 #include "io/regex.h"
 #include "liger/error.h"
+#include "liger/nn/lora.h"
 #include "liger/nn/lora_config.h"
 
 namespace liger {
 namespace {
-
-constexpr const char* kHead = "lm_head";
 
 bool ends_with_name(const std::string& path, const std::string& name) {
   return path == name || path.ends_with("." + name);
@@ -32,7 +31,7 @@ detail::Regex compile(const char* key, const std::string& regex) {
 using Predicate = std::function<bool(const std::string& path)>;
 
 Predicate selects(const char* key, const ModuleSelector& selector) {
-  if (selector.is_all_linear()) return [](const std::string& path) { return path != kHead; };
+  if (selector.is_all_linear()) return [](const std::string& path) { return !is_head(path); };
   if (selector.regex.empty()) {
     return [&selector](const std::string& path) {
       return std::any_of(selector.names.begin(), selector.names.end(),
@@ -136,7 +135,7 @@ std::vector<LoraModule> lora_modules(const LoraConfig& config, const std::vector
   std::vector<LoraModule> modules;
   for (const std::string& path : linears) {
     if (!is_target(path) || is_excluded(path) || !in_layers(config, path)) continue;
-    LIGER_CHECK_USAGE(path != kHead, "lora: the targets include ", kHead,
+    LIGER_CHECK_USAGE(!is_head(path), "lora: the targets include ", path,
                       ", which takes no adapter here; leave it out, or exclude it");
     const int64_t r = ranks.value(path, config.r);
     const auto rank = static_cast<double>(r);
@@ -158,7 +157,7 @@ LoraConfig expand_all_linear(LoraConfig config, const std::vector<std::string>& 
   for (const std::string& path : linears) {
     std::vector<std::string>& names = config.targets.names;
     const std::string name = last_name(path);
-    if (path != kHead && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    if (!is_head(path) && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   }
   return config;
 }

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <cmath>
@@ -10,16 +11,20 @@
 
 namespace liger {
 
-RmsNorm::RmsNorm(const ModelConfig& config, const at::TensorOptions& options)
-    : eps_(config.rms_norm_eps), adds_one_(config.family->norm_adds_one) {
+Norm::Norm(const ModelConfig& config, const at::TensorOptions& options)
+    : eps_(config.norm_eps), adds_one_(config.family->norm_adds_one) {
   weight = register_parameter("weight", at::empty({config.hidden_size}, options));
+  if (config.family->layer_norm) bias = register_parameter("bias", at::empty({config.hidden_size}, options));
 }
 
-at::Tensor RmsNorm::forward(const at::Tensor& x) { return rms_norm(x, weight, eps_, adds_one_); }
+at::Tensor Norm::forward(const at::Tensor& x) {
+  return bias.defined() ? at::layer_norm(x, {x.size(-1)}, weight, bias, eps_) : rms_norm(x, weight, eps_, adds_one_);
+}
 
-void RmsNorm::tie(const RmsNorm& to) {
+void Norm::tie(const Norm& to) {
   parameters_.clear();
   weight = to.weight;
+  bias = to.bias;
 }
 
 Embedding::Embedding(const ModelConfig& config, const at::TensorOptions& options)
@@ -34,20 +39,27 @@ at::Tensor Embedding::forward(const at::Tensor& ids) {
 }
 
 Mlp::Mlp(const ModelConfig& config, const at::TensorOptions& options) : act_(config.hidden_act) {
-  const int64_t D = config.hidden_size, I = config.intermediate_size;
-  gate_proj_ = register_module("gate_proj", std::make_shared<Linear>(D, I, config.mlp_bias, options));
-  up_proj_ = register_module("up_proj", std::make_shared<Linear>(D, I, config.mlp_bias, options));
-  down_proj_ = register_module("down_proj", std::make_shared<Linear>(I, D, config.mlp_bias, options));
+  const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
+    return register_module(name, std::make_shared<Linear>(in, out, config.mlp_bias, options));
+  };
+  for (const std::string& name : config.family->mlp_inputs)
+    inputs_.push_back(linear(name, config.hidden_size, config.intermediate_size));
+  output_ = linear(config.family->mlp_output, config.intermediate_size, config.hidden_size);
 }
 
-void Mlp::tie(const Mlp& to) {
-  gate_proj_->tie(*to.gate_proj_);
-  up_proj_->tie(*to.up_proj_);
-  down_proj_->tie(*to.down_proj_);
+void Mlp::tie(const Mlp& to, bool with_biases) {
+  for (size_t i = 0; i < inputs_.size(); ++i) inputs_[i]->tie(*to.inputs_[i], with_biases);
+  output_->tie(*to.output_, with_biases);
+}
+
+at::Tensor Mlp::activate(const std::vector<at::Tensor>& projected) const {
+  return projected.size() == 2 ? gated_activation(act_, projected[0], projected[1]) : activation(act_, projected[0]);
 }
 
 at::Tensor Mlp::forward(const at::Tensor& x) {
-  return down_proj_->forward(gated_activation(act_, gate_proj_->forward(x), up_proj_->forward(x)));
+  std::vector<at::Tensor> projected;
+  for (const auto& input : inputs_) projected.push_back(input->forward(x));
+  return output_->forward(activate(projected));
 }
 
 }  // namespace liger

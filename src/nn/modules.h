@@ -3,18 +3,20 @@
 #include <torch/nn/module.h>
 
 #include <string>
+#include <vector>
 
 #include "liger/models/family.h"
 #include "liger/nn/lora.h"
 
 namespace liger {
 
-class RmsNorm : public torch::nn::Module {
+/// RMSNorm, or LayerNorm with a bias, as the family has it.
+class Norm : public torch::nn::Module {
  public:
-  RmsNorm(const ModelConfig& config, const at::TensorOptions& options);
+  Norm(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
-  void tie(const RmsNorm& to);  ///< as Linear::tie()
-  at::Tensor weight;
+  void tie(const Norm& to);  ///< as Linear::tie()
+  at::Tensor weight, bias;   ///< the bias is LayerNorm's
 
  private:
   double eps_;
@@ -31,21 +33,22 @@ class Embedding : public torch::nn::Module {
   double scale_;  // 1 = none
 };
 
-/// down(act(gate(x)) * up(x)).
+/// down(act(gate(x)) * up(x)), or down(act(up(x))) in a family without a gate.
 class Mlp : public torch::nn::Module {
  public:
   Mlp(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
-  void tie(const Mlp& to);
+  void tie(const Mlp& to, bool with_biases);
 
-  const Linear& gate_proj() const { return *gate_proj_; }
-  const Linear& up_proj() const { return *up_proj_; }
-  const Linear& down_proj() const { return *down_proj_; }
-  const std::string& activation() const { return act_; }
+  // Its parts.
+  const std::vector<std::shared_ptr<Linear>>& inputs() const { return inputs_; }  ///< gate and up, or up
+  const Linear& output() const { return *output_; }
+  at::Tensor activate(const std::vector<at::Tensor>& projected) const;  ///< what inputs() gave
 
  private:
   std::string act_;
-  std::shared_ptr<Linear> gate_proj_, up_proj_, down_proj_;
+  std::vector<std::shared_ptr<Linear>> inputs_;
+  std::shared_ptr<Linear> output_;
 };
 
 }  // namespace liger

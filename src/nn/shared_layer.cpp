@@ -5,6 +5,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 
+#include <algorithm>
+
 #include "liger/error.h"
 #include "liger/ops/linear.h"
 #include "liger/ops/ops.h"
@@ -18,9 +20,13 @@ using Groups = std::vector<DepthRows>;
 template <typename Pick>
 at::Tensor linear(const Groups& groups, const at::Tensor& x, const Pick& pick) {
   const Linear& first = pick(*groups.front().layer);
-  at::Tensor y = liger::linear(x, first.weight, first.bias);
+  const bool one_bias = std::all_of(groups.begin(), groups.end(), [&](const DepthRows& group) {
+    return pick(*group.layer).bias.is_same(first.bias);
+  });
+  at::Tensor y = liger::linear(x, first.weight, one_bias ? first.bias : at::Tensor());
   for (const DepthRows& group : groups) {
     const Linear& of_depth = pick(*group.layer);
+    if (!one_bias) y.narrow(0, group.begin, group.count).add_(of_depth.bias);
     if (!of_depth.has_lora()) continue;
     LIGER_CHECK(!of_depth.has_dora(), "shared layers: expected LoRA, got DoRA");
     const at::Tensor rows = x.narrow(0, group.begin, group.count);
@@ -47,23 +53,25 @@ at::Tensor run_shared_layer(const Groups& groups, const at::Tensor& x,
   LIGER_CHECK(!at::GradMode::is_enabled(), "shared layers: expected NoGradGuard or InferenceMode");
   const at::Tensor in =
       normalized(groups, x, [](DecoderLayer& layer, const at::Tensor& rows) { return layer.attention_input(rows); });
-  const auto project = [&](const Linear& (TokenMixer::*which)() const) {
-    return linear(groups, in, [&](DecoderLayer& layer) -> const Linear& { return (layer.attention().*which)(); });
+  // What the parts' linear modules make of rows.
+  const auto all_of = [&](const at::Tensor& rows, const auto& part) {
+    std::vector<at::Tensor> out;
+    for (size_t i = 0; i < part(*groups.front().layer).inputs().size(); ++i)
+      out.push_back(
+          linear(groups, rows, [&](DecoderLayer& layer) -> const Linear& { return *part(layer).inputs()[i]; }));
+    return out;
   };
-  TokenMixer& attention = groups.front().layer->attention();
-  const at::Tensor mixed =
-      mix(attention.by_head(project(&TokenMixer::q_proj), project(&TokenMixer::k_proj), project(&TokenMixer::v_proj)));
+  DecoderLayer& first = *groups.front().layer;
+  const auto attention_of = [](DecoderLayer& layer) -> const TokenMixer& { return layer.attention(); };
+  const at::Tensor mixed = mix(first.attention().by_head(all_of(in, attention_of)));
   const at::Tensor between =
       x + linear(groups, mixed.reshape({x.size(0), -1}),
-                 [](DecoderLayer& layer) -> const Linear& { return layer.attention().o_proj(); });
-  const at::Tensor read =
-      normalized(groups, between, [](DecoderLayer& layer, const at::Tensor& rows) { return layer.mlp_input(rows); });
-  const auto of_mlp = [&](const at::Tensor& rows, const Linear& (Mlp::*which)() const) {
-    return linear(groups, rows, [&](DecoderLayer& layer) -> const Linear& { return (layer.mlp().*which)(); });
-  };
-  const at::Tensor wide = gated_activation(groups.front().layer->mlp().activation(), of_mlp(read, &Mlp::gate_proj),
-                                           of_mlp(read, &Mlp::up_proj));
-  return between + of_mlp(wide, &Mlp::down_proj);
+                 [](DecoderLayer& layer) -> const Linear& { return layer.attention().output_projection(); });
+  const at::Tensor read = normalized(groups, first.parallel() ? x : between,
+                                     [](DecoderLayer& layer, const at::Tensor& rows) { return layer.mlp_input(rows); });
+  const auto mlp_of = [](DecoderLayer& layer) -> const Mlp& { return layer.mlp(); };
+  return between + linear(groups, first.mlp().activate(all_of(read, mlp_of)),
+                          [](DecoderLayer& layer) -> const Linear& { return layer.mlp().output(); });
 }
 
 }  // namespace liger

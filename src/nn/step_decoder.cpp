@@ -141,8 +141,8 @@ void StepDecoder::Implementation::rotate(const DecodingState& state) {
 
 void StepDecoder::Implementation::norm(const at::Tensor& weight, Member& member) {
   for (int64_t s = 0; s < S; ++s)
-    kernels.step.rms_norm(x[s], weight.const_data_ptr<float>(), config.hidden_size,
-                          static_cast<float>(config.rms_norm_eps), config.family->norm_adds_one, member.normed[s]);
+    kernels.step.rms_norm(x[s], weight.const_data_ptr<float>(), config.hidden_size, static_cast<float>(config.norm_eps),
+                          config.family->norm_adds_one, member.normed[s]);
 }
 
 // The member's rows of `to`.
@@ -223,15 +223,18 @@ const at::Tensor& StepDecoder::Implementation::step(std::span<const int64_t> ids
 
 bool StepDecoder::supports(const CausalLM& model) {
   const auto type = model.dtype();
-  return model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
-         model.config().backend != Backend::kTorch && (!model.config().liger || model.config().liger->is_compiled());
+  const ModelConfig& config = model.config();
+  const bool known = !config.family->layer_norm && !config.family->fused_attention() && config.family->gated_mlp() &&
+                     config.rotary_dim == 0 && !config.parallel_residual;
+  return known && model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
+         config.backend != Backend::kTorch && (!config.liger || config.liger->is_compiled());
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
   LIGER_CHECK(supports(model),
-              "decoding in steps: expected a float32 or bfloat16 model on the CPU, and a backend that "
-              "is not torch, got ",
-              model.dtype(), " on ", model.device().str());
+              "decoding in steps: expected a float32 or bfloat16 model of the Llama or Gemma family on "
+              "the CPU, and a backend that is not torch, got ",
+              model.config().family->model_type, ", ", model.dtype(), " on ", model.device().str());
   LIGER_CHECK(sequences >= 1 && sequences <= kMaxSequences, "decoding in steps: expected 1 to ", kMaxSequences,
               " sequences, got ", sequences);
   it_ = std::make_unique<Implementation>(model, sequences);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "liger/error.h"
+#include "liger/models/family.h"
 #include "nn/mix_head.h"
 #include "nn/mix_settings.h"
 
@@ -18,7 +19,8 @@ StepMixer::StepMixer(const CausalLM& model)
       element_(model.dtype() == at::kBFloat16 ? Element::kBFloat16 : Element::kFloat) {
   const auto parameters = model.named_parameters();
   for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-    const auto* numbers = parameters.find(cat("model.layers.", i, ".self_attn.", kMixerModule, ".weight"));
+    const auto* numbers =
+        parameters.find(cat(config_.family->layers(), i, ".", config_.family->attention, ".", kMixerModule, ".weight"));
     numbers_.push_back(numbers ? numbers->detach().to(at::kFloat).contiguous() : at::Tensor());
     mixes_.push_back(config_.is_softmax_layer(i) ? MixSettings{} : mix_settings(config_, i));
     CacheHead cache = {};

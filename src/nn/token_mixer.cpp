@@ -1,36 +1,45 @@
 #include "nn/token_mixer.h"
 
+#include "liger/models/family.h"
+
 namespace liger {
 
 TokenMixer::TokenMixer(const ModelConfig& config, const at::TensorOptions& options)
     : heads_(config.num_attention_heads), kv_heads_(config.num_key_value_heads), head_dim_(config.head_dim) {
-  const auto linear = [&](const char* name, int64_t in, int64_t out) {
+  const Family& family = *config.family;
+  const int64_t q = heads_ * head_dim_, kv = kv_heads_ * head_dim_, rows[] = {q, kv, kv};
+  const auto linear = [&](const std::string& name, int64_t in, int64_t out) {
     return register_module(name, std::make_shared<Linear>(in, out, config.attention_bias, options));
   };
-  q_proj_ = linear("q_proj", config.hidden_size, heads_ * head_dim_);
-  k_proj_ = linear("k_proj", config.hidden_size, kv_heads_ * head_dim_);
-  v_proj_ = linear("v_proj", config.hidden_size, kv_heads_ * head_dim_);
-  o_proj_ = linear("o_proj", heads_ * head_dim_, config.hidden_size);
+  for (size_t i = 0; i < family.attention_inputs.size(); ++i)
+    inputs_.push_back(
+        linear(family.attention_inputs[i], config.hidden_size, family.fused_attention() ? q + 2 * kv : rows[i]));
+  output_ = linear(family.attention_output, q, config.hidden_size);
 }
 
-void TokenMixer::tie(const TokenMixer& to) {
-  q_proj_->tie(*to.q_proj_);
-  k_proj_->tie(*to.k_proj_);
-  v_proj_->tie(*to.v_proj_);
-  o_proj_->tie(*to.o_proj_);
+void TokenMixer::tie(const TokenMixer& to, bool with_biases) {
+  for (size_t i = 0; i < inputs_.size(); ++i) inputs_[i]->tie(*to.inputs_[i], with_biases);
+  output_->tie(*to.output_, with_biases);
 }
 
 Projections TokenMixer::project(const at::Tensor& x) {
-  return by_head(q_proj_->forward(x), k_proj_->forward(x), v_proj_->forward(x));
+  std::vector<at::Tensor> projected;
+  for (const auto& input : inputs_) projected.push_back(input->forward(x));
+  return by_head(projected);
 }
 
-Projections TokenMixer::by_head(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+Projections TokenMixer::by_head(const std::vector<at::Tensor>& projected) const {
+  if (projected.size() == 1) {  // each head's [q | k | v]
+    const at::Tensor all = projected[0].view({-1, heads_, 3, head_dim_});
+    const auto part = [&](int64_t which) { return all.select(2, which).contiguous(); };
+    return {part(0), part(1), part(2), at::Tensor()};
+  }
   const auto split = [&](const at::Tensor& y, int64_t heads) { return y.view({-1, heads, head_dim_}); };
-  return {split(q, heads_), split(k, kv_heads_), split(v, kv_heads_), at::Tensor()};
+  return {split(projected[0], heads_), split(projected[1], kv_heads_), split(projected[2], kv_heads_), at::Tensor()};
 }
 
 at::Tensor TokenMixer::output(const at::Tensor& mixed) {
-  return o_proj_->forward(mixed.reshape({-1, heads_ * head_dim_}));
+  return output_->forward(mixed.reshape({-1, heads_ * head_dim_}));
 }
 
 std::shared_ptr<TokenMixer> make_token_mixer(const ModelConfig& config, int64_t layer,

@@ -27,7 +27,7 @@ struct Projections {
   at::Tensor q, k, v, gate;
 };
 
-/// q, k, v and o projections around a way to mix tokens.
+/// The projections around a way to mix tokens.
 class TokenMixer : public torch::nn::Module {
  public:
   TokenMixer(const ModelConfig& config, const at::TensorOptions& options);
@@ -38,28 +38,27 @@ class TokenMixer : public torch::nn::Module {
 
   // Its three steps.
   virtual Projections project(const at::Tensor& x);
-  /// Of projected rows, where the gate is the key's.
-  Projections by_head(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const;
+  /// Of what inputs() gave, where the gate is the key's.
+  Projections by_head(const std::vector<at::Tensor>& projected) const;
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
   at::Tensor output(const at::Tensor& mixed);
   /// Projects with the weights of another (Linear::tie()).
-  void tie(const TokenMixer& to);
-  // Its projections.
-  const Linear& q_proj() const { return *q_proj_; }
-  const Linear& k_proj() const { return *k_proj_; }
-  const Linear& v_proj() const { return *v_proj_; }
-  const Linear& o_proj() const { return *o_proj_; }
+  void tie(const TokenMixer& to, bool with_biases);
+  // Its projections: of queries, keys and values, or one of all (Family::attention_inputs).
+  const std::vector<std::shared_ptr<Linear>>& inputs() const { return inputs_; }
+  const Linear& output_projection() const { return *output_; }
   /// Gives the layer numbers of heads of its own (core/head_scalars.h), their defaults, if it could use them and has
   /// none.
   virtual void add_head_scalars() {}
 
  protected:
-  at::Device device() const { return q_proj_->weight.device(); }
+  at::Device device() const { return output_->weight.device(); }
 
  private:
   int64_t heads_, kv_heads_, head_dim_;
-  std::shared_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
+  std::vector<std::shared_ptr<Linear>> inputs_;
+  std::shared_ptr<Linear> output_;
 };
 
 /// The mixer config.json asks for in layer `layer`: softmax attention, or a Liger layer.

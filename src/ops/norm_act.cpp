@@ -109,8 +109,13 @@ at::Tensor gated_activation(const std::string& name, const at::Tensor& gates, co
               gates.scalar_type(), " and ", ups.sizes(), " ", ups.scalar_type());
   const GateActivation activation = activation_named(name);
   if (takes_rows(gates)) return GateRows::apply(gates, ups, activation);
-  if (activation == GateActivation::kSilu) return at::silu(gates) * ups;
-  return at::gelu(gates, activation == GateActivation::kGelu ? "none" : "tanh") * ups;
+  return liger::activation(name, gates) * ups;
+}
+
+at::Tensor activation(const std::string& name, const at::Tensor& x) {
+  const GateActivation named = activation_named(name);
+  if (named == GateActivation::kSilu) return at::silu(x);
+  return at::gelu(x, named == GateActivation::kGelu ? "none" : "tanh");
 }
 
 }  // namespace liger

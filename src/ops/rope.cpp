@@ -8,15 +8,16 @@
 #include <ATen/ops/where.h>
 
 #include <cmath>
+#include <vector>
 
 #include "liger/core/dtype.h"
 #include "liger/ops/ops.h"
 
 namespace liger {
 
-at::Tensor rope_frequencies(const RopeConfig& rope, int64_t head_dim, at::Device device) {
+at::Tensor rope_frequencies(const RopeConfig& rope, int64_t rotated_channels, at::Device device) {
   const auto options = at::TensorOptions(at::kFloat).device(device);
-  const at::Tensor exponents = at::arange(0, head_dim, 2, options) / static_cast<double>(head_dim);
+  const at::Tensor exponents = at::arange(0, rotated_channels, 2, options) / static_cast<double>(rotated_channels);
   const at::Tensor frequencies = 1.0 / at::pow(rope.theta, exponents);
   if (rope.type == RopeConfig::Type::kDefault) return frequencies;
   if (rope.type == RopeConfig::Type::kLinear) return frequencies / rope.factor;
@@ -40,9 +41,11 @@ Rotation rotation(const at::Tensor& frequencies, const at::Tensor& positions) {
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation) {
   const at::Tensor wide = x.to(wide_type(x));
   const at::Tensor cos = rotation.cos.unsqueeze(1), sin = rotation.sin.unsqueeze(1);
-  const int64_t half = x.size(-1) / 2;
+  const int64_t half = rotation.cos.size(-1), rest = x.size(-1) - 2 * half;
   const at::Tensor first = wide.narrow(-1, 0, half), second = wide.narrow(-1, half, half);
-  return at::cat({first * cos - second * sin, second * cos + first * sin}, -1).to(x.scalar_type());
+  std::vector<at::Tensor> parts = {first * cos - second * sin, second * cos + first * sin};
+  if (rest > 0) parts.push_back(wide.narrow(-1, 2 * half, rest));
+  return at::cat(parts, -1).to(x.scalar_type());
 }
 
 }  // namespace liger

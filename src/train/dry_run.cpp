@@ -15,6 +15,7 @@
 #include "liger/error.h"
 #include "liger/io/process.h"
 #include "liger/models/check_weights.h"
+#include "liger/models/family.h"
 #include "liger/ops/linear_cross_entropy.h"
 #include "train/describe.h"
 #include "train/memory_estimate.h"
@@ -103,7 +104,7 @@ std::optional<at::ScalarType> stored_type(const TrainingSetup& setup, const Mode
   if (!has_weights()) return {};
   const WeightFiles files(setup.base);
   check_weights(files, config, setup.base.string());
-  return to_scalar_type(files.find("model.embed_tokens.weight")->info->dtype);
+  return to_scalar_type(files.find(config.family->embedding_weight())->info->dtype);
 }
 
 // 4 floating-point operations for each parameter and token of a micro-batch: ten seconds of a slow core, and a model

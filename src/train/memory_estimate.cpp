@@ -5,6 +5,7 @@
 
 #include "liger/core/dtype.h"
 #include "liger/error.h"
+#include "liger/models/family.h"
 #include "liger/ops/linear_cross_entropy.h"
 #include "liger/ops/linear_distillation.h"
 #include "liger/train/optimizer.h"
@@ -47,7 +48,7 @@ class Estimate {
   int64_t moments() const;
 
  private:
-  int64_t modules(int64_t layer, const std::string& parent, const std::vector<const char*>& names, int64_t in,
+  int64_t modules(int64_t layer, const std::string& parent, const std::vector<std::string>& names, int64_t in,
                   const std::vector<int64_t>& outs, bool& gradient) const;
   int64_t mixer(int64_t layer) const;
   int64_t layer(int64_t layer, bool& gradient) const;
@@ -68,12 +69,12 @@ class Estimate {
 // adapter too, once for all of them. With dropout each adapter has an input of its own, and where the input has a
 // gradient the mask; LibTorch's operators also keep x A^T then, and with DoRA what the norms are multiplied with.
 // `gradient`: whether the input has one, and afterwards whether the outputs have.
-int64_t Estimate::modules(int64_t layer, const std::string& parent, const std::vector<const char*>& names, int64_t in,
+int64_t Estimate::modules(int64_t layer, const std::string& parent, const std::vector<std::string>& names, int64_t in,
                           const std::vector<int64_t>& outs, bool& gradient) const {
   bool keeps_input = full_, any = full_;
   int64_t numbers = 0;
   for (size_t i = 0; i < names.size() && !full_; ++i) {
-    const auto module = sizes_.adapted().find(cat("model.layers.", layer, ".", parent, ".", names[i]));
+    const auto module = sizes_.adapted().find(cat(c_.family->layers(), layer, ".", parent, ".", names[i]));
     if (module == sizes_.adapted().end()) continue;
     any = true;
     const bool drops = options_.lora->dropout > 0;
@@ -103,17 +104,20 @@ int64_t Estimate::layer(int64_t layer, bool& gradient) const {
   const bool norms_input = gradient || full_;
   int64_t bytes = norms_input ? N_ * D * e_ : 0;
   bool branch = norms_input;
-  bytes += modules(layer, "self_attn", {"q_proj", "k_proj", "v_proj"}, D, {Q_, KV_, KV_}, branch);
+  const Family& family = *c_.family;
+  const std::vector<int64_t> projected =
+      family.fused_attention() ? std::vector<int64_t>{Q_ + 2 * KV_} : std::vector<int64_t>{Q_, KV_, KV_};
+  bytes += modules(layer, family.attention, family.attention_inputs, D, projected, branch);
   if (branch) bytes += mixer(layer);
-  const int64_t mixed = modules(layer, "self_attn", {"o_proj"}, Q_, {D}, branch);
+  const int64_t mixed = modules(layer, family.attention, {family.attention_output}, Q_, {D}, branch);
   const bool kept_already = c_.is_softmax_layer(layer) && mixed == N_ * Q_ * e_;  // what came out is what o_proj reads
   if (!kept_already) bytes += mixed;
   gradient = gradient || branch;
   if (gradient) bytes += N_ * D * e_;
   branch = gradient;
-  bytes += modules(layer, "mlp", {"gate_proj", "up_proj"}, D, {I, I}, branch);
-  if (branch) bytes += 2 * N_ * I * e_;
-  bytes += modules(layer, "mlp", {"down_proj"}, I, {D}, branch);
+  bytes += modules(layer, "mlp", family.mlp_inputs, D, {I, I}, branch);
+  if (branch) bytes += std::ssize(family.mlp_inputs) * N_ * I * e_;
+  bytes += modules(layer, "mlp", {family.mlp_output}, I, {D}, branch);
   gradient = gradient || branch;
   return bytes;
 }

@@ -1,6 +1,7 @@
 #include "train/parameter_sizes.h"
 
-#include <functional>
+#include <c10/util/accumulate.h>
+
 #include <numeric>
 
 #include "liger/models/family.h"
@@ -12,9 +13,7 @@ ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<Lo
                                const std::optional<LoraConfig>& own)
     : all_(!trained) {
   const std::optional<LoraConfig>& lora = trained ? trained : own;
-  const auto count = [](const std::vector<int64_t>& shape) {
-    return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-  };
+  const auto count = [](const std::vector<int64_t>& shape) { return c10::multiply_integers(shape); };
   for (const ExpectedTensor& tensor : expected_tensors(config)) {
     const int64_t numbers = count(tensor.shape);
     model_ += numbers;
@@ -35,6 +34,8 @@ ParameterSizes::ParameterSizes(const ModelConfig& config, const std::optional<Lo
     for (const auto& [name, shape] : mixer_shapes(config)) trained_tensors_.push_back(count(shape));
   if (lora->norms)  // a slot's are counted with the model
     for (const auto& [name, shape] : norm_shapes(config)) trained_tensors_.push_back(count(shape));
+  if (lora->biases)
+    for (const auto& [name, shape] : bias_shapes(config)) trained_tensors_.push_back(count(shape));
   adapters_ = std::accumulate(trained_tensors_.begin(), trained_tensors_.end(), int64_t{0}) - (all_ ? model_ : 0);
 }
 

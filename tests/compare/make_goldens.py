@@ -1,6 +1,6 @@
 """Writes tests/data/golden/: tiny random checkpoints and the logits transformers gives for them.
 
-    python tests/compare/make_goldens.py
+    python tests/compare/make_goldens.py [NAME ...]
 
 Each folder is a Hugging Face model plus expected.safetensors: input_ids and attention_mask [B, T] int64, logits
 [B, T, V] float32 computed in float64 on float32 weights. The tests read these files and need no Python.
@@ -11,7 +11,8 @@ import sys
 try:
     import torch
     from safetensors.torch import save_file
-    from transformers import GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import (GemmaConfig, GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                              LlamaForCausalLM)
 except ImportError as missing:
     sys.exit(f"skipped: {missing}")
 
@@ -27,9 +28,15 @@ MODELS = {
     "llama_rope3": (LlamaForCausalLM, LlamaConfig(**SHAPE, num_key_value_heads=1, head_dim=16,
                                                   tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE)),
     "gemma": (GemmaForCausalLM, GemmaConfig(**SHAPE, num_key_value_heads=1, head_dim=16)),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**SHAPE)),
+    "gpt_neox_sequential": (GPTNeoXForCausalLM, GPTNeoXConfig(
+        **SHAPE, use_parallel_residual=False, hidden_act="gelu_new", tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.75))),
 }
 
 for seed, (name, (kind, config)) in enumerate(MODELS.items()):
+    if sys.argv[1:] and name not in sys.argv[1:]:
+        continue
     torch.manual_seed(seed)
     model = kind(config).eval()
     with torch.no_grad():

@@ -3,9 +3,9 @@
 
     python tests/compare/recursive_parity.py [--bin build/bin] [--keep DIR]
 
-For small random Llama and Gemma checkpoints, every way to share layers and to treat norms:
+For small random Llama, Gemma and GPT-NeoX checkpoints, every way to share layers and to treat norms:
   1. liger-convert --arch recursive: the folder's plain model with its adapter in stock transformers and PEFT, against
-     liger-eval; full rank also against the original model
+     liger-eval; full rank also against the original model. PEFT does not repeat the layers of GPT-NeoX.
   2. liger-convert --untie of it: in transformers, against liger-eval of the tied one
   3. the tokens that both generate greedily
 Exit code 1 if anything differs by more than 1e-5 of the largest logit. Without the packages it says so and ends with 0.
@@ -22,13 +22,15 @@ from export_parity import TOKENIZER, Check, ROOT, SHAPE, ROPE, open_in_transform
 import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from transformers import AutoTokenizer, GemmaConfig, GemmaForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (AutoTokenizer, GemmaConfig, GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
+                          LlamaForCausalLM)
 
 SIX = SHAPE | {"num_hidden_layers": 6, "vocab_size": 709}  # the tokenizer's, so that all that is generated is text
 MODELS = {
     "llama, tied embeddings": lambda: LlamaForCausalLM(LlamaConfig(**SIX, tie_word_embeddings=True)),
     "llama 3 rope": lambda: LlamaForCausalLM(LlamaConfig(**SIX, rope_parameters=ROPE)),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SIX, head_dim=16)),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{k: v for k, v in SIX.items() if k != "num_key_value_heads"})),
 }
 KINDS = {
     "cycle, 2 loops": ["--loops", 2, "--lora-rank", 6],
@@ -37,8 +39,10 @@ KINDS = {
     "sequence, norms of depths": ["--loops", 2, "--sharing", "sequence", "--norms", "depth", "--lora-rank", 5],
     "middle-cycle, tied norms": ["--loops", 2, "--sharing", "middle-cycle", "--norms", "tied", "--lora-rank", 4],
     "middle-sequence, full rank": ["--loops", 4, "--sharing", "middle-sequence", "--lora-rank", "full", "--norms", "depth"],
-    "ranks by pattern": ["--loops", 2, "--lora-rank", 4, "--rank-pattern", "mlp.down_proj=9,q_proj=2"],
+    "ranks by pattern": ["--loops", 2, "--lora-rank", 4, "--rank-pattern", "PATTERN"],
 }
+PATTERNS = {"gpt-neox": "mlp.dense_4h_to_h=9,query_key_value=2"}  # others are
+PATTERN = "mlp.down_proj=9,q_proj=2"
 PROMPT = "the river runs past"
 
 
@@ -63,12 +67,15 @@ def compare(check, what, options, original, folder):
     tied = folder / "tied"
     check.tool("liger-convert", "--model", original, "--arch", "recursive", *options, "--out", tied, "--probe", "")
     ours = check.ours(tied)
-    theirs = PeftModel.from_pretrained(open_in_transformers(tied), tied / "adapter")
-    check.equal(f"{what}: transformers and PEFT", ours, check.theirs(theirs))
+    texts = {"liger": generated_by_us(check, tied)}
+    base = open_in_transformers(tied)
+    if not isinstance(base, GPTNeoXForCausalLM):
+        theirs = PeftModel.from_pretrained(base, tied / "adapter")
+        check.equal(f"{what}: transformers and PEFT", ours, check.theirs(theirs))
+        texts["PEFT"] = generated_by_them(theirs, tied)
     exact = "full" in options
     if exact:
         check.equal(f"{what}: the original", ours, check.theirs(open_in_transformers(original)))
-    texts = {"liger": generated_by_us(check, tied), "PEFT": generated_by_them(theirs, tied)}
     check.tool("liger-convert", "--model", tied, "--untie", "--out", folder / "untied", "--probe", "")
     untied = open_in_transformers(folder / "untied")
     check.equal(f"{what}: untied, in transformers", check.theirs(untied), ours)
@@ -100,6 +107,7 @@ def main():
             for file in ("tokenizer.json", "tokenizer_config.json"):
                 shutil.copy(TOKENIZER / file, original)
             for number, (what, options) in enumerate(KINDS.items()):
+                options = [PATTERNS.get(name, PATTERN) if option == "PATTERN" else option for option in options]
                 compare(check, what, options, original, check.folder / f"model-{index}-{number}")
     sys.exit(check.failed)
 

@@ -24,16 +24,18 @@ enum class TieInit {
   kUpper,     ///< the last layers
   kRandom     ///< drawn anew
 };
-/// What becomes of the gains of norms, which differ from layer to layer.
+/// What becomes of norms, whose gains differ from layer to layer.
 enum class TieNorms {
   kFolded,  ///< multiplied into the matrices that read the norm's output, so that tying and LoRA see them; then neutral
   kTied,    ///< as the matrices
   kDepth    ///< every depth keeps its own, in the adapter
 };
+// Biases of linear modules are each depth's own in the adapter, which no low rank could give back; without an adapter
+// they are tied as matrices are. A folded LayerNorm's bias goes into that of the modules that read it.
 
 /// How to tie a model's layers into shared blocks with an adapter for each depth (relaxed recursion).
 struct TieOptions {
-  Recursion recursion = {};          ///< `depth_norms` is taken from `norms`
+  Recursion recursion = {};          ///< what depths have of their own follows from `norms` and `rank`
   std::optional<TieInit> init = {};  ///< absent = average with an adapter fitted by SVD, else stepwise
   TieNorms norms = TieNorms::kFolded;
   /// Of the adapters: at most min(in, out) of a matrix, which gives the model back exactly; 0 = none, strictly tied.
@@ -62,7 +64,8 @@ ModelConfig tied_config(const TieOptions& options, const ModelConfig& model);
 /// For each slot the layers whose mean it begins as, of those that tied_layers() returns; empty: drawn.
 std::vector<std::vector<int64_t>> slot_sources(const TieOptions& options, const std::vector<int64_t>& layers);
 
-/// A matrix of a layer and the rank of its adapters: min(rank, in, out) of the pattern or of `rank`.
+/// A matrix of a layer and the rank of its adapters: min(rank, in, out) of the pattern or of `rank`, 1.5 times that for
+/// a matrix that is queries, keys and values in one, which makes the paper's sizes.
 int64_t adapter_rank(const TieOptions& options, const std::string& linear, const std::vector<int64_t>& shape);
 
 /// Parameters of a tied model, from its configuration alone.

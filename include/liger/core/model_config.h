@@ -19,7 +19,8 @@ namespace liger {
 
 struct Family;  // models/family.h: what makes Llama differ from Gemma, as data
 
-/// Rotary position embedding: angle of pair i at position p is p * theta^(-2i/head_dim), scaled by `type`.
+/// Rotary position embedding: angle of pair i at position p is p * theta^(-2i/d), scaled by `type`, where d are the
+/// channels that turn.
 struct RopeConfig {
   enum class Type {
     kDefault,
@@ -110,15 +111,17 @@ struct ModelConfig {
   int64_t num_hidden_layers = 0;  ///< that run, one after the other (depths); with `recursive` fewer are stored
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
-  int64_t head_dim = 0;  ///< its own key, or hidden_size / num_attention_heads
+  int64_t head_dim = 0;    ///< its own key, or hidden_size / num_attention_heads
+  int64_t rotary_dim = 0;  ///< channels of a head that RoPE turns, the first of them; 0 = all
   int64_t max_position_embeddings = 0;
-  double rms_norm_eps = 1e-6;
+  double norm_eps = 1e-6;  ///< [rms_norm_eps, layer_norm_eps]
   double initializer_range = 0.02;
   RopeConfig rope;
   bool tie_word_embeddings = false;
   bool attention_bias = false;
   bool mlp_bias = false;
-  std::string hidden_act;  ///< "silu", "gelu_pytorch_tanh"
+  bool parallel_residual = false;  ///< attention and MLP read the same: x + attention(norm(x)) + mlp(norm'(x))
+  std::string hidden_act;          ///< "silu", "gelu", "gelu_pytorch_tanh"
   std::optional<int64_t> bos_token_id;
   std::vector<int64_t> eos_token_ids;  ///< one or several end the text
   std::string stored_dtype;            ///< "float32", "bfloat16", "float16"; empty = not said
@@ -137,6 +140,8 @@ struct ModelConfig {
   /// Layers that a checkpoint holds, and which of them runs at a depth.
   int64_t stored_layers() const { return recursive ? recursive->slots(num_hidden_layers) : num_hidden_layers; }
   int64_t slot(int64_t depth) const { return recursive ? recursive->slot(depth, num_hidden_layers) : depth; }
+  int64_t rotated_channels() const { return rotary_dim == 0 ? head_dim : rotary_dim; }
+  bool has_biases() const { return attention_bias || mlp_bias; }
   /// "model.layers.5.mlp.up_proj.weight" as a checkpoint has it, where depth 5 may run the stored layer 1.
   std::string stored_name(const std::string& name) const;
   /// The same model with every layer on its own.

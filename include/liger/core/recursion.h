@@ -25,6 +25,8 @@ struct Recursion {
   Sharing sharing = Sharing::kCycle;
   /// Every depth has norms of its own, which the adapter holds; else they are the slot's.
   bool depth_norms = false;
+  /// The same of linear modules' biases, which no pair of an adapter can change.
+  bool depth_biases = false;
   bool adapter = false;  ///< the model's folder brings an adapter along, without which it is another model
 
   bool operator==(const Recursion&) const = default;

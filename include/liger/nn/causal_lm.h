@@ -34,11 +34,11 @@ struct LoadOptions {
 };
 
 /// A decoder-only language model with Hugging Face module names ("model.layers.0.self_attn.q_proj.weight"), built
-/// from its ModelConfig alone: Llama or Gemma, softmax or Liger attention.
+/// from its ModelConfig alone: Llama, Gemma or GPT-NeoX, softmax or Liger attention.
 class CausalLM : public torch::nn::Module {
  public:
-  /// Random weights: N(0, initializer_range), o_proj and down_proj 1/sqrt(2 layers) of that, norms at their neutral
-  /// value.
+  /// Random weights: N(0, initializer_range), what writes into the residual stream (o_proj and down_proj) 1/sqrt(2
+  /// layers) of that, norms at their neutral value, biases zero.
   explicit CausalLM(ModelConfig config, at::TensorOptions options = at::kFloat);
   /// A Hugging Face folder, ready to be used (eval()). Throws Error(kBadInput) listing every missing, extra and
   /// misshapen tensor.

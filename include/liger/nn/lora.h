@@ -27,8 +27,9 @@ class Linear : public torch::nn::Module {
  public:
   Linear(int64_t in_features, int64_t out_features, bool bias, const at::TensorOptions& options);
   at::Tensor forward(const at::Tensor& x);
-  /// Runs with the weight and bias of another, which alone has them as parameters; an adapter is this one's own.
-  void tie(const Linear& to);
+  /// Runs with the weight of another, and unless it keeps its own with the bias, which alone has them as parameters; an
+  /// adapter is this one's own.
+  void tie(const Linear& to, bool with_bias = true);
   /// A is drawn as PEFT does (Kaiming uniform, a = sqrt 5), B is zero, m is the norms of W's rows: the layer computes
   /// what it did before.
   void add_lora(const LoraModule& module, const LoraConfig& config);
@@ -71,16 +72,21 @@ struct Adapter {
   LoraConfig config;
   std::vector<LoraTensors> modules;
   /// What it holds whole, by name: with config.mixer what mixer_shapes() says, with config.norms what norm_shapes()
-  /// does.
+  /// does, with config.biases what bias_shapes() does.
   std::map<std::string, at::Tensor> saved;
 };
 
 /// Of a model of this shape, each depth on its own: its linear modules' weights, [out, in] by path; the norms of its
-/// layers, by name; and what its linearized layers have, or
-/// can be given, beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the
-/// numbers of heads, and the parameters of layers that have new ones (LigerConfig).
+/// layers, and the biases of linear modules there, by name; and what its linearized layers have, or can be given,
+/// beyond their projections, by name: "model.layers.0.self_attn.mixer.weight" [kHeadScalars, H], the numbers of heads,
+/// and the parameters of layers that have new ones (LigerConfig).
 std::map<std::string, std::vector<int64_t>> linear_shapes(const ModelConfig& config);
 std::map<std::string, std::vector<int64_t>> norm_shapes(const ModelConfig& config);
+std::map<std::string, std::vector<int64_t>> bias_shapes(const ModelConfig& config);
+/// Whether the path is that of the output projection, the one linear module outside of the stack.
+bool is_head(const std::string& path);
+/// Whether a parameter of this name is of a pair or of its magnitude.
+bool is_lora(const std::string& name);
 std::map<std::string, std::vector<int64_t>> mixer_shapes(const ModelConfig& config);
 /// Whether a parameter of this name is one of the latter; if it is the numbers of heads, their layer.
 bool is_mixer(const std::string& name);

@@ -13,7 +13,7 @@ namespace liger {
 /// whole path or its end after a dot, or one regular expression for the whole path.
 struct ModuleSelector {
   std::vector<std::string> names = {};
-  std::string regex = {};  ///< in place of names; "all-linear" is every linear module but lm_head
+  std::string regex = {};  ///< in place of names; "all-linear" is every linear module but the head
 
   bool empty() const { return names.empty() && regex.empty(); }
   bool is_all_linear() const;
@@ -39,13 +39,15 @@ struct LoraConfig {
   bool mixer = false;
   /// [modules_to_save: input_layernorm, post_attention_layernorm]: every layer's norms are the adapter's.
   bool norms = false;
+  /// [bias: lora_only]: so are the biases of linear modules in layers. Only where depths have their own.
+  bool biases = false;
   /// The model's stored layers that run, as ranges [first, last) one after the other; empty = each once. A layer that
   /// runs several times has a pair for each.
   std::vector<std::pair<int64_t, int64_t>> layer_replication = {};
   std::string base_model_name_or_path = {};  ///< written to adapter_config.json
 
-  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias, other modules_to_save ...) or a
-  /// key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
+  /// Strict: a value PEFT would refuse, an option that is on and not run here (bias "all", other modules_to_save ...)
+  /// or a key that is not known and on throws Error(kBadInput) "`source`: 'key': expected ..., got ...".
   static LoraConfig from_peft_json(const OrderedJson& config, const std::string& source);
   /// What PEFT needs to read it back: the keys of every LoRA, and those in use.
   OrderedJson to_peft_json() const;
@@ -60,7 +62,7 @@ struct LoraModule {
 
 /// The modules of `linears` (paths) that `config` gives a pair, in their order.
 /// Throws Error(kUsage) if there is none, a target, layer or pattern matches nothing, a number is out of range, a
-/// regular expression is none or not supported (io/regex.h), or lm_head is among them: its weight is used outside of
+/// regular expression is none or not supported (io/regex.h), or the head is among them: its weight is used outside of
 /// its module.
 std::vector<LoraModule> lora_modules(const LoraConfig& config, const std::vector<std::string>& linears);
 

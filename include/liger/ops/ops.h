@@ -18,15 +18,18 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, b
 /// keep their inputs for that and nothing else.
 at::Tensor gated_activation(const std::string& name, const at::Tensor& gates, const at::Tensor& ups);
 
-/// Cosines and sines of every position's angles, [N, head_dim / 2] each, float32.
+/// activation(x), without a gate, of the same names; computed in float32 (float64 for float64).
+at::Tensor activation(const std::string& name, const at::Tensor& x);
+
+/// Cosines and sines of every position's angles, [N, R / 2] each, float32, for the R channels of a head that turn.
 struct Rotation {
   at::Tensor cos, sin;
 };
-/// Inverse frequencies [head_dim / 2] float32: theta^(-2i/head_dim), scaled as `rope` says.
-at::Tensor rope_frequencies(const RopeConfig& rope, int64_t head_dim, at::Device device);
+/// Inverse frequencies [R / 2] float32: theta^(-2i/R), scaled as `rope` says.
+at::Tensor rope_frequencies(const RopeConfig& rope, int64_t rotated_channels, at::Device device);
 Rotation rotation(const at::Tensor& frequencies, const at::Tensor& positions);
-/// Rotates the halves of each head (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), x [N, H, D]. Angles and products
-/// are float32 whatever the dtype of x.
+/// Rotates the halves of the first R channels of each head, (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin), and leaves
+/// the others as they are, x [N, H, D]. Angles and products are float32 whatever the dtype of x.
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
 /// Causal softmax attention of right-padded rows, scale D^-1/2, query heads h reading key/value head h / (H / Hkv).
