@@ -11,14 +11,11 @@ targets by regular expression, all-linear, chosen layers):
   3. an adapter of that kind that liger-finetune trains, in PEFT
 Exit code 1 if anything differs by more than 1e-5 of the largest logit. Without the packages it says so and ends with 0.
 """
-import argparse
 import json
-import pathlib
 import shutil
 import sys
-import tempfile
 
-from export_parity import TOKENIZER, Check, ROOT, SHAPE, ROPE, open_in_transformers  # says so where packages are missing
+from parity import ROOT, ROPE, SHAPE, open_in_transformers, run, write_model  # says what is missing
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -114,32 +111,21 @@ def write_goldens(folder):
         (target / "README.md").unlink(missing_ok=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build" / "bin")
-    parser.add_argument("--keep", type=pathlib.Path, help="empty folder for the files, to look at them afterwards")
-    parser.add_argument("--goldens", type=pathlib.Path, help="write the test data and end")
-    args = parser.parse_args()
+def disturb(name, parameter):
+    if name.endswith("bias"):
+        parameter.normal_(std=0.1)
+
+
+def compare_all(check, args):
     if args.goldens:
         return write_goldens(args.goldens)
-    with tempfile.TemporaryDirectory(prefix="liger-peft-") as scratch:
-        check = Check(args.bin, args.keep or pathlib.Path(scratch))
-        for index, (name, make) in enumerate(MODELS.items()):
-            print(f"{name}: largest difference, relative to the largest logit")
-            original = check.folder / f"model-{index}"
-            torch.manual_seed(0)
-            made = make().float()
-            with torch.no_grad():
-                for parameter_name, parameter in made.named_parameters():
-                    if parameter_name.endswith("bias"):
-                        parameter.normal_(std=0.1)
-            made.save_pretrained(original)
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(TOKENIZER / file, original)
-            for number, (what, kind) in enumerate(KINDS.items()):
-                compare(check, what, kind, original, check.folder / f"model-{index}-{number}")
-    sys.exit(check.failed)
+    for index, (name, make) in enumerate(MODELS.items()):
+        print(f"{name}: largest difference, relative to the largest logit")
+        original = check.folder / f"model-{index}"
+        write_model(make, original, disturb)
+        for number, (what, kind) in enumerate(KINDS.items()):
+            compare(check, what, kind, original, check.folder / f"model-{index}-{number}")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, compare_all, goldens="write the test data and end")

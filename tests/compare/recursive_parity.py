@@ -10,14 +10,10 @@ For small random Llama, Gemma and GPT-NeoX checkpoints, every way to share layer
   3. the tokens that both generate greedily
 Exit code 1 if anything differs by more than 1e-5 of the largest logit. Without the packages it says so and ends with 0.
 """
-import argparse
-import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 
-from export_parity import TOKENIZER, Check, ROOT, SHAPE, ROPE, open_in_transformers  # says so where packages are missing
+from parity import NEOX_SHAPE, ROPE, SHAPE, open_in_transformers, run, write_model  # says what is missing
 
 import torch
 from peft import PeftModel
@@ -25,12 +21,13 @@ from safetensors.torch import save_file
 from transformers import (AutoTokenizer, GemmaConfig, GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
                           LlamaForCausalLM)
 
-SIX = SHAPE | {"num_hidden_layers": 6, "vocab_size": 709}  # the tokenizer's, so that all that is generated is text
+LAYERS = {"num_hidden_layers": 6, "vocab_size": 709}  # the tokenizer's, so that all that is generated is text
+SIX = SHAPE | LAYERS
 MODELS = {
     "llama, tied embeddings": lambda: LlamaForCausalLM(LlamaConfig(**SIX, tie_word_embeddings=True)),
     "llama 3 rope": lambda: LlamaForCausalLM(LlamaConfig(**SIX, rope_parameters=ROPE)),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SIX, head_dim=16)),
-    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**{k: v for k, v in SIX.items() if k != "num_key_value_heads"})),
+    "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**NEOX_SHAPE | LAYERS)),
 }
 KINDS = {
     "cycle, 2 loops": ["--loops", 2, "--lora-rank", 6],
@@ -85,32 +82,22 @@ def compare(check, what, options, original, folder):
         print(f"  {what}: DIFFERENT texts {texts}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build" / "bin")
-    parser.add_argument("--keep", type=pathlib.Path, help="empty folder for the files, to look at them afterwards")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="liger-recursive-") as scratch:
-        check = Check(args.bin, args.keep or pathlib.Path(scratch))
-        check.ids %= SIX["vocab_size"]
-        save_file({"input_ids": check.ids}, check.folder / "ids.safetensors")
-        for index, (name, make) in enumerate(MODELS.items()):
-            print(f"{name}: largest difference, relative to the largest logit")
-            original = check.folder / f"model-{index}"
-            torch.manual_seed(0)
-            made = make().float()
-            with torch.no_grad():
-                for parameter in made.parameters():
-                    if parameter.dim() == 1:
-                        parameter.add_(0.2 * torch.randn_like(parameter))
-            made.save_pretrained(original)
-            for file in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(TOKENIZER / file, original)
-            for number, (what, options) in enumerate(KINDS.items()):
-                options = [PATTERNS.get(name, PATTERN) if option == "PATTERN" else option for option in options]
-                compare(check, what, options, original, check.folder / f"model-{index}-{number}")
-    sys.exit(check.failed)
+def disturb(_, parameter):
+    if parameter.dim() == 1:
+        parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def compare_all(check, _):
+    check.ids %= SIX["vocab_size"]
+    save_file({"input_ids": check.ids}, check.folder / "ids.safetensors")
+    for index, (name, make) in enumerate(MODELS.items()):
+        print(f"{name}: largest difference, relative to the largest logit")
+        original = check.folder / f"model-{index}"
+        write_model(make, original, disturb)
+        for number, (what, options) in enumerate(KINDS.items()):
+            options = [PATTERNS.get(name, PATTERN) if option == "PATTERN" else option for option in options]
+            compare(check, what, options, original, check.folder / f"model-{index}-{number}")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, compare_all)
