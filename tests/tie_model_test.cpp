@@ -301,18 +301,19 @@ TEST_F(Tied, WhatDoesNotFitIsRefused) {
   config["num_hidden_layers"] = 3;
   test::write_file(model_ / "config.json", config.dump());
   expect(refusal([&] { logits(model_); }), "model.layers.{3-5}");
-  write_model("llama", at::kFloat);
-  {
-    const at::NoGradGuard no_grad;
-    const auto model = CausalLM::load(model_);
-    at::Tensor weight = model->named_parameters()["model.layers.4.mlp.up_proj.weight"];
-    weight[3][5] = NAN;
-    model->save_weights(folder_ / "model.safetensors");
-    fs::rename(folder_ / "model.safetensors", model_ / "model.safetensors");
+  for (const char* name : {"model.layers.4.mlp.up_proj.weight", "model.embed_tokens.weight"}) {
+    write_model("llama", at::kFloat);
+    {
+      const at::NoGradGuard no_grad;
+      const auto model = CausalLM::load(model_);
+      at::Tensor weight = model->named_parameters()[name];
+      weight[3][5] = NAN;
+      model->save_weights(folder_ / "model.safetensors");
+      fs::rename(folder_ / "model.safetensors", model_ / "model.safetensors");
+    }
+    expect(refusal([&] { tie(options({}, 4)); }), cat("'", name, "': holds values that are not finite"));
+    EXPECT_FALSE(fs::exists(tied_));
   }
-  expect(refusal([&] { tie(options({}, 4)); }),
-         "'model.layers.4.mlp.up_proj.weight': holds values that are not finite");
-  EXPECT_FALSE(fs::exists(tied_));
 }
 
 TEST_F(Tied, TheToolSaysWhatItCosts) {

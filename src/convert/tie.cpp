@@ -49,6 +49,8 @@ std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& m
   const int64_t L = model.num_hidden_layers;
   const Recursion& recursion = options.recursion;
   int64_t kept = L;
+  LIGER_CHECK_USAGE(!options.drop_layers || recursion.loops <= L, "loops: expected at most ", L,
+                    ", the number of layers, got ", recursion.loops);
   if (options.drop_layers && recursion.loops >= 2) {
     const int64_t ends = recursion.keeps_ends() ? 2 : 0;
     kept = ends + (L - ends) / recursion.loops * recursion.loops;

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/mv.h>
@@ -50,6 +51,11 @@ TensorInfo sized(TensorInfo tensor) {
   tensor.bytes = item_size(tensor.dtype);
   for (const int64_t n : tensor.shape) tensor.bytes *= static_cast<uint64_t>(n);
   return tensor;
+}
+
+void check_finite(const at::Tensor& x, const WeightFiles::Entry& from) {
+  LIGER_CHECK(at::isfinite(x).all().item<bool>(), from.file->path().string(), ": tensor '", from.info->name,
+              "': holds values that are not finite; the weights are damaged");
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& x) {
@@ -170,8 +176,7 @@ at::Tensor TiedWeights::read(const std::string& name) const {
                 "': expected F64 as the embedding is, got ", to_string(from.info->dtype));
     std::copy(stored.begin(), stored.end(), to);
   }
-  LIGER_CHECK(at::isfinite(out).all().item<bool>(), from.file->path().string(), ": tensor '", name,
-              "': holds values that are not finite; the weights are damaged");
+  check_finite(out, from);
   return out;
 }
 
@@ -261,6 +266,7 @@ void TiedWeights::copy(const TensorInfo& to, const Sink& sink) const {
     const uint64_t n = std::min(kPiece, elements - at);
     in.resize(n * size);
     from.file->mapping()->read_at(from.info->offset + at * size, in);
+    check_finite(at::from_blob(in.data(), {static_cast<int64_t>(n)}, to_scalar_type(from.info->dtype)), from);
     if (from.info->dtype == to.dtype) {
       sink(in);
       continue;

@@ -39,7 +39,8 @@ std::vector<int64_t> Recursion::loop_ends(int64_t depths) const {
 std::string Recursion::refuses(int64_t depths) const {
   if (loops < 2) return cat("loops: expected 2 or more, got ", loops);
   const int64_t shared = keeps_ends() ? depths - 2 : depths;
-  if (shared > 0 && shared % loops == 0) return "";
+  if (shared <= 0) return cat("loops: expected layers to share, got ", depths, " in all");
+  if (shared % loops == 0) return "";
   std::string fitting;
   for (int64_t n = 2; n <= shared; ++n)
     if (shared % n == 0) fitting += cat(fitting.empty() ? "" : ", ", n);

@@ -159,9 +159,12 @@ void check_replication(const LoraConfig& config, const ModelConfig& model, const
               wants_norms ? "the layers' norms, as the model's depths have their own" : "no norms",
               config.norms ? ", got norms" : ", got none");
   const bool wants_biases = model.recursive && model.recursive->depth_biases;
-  LIGER_CHECK(config.biases == wants_biases, file.string(), ": 'bias': expected ",
-              wants_biases ? "\"lora_only\", as the model's depths have biases of their own" : "\"none\"", ", got ",
-              config.biases ? "\"lora_only\"" : "\"none\"");
+  LIGER_CHECK(!config.biases || wants_biases, file.string(),
+              ": 'bias' = \"lora_only\" is not supported where depths have "
+              "no biases of their own; train without it, or merge the adapter with PEFT");
+  LIGER_CHECK(config.biases || !wants_biases, file.string(),
+              ": 'bias': expected \"lora_only\", as the model's depths have "
+              "biases of their own, got \"none\"");
 }
 
 }  // namespace

@@ -15,23 +15,14 @@ const std::set<std::string> kNorms = {"input_layernorm", "post_attention_layerno
 
 // Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
 // is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
-const std::set<std::string_view> kRead = {"peft_type",
-                                          "r",
-                                          "lora_alpha",
-                                          "lora_dropout",
-                                          "target_modules",
-                                          "exclude_modules",
-                                          "layers_to_transform",
-                                          "layers_pattern",
-                                          "rank_pattern",
-                                          "alpha_pattern",
-                                          "use_rslora",
-                                          "use_dora",
-                                          "init_lora_weights",
-                                          "base_model_name_or_path",
-                                          "modules_to_save",
-                                          "layer_replication",
-                                          "bias"};
+const std::set<std::string_view> kRead = {"peft_type",           "r",
+                                          "lora_alpha",          "lora_dropout",
+                                          "target_modules",      "exclude_modules",
+                                          "layers_to_transform", "layers_pattern",
+                                          "rank_pattern",        "alpha_pattern",
+                                          "use_rslora",          "use_dora",
+                                          "init_lora_weights",   "base_model_name_or_path",
+                                          "modules_to_save",     "layer_replication"};
 const std::set<std::string_view> kOfNoEffect = {
     "task_type",      "inference_mode",    "peft_version", "revision",       "auto_mapping",
     "megatron_core",  "eva_config",        "corda_config", "lora_ga_config", "ensure_weight_tying",
@@ -41,6 +32,7 @@ const std::set<std::string_view> kOfNoEffect = {
 const std::set<std::string_view> kInitializations = {"gaussian", "eva", "orthogonal"};
 
 bool is_off(const std::string& key, const OrderedJson& value) {
+  if (key == "bias" && (value == "none" || value == "lora_only")) return true;
   return value.is_null() || value == false || (value.is_structured() && value.empty());
 }
 
@@ -214,9 +206,7 @@ LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string
               "of \"mixer\", the numbers of a linearized layer's heads, and \"input_layernorm\" with "
               "\"post_attention_layernorm\"");
   config.layer_replication = keys.ranges("layer_replication");
-  const OrderedJson bias = keys.get("bias");
-  config.biases = bias == "lora_only";
-  keys.expect(config.biases || bias.is_null() || bias == "none", "bias", "\"none\" or \"lora_only\"");
+  config.biases = keys.get("bias") == "lora_only";
   if (const OrderedJson base = keys.get("base_model_name_or_path"); base.is_string())
     config.base_model_name_or_path = base.get<std::string>();
   return config;
