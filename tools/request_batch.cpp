@@ -48,12 +48,10 @@ std::vector<Named> read_requests(const std::string& file, const Tokenizer& token
   return out;
 }
 
-// What follows the prompt: a token may look otherwise at the beginning of a text.
+// What follows the prompt.
 std::string text_after(const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
                        const Tokenizer& tokenizer) {
-  StreamDecoder decoder(tokenizer);
-  for (const int64_t id : prompt) decoder.push(id);
-  decoder.skip();
+  StreamDecoder decoder(tokenizer, prompt);
   std::string text;
   for (const int64_t id : tokens) text += decoder.push(id);
   return text + decoder.flush();
