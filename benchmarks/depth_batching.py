@@ -5,9 +5,12 @@
                                         [--rounds 3] [--bin build/bin] [--prompts FILE.jsonl]
 
 Answers one stream of requests, prompts of 4 to 40 tokens' worth of text and answers of 8 to 160 tokens, drawn once,
-in every way in turns; prints medians, and what the gain over `static` is made of: texts that have ended and are waited
-for (rows a pass), loops that tokens ran, and what a pass took. --prompts: texts to begin from, {"text": ...} rows.
-Standard library only.
+in every way in turns; prints medians, and what tokens/s are made of: batch x filled / (mean loops x seconds a pass),
+where `filled` is the share of places of all passes in which a token of its own was on its way (the rest are texts that
+have ended, or tokens that have left, and are waited for). Last a fit over all ways of what time depends on: passes,
+rows and rows judged. From it follows how much batching by depth can gain over batching by sequence: where a pass costs
+(weights that come from memory), as much as there are fewer passes; where rows cost (products), nothing, as all ways run
+the same rows. --prompts: texts to begin from, {"text": ...} rows. Standard library only.
 """
 import argparse
 import json
@@ -47,6 +50,14 @@ def answer(args, requests, batching, exits, backfill):
     return json.loads(run.stderr.splitlines()[-1]), texts
 
 
+def fit(points):
+    """Least squares of z = a x + b y."""
+    xx, xy, yy = (sum(p[i] * p[j] for p in points) for i, j in ((0, 0), (0, 1), (1, 1)))
+    xz, yz = (sum(p[i] * p[2] for p in points) for i in (0, 1))
+    whole = xx * yy - xy * xy
+    return (xz * yy - yz * xy) / whole, (yz * xx - xz * xy) / whole
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True)
@@ -70,17 +81,25 @@ def main():
                 decoding = stats["seconds"] - stats["prefill_seconds"]
                 stats["rate"], stats["pass"] = stats["tokens"] / decoding, 1e3 * decoding / stats["passes"]
                 seen[way].append(stats)
-    print("| batching | exits | tokens/s | over static | passes | tokens a pass | of them made up | ms a pass | mean loops |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| batching | exits | tokens/s | over static | passes | tokens a pass | of them made up | filled | mean loops |"
+          " ms a pass | in layers | judging |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    median = lambda way, value: statistics.median(value(s) for s in seen[way])
     for way in ways:
-        rate = statistics.median(s["rate"] for s in seen[way])
-        base = statistics.median(s["rate"] for s in seen[(ways[0][0], way[1])])
-        none = statistics.median(s["rate"] for s in seen[ways[0]])
+        rate = median(way, lambda s: s["rate"])
+        base, none = (median(w, lambda s: s["rate"]) for w in ((ways[0][0], way[1]), ways[0]))
         s = seen[way][0]
-        loops = sum((i + 1) * n for i, n in enumerate(s["left"])) / sum(s["left"])
+        ran = sum((i + 1) * n for i, n in enumerate(s["left"]))
         print(f"| {way[0]} | {way[1] or 'none'} | {rate:.0f} | {rate / base:.2f} ({rate / none:.2f}) | {s['passes']} | "
               f"{s['rows'] / s['passes']:.1f} | {100 * s['backfill'] / s['rows']:.0f} % | "
-              f"{statistics.median(s['pass'] for s in seen[way]):.3f} | {loops:.2f} |")
+              f"{100 * ran / (s['passes'] * args.batch):.0f} % | {ran / sum(s['left']):.2f} | "
+              f"{median(way, lambda s: s['pass']):.3f} | "
+              f"{median(way, lambda s: 1e3 * s['layer_seconds'] / s['passes']):.3f} | "
+              f"{median(way, lambda s: 1e3 * s['judge_seconds'] / s['passes']):.3f} |")
+    a_pass, a_row = fit([(s["passes"], s["rows"], s["layer_seconds"]) for way in ways if way[1] != "propagate"
+                         for s in seen[way]])
+    print(f"\nThe layers take {1e3 * a_pass:.3f} ms a pass and {1e3 * a_row:.4f} ms a row: as much as "
+          f"{a_pass / a_row if a_row > 0 else float('inf'):.1f} rows.")
     same = sum(texts[("depth", None)][i] == texts[("static", None)][i] for i in texts[("depth", None)])
     print(f"\nIn brackets: over static without exits. Texts of depth equal to those of static: {same} of {args.requests}; "
           + "with exits " + str(sum(texts[("depth", "exact")][i] == texts[("static", "exact")][i]

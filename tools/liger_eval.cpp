@@ -156,15 +156,17 @@ void run_fit_exit(Arguments& a) {
                     100 * static_cast<double>(n) / static_cast<double>(found.tokens()));
       left += share;
     }
-    document[to_string(rule)] = {{"threshold", found.policy.threshold},
+    const bool never = found.policy.is_never();
+    document[to_string(rule)] = {{"threshold", never ? OrderedJson("never") : OrderedJson(found.policy.threshold)},
                                  {"tokens", found.tokens()},
                                  {"mean_loops", found.mean_loops()},
                                  {"agreement", found.agreement()},
                                  {"left", found.left}};
     if (a.common.json) continue;
-    char line[96];
-    std::snprintf(line, sizeof line, "%-8s %18.16g %12.3f %10.2f %% ", to_string(rule), found.policy.threshold,
-                  found.mean_loops(), 100 * found.agreement());
+    char threshold[32] = "never", line[96];
+    if (!never) std::snprintf(threshold, sizeof threshold, "%.16g", found.policy.threshold);
+    std::snprintf(line, sizeof line, "%-8s %18s %12.3f %10.2f %% ", to_string(rule), threshold, found.mean_loops(),
+                  100 * found.agreement());
     std::cout << line << left << "\n";
   }
   if (a.common.json) tool::print_json(document);

@@ -110,7 +110,7 @@ void answer_requests(const Arguments& a) {
       "--state-in and --state-out");
   const std::filesystem::path dir = resolve_model(a.model.model);
   const auto tokenizer = Tokenizer::load(dir);
-  a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common.json);
+  a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common);
 }
 
 void run(const Arguments& a) {

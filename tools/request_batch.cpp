@@ -48,12 +48,10 @@ std::vector<Named> read_requests(const std::string& file, const Tokenizer& token
   return out;
 }
 
-// What follows the prompt: a token may look otherwise at the beginning of a text.
+// What follows the prompt.
 std::string text_after(const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
                        const Tokenizer& tokenizer) {
-  StreamDecoder decoder(tokenizer);
-  for (const int64_t id : prompt) decoder.push(id);
-  decoder.skip();
+  StreamDecoder decoder(tokenizer, prompt);
   std::string text;
   for (const int64_t id : tokens) text += decoder.push(id);
   return text + decoder.flush();
@@ -110,12 +108,13 @@ void RequestBatch::add_to(CLI::App& app) {
   option("--backfill", backfill_, "Loops left out: exact: made up later; propagate: filled with what there is",
          "NAME (exact)")
       ->check(CLI::IsMember({"exact", "propagate"}));
-  option("--memory", memory_, "Of keys, values and states of all texts, as 2GB; without: no limit", "SIZE")
+  option("--memory", memory_, "Of keys, values, states and waiting tokens of all texts, as 2GB; without: no limit",
+         "SIZE")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
 }
 
 void RequestBatch::run(CausalLM& model, const Tokenizer& tokenizer, const GenerateOptions& generate,
-                       bool json_summary) const {
+                       const CommonOptions& common) const {
   const std::vector<Named> named = read_requests(file_, tokenizer, generate.max_tokens);
   EngineOptions options{.batching = batching_from_name(batching_), .batch = batch_};
   if (!exit_.empty()) options.exit = ExitPolicy{exit_rule_from_name(exit_), threshold_};
@@ -134,14 +133,23 @@ void RequestBatch::run(CausalLM& model, const Tokenizer& tokenizer, const Genera
   });
   progress.finish();
   const EngineStats& s = engine.stats();
-  if (json_summary)
-    std::cerr << OrderedJson{{"tokens", s.tokens}, {"seconds", s.seconds}, {"prefill_seconds", s.prefill_seconds},
-                             {"passes", s.passes}, {"rows", s.rows},       {"backfill", s.backfill},
-                             {"left", s.left}}
+  if (common.json) {
+    std::cerr << OrderedJson{{"tokens", s.tokens},
+                             {"seconds", s.seconds},
+                             {"prefill_seconds", s.prefill_seconds},
+                             {"layer_seconds", s.layer_seconds},
+                             {"judge_seconds", s.judge_seconds},
+                             {"passes", s.passes},
+                             {"rows", s.rows},
+                             {"judged", s.judged},
+                             {"backfill", s.backfill},
+                             {"left", s.left},
+                             {"most_bytes", s.most_bytes}}
                      .dump()
               << "\n";
-  else
+  } else if (!common.quiet) {
     print_stats(s);
+  }
 }
 
 }  // namespace liger::tool

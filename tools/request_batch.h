@@ -7,6 +7,7 @@
 #include "liger/generate/engine.h"
 #include "liger/generate/generate.h"
 #include "liger/io/tokenizer.h"
+#include "tool.h"
 
 namespace liger::tool {
 
@@ -17,9 +18,11 @@ class RequestBatch {
   void add_to(CLI::App& app);
   bool wanted() const { return !file_.empty(); }
   /// Reads FILE, one {"prompt": TEXT, "max_tokens": N, "arrival": SECONDS, "id": anything} a line, all but the prompt
-  /// optional; prints a line of JSON for each as it is finished, and says on stderr what the work was. Throws
-  /// Error(kBadInput) for a bad line before anything is read by the model.
-  void run(CausalLM& model, const Tokenizer& tokenizer, const GenerateOptions& generate, bool json_summary) const;
+  /// optional; prints a line of JSON for each as it is finished, and says on stderr what the work was: a line of JSON
+  /// with --json, else a few lines unless --quiet. Throws Error(kBadInput) for a bad line before anything is read by
+  /// the model.
+  void run(CausalLM& model, const Tokenizer& tokenizer, const GenerateOptions& generate,
+           const CommonOptions& common) const;
 
  private:
   std::string file_, batching_ = "depth", exit_, backfill_ = "exact";

@@ -248,13 +248,13 @@ class Matrix:
 
 def table_of(matrix, results):
     """[method][window][budget] = {"loss": of the seeds, "right": {questions: of the seeds}}; a method without a window
-    has every window's."""
-    table, windows = {}, sorted({window for _, window, _, _ in results if window is not None})
+    has every window's, and None stands for that of the questions where no method has one."""
+    table, windows = {}, sorted({window for _, window, _, _ in results if window is not None}) or [None]
 
     def add(name, window, budget, loss, right):
         entry = table.setdefault(name, {}).setdefault(window, {}).setdefault(budget, {"loss": [], "right": {}})
         entry["loss"].append(loss)
-        for questions, share in right.get(str(window), {}).items():
+        for questions, share in right.get(str(window or matrix.args.windows[0]), {}).items():
             entry["right"].setdefault(questions, []).append(share)
 
     for (name, window, budget, _), result in results.items():
@@ -305,7 +305,10 @@ def costs(matrix, results):
         if "--calibrate" not in matrix.methods[name].get("convert", "") or not os.path.exists(file):
             continue
         with open(file) as converted:
-            took = json.load(converted)["calibration"]["seconds"]
+            calibration = json.load(converted).get("calibration")
+        if calibration is None:  # what was calibrated was converted on
+            continue
+        took = calibration["seconds"]
         training = statistics.median(r["seconds"] for cell, r in results.items() if cell[:3] == (name, window, budget))
         lines.append(f"| {name} | {window} | {took:.1f} | {budget:,} | {training:.1f} | {100 * took / training:.1f} % |")
     return [*lines, ""]
@@ -313,7 +316,7 @@ def costs(matrix, results):
 
 def write_report(matrix, results):
     args, table = matrix.args, table_of(matrix, results)
-    windows = sorted({window for entry in table.values() for window in entry})
+    windows = list(table["teacher"])
     teacher = table["teacher"][windows[0]][0]["loss"][0]
     lines = [f"# Recovery of {os.path.basename(os.path.normpath(args.model))}", "",
              f"Validation loss of the teacher: {teacher:.4f} nats a token. Learning rate {args.lr}, rank {args.rank}, "
@@ -328,9 +331,10 @@ def write_report(matrix, results):
             share = f", {100 * statistics.mean(values) / base[budget]:.0f} %" if budget in base else ""
             return with_spread(values, 4) + share
 
-        picture = f"gap-w{window}.svg"
-        lines += [f"## Window of {window} keys", "",
-                  "Loss above the teacher's, and that as a share of what the window alone leaves after as many tokens:", "",
+        picture, of_window = ("gap.svg", "") if window is None else (f"gap-w{window}.svg", f", window of {window} keys")
+        left = "what the window alone leaves" if args.baseline == "window" else f"that of {args.baseline}"
+        lines += [f"## Loss{of_window}", "",
+                  f"Above the teacher's, and that as a share of {left} after as many tokens:", "",
                   *table_lines(matrix, entries, gap), "", f"![loss gap against tokens]({picture})", ""]
         lines += answer_lines(entries, list(args.questions))
         curves = {}
@@ -339,7 +343,7 @@ def write_report(matrix, results):
             if len(points) > 1:
                 curves[name] = points
         with open(matrix.path(picture), "w") as file:
-            file.write(draw(f"Loss above the teacher's, window of {window} keys", curves))
+            file.write(draw(f"Loss above the teacher's{of_window}", curves))
     lines += costs(matrix, results)
     with open(matrix.path("report.md"), "w") as file:
         file.write("\n".join(lines))

@@ -137,7 +137,17 @@ struct SoftmaxRow {
   double total = 0;  ///< of exp(x - largest)
 };
 
-/// What training does to rows, beside products. Outputs may be the inputs.
+/// What is likeliest in a row of logits, and what softmax over it comes to.
+struct RowChoice {
+  int64_t first = -1;              ///< where the largest is, the first of equals; -1: one is NaN, or it is not finite
+  double largest = 0, second = 0;  ///< the two largest; a row of one has -infinity as its second
+  double total = 0;                ///< of exp(x - largest)
+  double entropy = 0;              ///< of softmax(x), in nats
+};
+/// What is asked for beside the first two.
+enum class ChoiceSums { kNone, kTotal, kTotalAndEntropy };
+
+/// What training and the choice of tokens do to rows, beside products. Outputs may be the inputs.
 struct RowKernels {
   void (*norm)(const NormView&, const void* x, int64_t rows, void* y);
   /// d of y; `d_weight` [columns] of the compute type is added to, nullptr = not wanted.
@@ -151,6 +161,8 @@ struct RowKernels {
   /// Takes n more logits, kFloat or kDouble, into `row`; with `keep` they become exp(logits - row.largest). Returns
   /// what sums of earlier ones are to be multiplied by, as `largest` may have grown.
   double (*softmax_piece)(Element, void* logits, int64_t n, SoftmaxRow& row, bool keep);
+  /// Of logits, kFloat or kDouble.
+  RowChoice (*choose)(Element, const void* logits, int64_t n, ChoiceSums sums);
 };
 
 /// The kernels of one instruction set. Scratch is the caller's: aligned to 64 bytes, zeroed, of the size asked for. A

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/cache_step.h"
+#include "cpu/choice.h"
 #include "cpu/linear.h"
 #include "cpu/mix_run.h"
 #include "cpu/rows.h"
@@ -153,21 +154,22 @@ void step_cache(const CacheHead& head, void* memory) {
 }
 
 constexpr CpuKernels kernels_named(const char* name) {
-  return {name,
-          kChunk,
-          checkpoint_scalars<MixHead>,
-          scratch<MixHead, false>,
-          run_pass<MixHead, MixForward, false>,
-          scratch<MixHead, true>,
-          run_pass<MixHead, MixBackward, true>,
-          checkpoint_scalars<ScanHead>,
-          scratch<ScanHead, false>,
-          run_pass<ScanHead, ScanForward, false>,
-          scratch<ScanHead, true>,
-          run_pass<ScanHead, ScanBackward, true>,
-          {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
-           step_cache_scratch, step_cache},
-          {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row, softmax_piece_row}};
+  return {
+      name,
+      kChunk,
+      checkpoint_scalars<MixHead>,
+      scratch<MixHead, false>,
+      run_pass<MixHead, MixForward, false>,
+      scratch<MixHead, true>,
+      run_pass<MixHead, MixBackward, true>,
+      checkpoint_scalars<ScanHead>,
+      scratch<ScanHead, false>,
+      run_pass<ScanHead, ScanForward, false>,
+      scratch<ScanHead, true>,
+      run_pass<ScanHead, ScanBackward, true>,
+      {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
+       step_cache_scratch, step_cache},
+      {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row, softmax_piece_row, choose_row}};
 }
 
 }  // namespace

@@ -1,25 +1,23 @@
 #include "liger/generate/exits.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/log_softmax.h>
-#include <ATen/ops/topk.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <set>
-#include <tuple>
 
+#include "core/names.h"
+#include "generate/verdict.h"
 #include "liger/error.h"
 #include "liger/nn/causal_lm.h"
 
 namespace liger {
 namespace {
 
-constexpr std::array kRules = {ExitRule::kMargin, ExitRule::kEntropy, ExitRule::kPatience};
+constexpr Name<ExitRule> kRules[] = {
+    {ExitRule::kMargin, "margin"}, {ExitRule::kEntropy, "entropy"}, {ExitRule::kPatience, "patience"}};
 
 // Of every position, after each loop.
 using Position = std::vector<Verdict>;
@@ -69,52 +67,64 @@ std::vector<double> thresholds(const std::vector<Position>& positions, ExitRule 
   return out;
 }
 
-// No score reaches it.
-double never(ExitRule rule) {
-  switch (rule) {
-    case ExitRule::kMargin: return 2;
-    case ExitRule::kEntropy: return -1;
-    case ExitRule::kPatience: return std::numeric_limits<double>::max();
-  }
-  return 2;
-}
-
 }  // namespace
 
-const char* to_string(ExitRule rule) {
-  switch (rule) {
-    case ExitRule::kMargin: return "margin";
-    case ExitRule::kEntropy: return "entropy";
-    case ExitRule::kPatience: return "patience";
-  }
-  return "?";
+const char* to_string(ExitRule rule) { return name_of(kRules, rule); }
+ExitRule exit_rule_from_name(const std::string& name) { return value_of(kRules, name, "exit rule"); }
+
+ExitPolicy ExitPolicy::never(ExitRule rule) {
+  constexpr double kBeyond = std::numeric_limits<double>::infinity();
+  return {rule, rule == ExitRule::kEntropy ? -kBeyond : kBeyond};
 }
 
-ExitRule exit_rule_from_name(const std::string& name) {
-  for (const ExitRule rule : kRules)
-    if (name == to_string(rule)) return rule;
-  fail(ErrorCode::kUsage, "exit rule: expected one of margin, entropy, patience, got '", name, "'");
+bool ExitPolicy::is_never() const { return threshold == never(rule).threshold; }
+
+void validate(const ExitPolicy& policy) {
+  const double x = policy.threshold;
+  if (policy.is_never()) return;
+  switch (policy.rule) {
+    case ExitRule::kMargin:
+      LIGER_CHECK_USAGE(x >= 0 && x <= 1, "exit threshold: a margin is from 0 to 1, got ", x);
+      break;
+    case ExitRule::kEntropy:
+      LIGER_CHECK_USAGE(x >= 0 && std::isfinite(x), "exit threshold: an entropy is 0 or more, got ", x);
+      break;
+    case ExitRule::kPatience:
+      LIGER_CHECK_USAGE(x >= 1 && x == std::floor(x),
+                        "exit threshold: patience is a whole number of loops, 1 or more, ", "got ", x);
+  }
+}
+
+void check_exits(const ModelConfig& config) {
+  LIGER_CHECK_USAGE(config.recursive && config.recursive->sharing == Sharing::kCycle,
+                    "exit: expected a recursive model with sharing 'cycle', whose tokens can leave after any loop");
+}
+
+ChoiceSums sums_for(ExitRule rule) {
+  switch (rule) {
+    case ExitRule::kMargin: return ChoiceSums::kTotal;
+    case ExitRule::kEntropy: return ChoiceSums::kTotalAndEntropy;
+    case ExitRule::kPatience: return ChoiceSums::kNone;
+  }
+  return ChoiceSums::kTotalAndEntropy;
+}
+
+Verdict verdict(ExitRule rule, const RowChoice& choice, const Verdict& before) {
+  const int64_t token = choice.first;
+  switch (rule) {
+    case ExitRule::kMargin: return {token, (1 - std::exp(choice.second - choice.largest)) / choice.total};
+    case ExitRule::kEntropy: return {token, choice.entropy};
+    case ExitRule::kPatience: return {token, before.token == token ? before.score + 1 : 0};
+  }
+  return {token, 0};
 }
 
 std::vector<Verdict> judge(ExitRule rule, const at::Tensor& logits, const std::vector<Verdict>& before) {
   const at::NoGradGuard no_grad;
-  const at::Tensor log_p = at::log_softmax(logits.to(at::kCPU, at::kDouble), 1);
-  const auto best = at::topk(log_p, std::min<int64_t>(2, log_p.size(1)), 1);
-  const at::Tensor values = std::get<0>(best).contiguous(), ids = std::get<1>(best).contiguous();
-  const at::Tensor entropies = rule == ExitRule::kEntropy ? -(log_p.exp() * log_p).sum(1) : at::Tensor();
-  const int64_t known = values.size(1);
-  std::vector<Verdict> out(static_cast<size_t>(logits.size(0)));
-  for (size_t i = 0; i < out.size(); ++i) {
-    const double* value = values.const_data_ptr<double>() + static_cast<int64_t>(i) * known;
-    Verdict& verdict = out[i];
-    verdict.token = ids.const_data_ptr<int64_t>()[static_cast<int64_t>(i) * known];
-    switch (rule) {
-      case ExitRule::kMargin: verdict.score = std::exp(value[0]) - (known > 1 ? std::exp(value[1]) : 0); break;
-      case ExitRule::kEntropy: verdict.score = entropies.const_data_ptr<double>()[i]; break;
-      case ExitRule::kPatience:
-        verdict.score = !before.empty() && before[i].token == verdict.token ? before[i].score + 1 : 0;
-    }
-  }
+  const std::vector<RowChoice> choices = choose_tokens(logits, sums_for(rule));
+  std::vector<Verdict> out;
+  for (size_t i = 0; i < choices.size(); ++i)
+    out.push_back(verdict(rule, choices[i], before.empty() ? Verdict{} : before[i]));
   return out;
 }
 
@@ -132,13 +142,11 @@ double ExitOutcome::mean_loops() const {
 
 ExitOutcome fit_exit(CausalLM& model, const std::vector<Sequences>& texts, ExitRule rule, double loss) {
   LIGER_CHECK_USAGE(loss >= 0 && loss < 1, "exit: expected a share of tokens from 0 to below 1, got ", loss);
-  const auto& recursive = model.config().recursive;
-  LIGER_CHECK_USAGE(recursive && recursive->runs_in_loops(),
-                    "exit: expected a recursive model whose loops run one after the other");
+  check_exits(model.config());
   const at::NoGradGuard no_grad;
   const std::vector<Position> positions = read_texts(model, texts, rule);
   LIGER_CHECK_USAGE(!positions.empty(), "exit: the texts have no token");
-  ExitOutcome best = outcome(positions, {rule, never(rule)});
+  ExitOutcome best = outcome(positions, ExitPolicy::never(rule));
   for (const double threshold : thresholds(positions, rule)) {
     const ExitOutcome found = outcome(positions, {rule, threshold});
     if (found.different > loss * static_cast<double>(found.tokens())) continue;

@@ -7,7 +7,7 @@
 #include <iterator>
 #include <optional>
 
-#include "liger/core/sequences.h"
+#include "generate/prefill.h"
 #include "liger/error.h"
 #include "liger/generate/stop.h"
 #include "liger/io/interrupt.h"
@@ -26,12 +26,6 @@ double rate(int64_t tokens, double seconds) {
   return tokens > 0 && seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
 }
 
-// Advances the state over `ids` and returns the logits after the last one, [1, vocab_size].
-at::Tensor read_tokens(CausalLM& model, std::span<const int64_t> ids, DecodingState& state) {
-  const at::Tensor hidden = model.hidden_states(Sequences({{ids.begin(), ids.end()}}, model.device()), &state);
-  return model.logits(hidden.narrow(0, hidden.size(0) - 1, 1));
-}
-
 // One token after the other, in compiled code where the model allows it.
 class TokenReader {
  public:
@@ -39,7 +33,7 @@ class TokenReader {
     if (StepDecoder::supports(model)) steps_.emplace(model, 1);
   }
   at::Tensor read(int64_t id, DecodingState& state) {
-    return steps_ ? steps_->step(std::span(&id, 1), state) : read_tokens(model_, std::span(&id, 1), state);
+    return steps_ ? steps_->step(std::span(&id, 1), state) : prefill(model_, std::span(&id, 1), 1, state);
   }
 
  private:
@@ -50,14 +44,9 @@ class TokenReader {
 // From ids to text that is certain, and to the end of it.
 class TextStream {
  public:
-  // The prompt's ids go in front and their text is dropped: what a token looks like may depend on those before it
-  // (the first word of a sentencepiece text loses its space).
   TextStream(const Tokenizer& tokenizer, std::span<const int64_t> prompt, const std::vector<std::string>& stops,
              const std::function<void(std::string_view)>& on_text, std::string& text)
-      : decoder_(tokenizer), matcher_(stops), on_text_(on_text), text_(text) {
-    for (const int64_t id : prompt) decoder_.push(id);
-    decoder_.skip();
-  }
+      : decoder_(tokenizer, prompt), matcher_(stops), on_text_(on_text), text_(text) {}
   void push(int64_t id) { emit(matcher_.push(decoder_.push(id))); }
   void finish() {
     emit(matcher_.push(decoder_.flush()));
@@ -76,17 +65,6 @@ class TextStream {
   const std::function<void(std::string_view)>& on_text_;
   std::string& text_;
 };
-
-at::Tensor prefill(CausalLM& model, std::span<const int64_t> prompt, int64_t chunk, DecodingState& state) {
-  at::Tensor last;
-  for (size_t begin = 0; begin < prompt.size();) {
-    throw_if_interrupted();
-    const size_t count = std::min(prompt.size() - begin, static_cast<size_t>(chunk));
-    last = read_tokens(model, prompt.subspan(begin, count), state);
-    begin += count;
-  }
-  return last;
-}
 
 }  // namespace
 

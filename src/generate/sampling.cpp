@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "liger/error.h"
+#include "ops/choose_tokens.h"
 
 namespace liger {
 namespace {
@@ -72,11 +73,8 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options), random_(op
 int64_t Sampler::sample(const at::Tensor& logits) {
   const at::Tensor values = logits.reshape({-1}).to(at::kCPU, at::kFloat).contiguous();
   const std::span<const float> row(values.const_data_ptr<float>(), static_cast<size_t>(values.numel()));
-  const auto highest = std::max_element(row.begin(), row.end());
-  const bool has_nan = std::any_of(row.begin(), row.end(), [](float x) { return std::isnan(x); });
-  LIGER_CHECK(!has_nan && std::isfinite(*highest),
-              "the model's logits are not finite; its weights or its dtype do not hold: try --dtype f32");
-  if (options_.temperature == 0) return highest - row.begin();
+  const int64_t highest = choose_tokens(values.unsqueeze(0)).front().first;
+  if (options_.temperature == 0) return highest;
   const std::vector<Candidate> tokens = candidates(row, options_);
   const double uniform = static_cast<double>(random_() >> 11) * 0x1p-53;  // [0, 1)
   double left = uniform * mass(tokens);

@@ -64,6 +64,11 @@ size_t open_bytes(std::string_view text) {
 
 }  // namespace
 
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, std::span<const int64_t> before) : tokenizer_(tokenizer) {
+  for (const int64_t id : before) push(id);
+  if (!ids_.empty()) shown_ = tokenizer_.decode(ids_).size();
+}
+
 std::string StreamDecoder::push(int64_t id) {
   const bool waits = tokenizer_.waits_for_next(id);
   ids_.push_back(id);
@@ -88,8 +93,6 @@ void StreamDecoder::forget(size_t open) {
   shown_ = text.size() - open;
   ids_.assign(tail.begin(), tail.end());
 }
-
-void StreamDecoder::skip() { shown_ = tokenizer_.decode(ids_).size(); }
 
 std::string StreamDecoder::flush() {
   const std::string text = tokenizer_.decode(ids_);

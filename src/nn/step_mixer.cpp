@@ -85,10 +85,10 @@ void StepMixer::attend(int64_t s, int64_t h, const MixerToken& token, const Laye
            (s * tensor.size(1) * Hkv_ + h) * D_ * static_cast<int64_t>(tensor.element_size());
   };
   kernels_.step.cache({.element = element_,
-                       .group = group_,
+                       .group = token.q ? group_ : 0,
                        .D = D_,
                        .seen = token.seen,
-                       .q = token.q + h * group_ * D_,
+                       .q = token.q ? token.q + h * group_ * D_ : nullptr,
                        .k = token.k + h * D_,
                        .v = token.v + h * D_,
                        .cos = token.cos,

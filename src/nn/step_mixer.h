@@ -10,7 +10,7 @@
 namespace liger {
 
 /// What a token brings to a layer's mixer, of all heads, and where the result goes; [H][D], [Hkv][D] twice, [H][D], and
-/// [D/2] twice of its position.
+/// [D/2] twice of its position. Without q a softmax layer only remembers the token.
 struct MixerToken {
   const float *q, *k, *v;
   float* o;

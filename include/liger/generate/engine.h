@@ -46,7 +46,7 @@ struct EngineOptions {
   int64_t batch = 8;                    ///< texts at a time
   std::optional<ExitPolicy> exit = {};  ///< absent = every token runs all loops
   Backfill backfill = Backfill::kExact;
-  int64_t memory = 0;  ///< bytes of keys, values and states that texts may come to together; 0 = no limit
+  int64_t memory = 0;                 ///< bytes that texts may come to together (Engine::text_bytes()); 0 = no limit
   std::vector<int64_t> end_ids = {};  ///< tokens that end a text
 };
 
@@ -56,7 +56,11 @@ struct EngineStats {
   int64_t rows = 0;      ///< tokens in these passes, one for each loop it is in
   int64_t backfill = 0;  ///< of these, tokens that had left before
   int64_t tokens = 0;    ///< generated in passes
+  int64_t judged = 0;    ///< rows whose next token was asked for: after the last loop, or to see whether it may leave
   double seconds = 0, prefill_seconds = 0;
+  double layer_seconds = 0, judge_seconds = 0;  ///< in passes, and in the head with what chooses and judges tokens
+  int64_t most_bytes =
+      0;  ///< of keys, values, states and tokens that wait for loops they skipped, of all texts at once
   std::vector<int64_t> left;  ///< tokens that left after each loop
 };
 
@@ -76,6 +80,9 @@ class Engine {
 
   /// Bytes of keys, values and states of a text of so many tokens.
   static int64_t state_bytes(const CausalLM& model, int64_t tokens);
+  /// Bytes that a request may come to: its state, set aside when it is admitted, and with exact backfill its tokens
+  /// that wait for loops they skipped.
+  int64_t text_bytes(const Request& request) const;
 
  private:
   CausalLM& model_;

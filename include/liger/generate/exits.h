@@ -25,7 +25,13 @@ ExitRule exit_rule_from_name(const std::string& name);
 struct ExitPolicy {
   ExitRule rule = ExitRule::kMargin;
   double threshold = 1;
+
+  /// One that no token is sure enough for.
+  static ExitPolicy never(ExitRule rule);
+  bool is_never() const;
 };
+/// Throws Error(kUsage) for a threshold that is out of the rule's range, unless it is never().
+void validate(const ExitPolicy& policy);
 
 /// Of one token after one loop: the likeliest next token, and how sure that is: what the rule's threshold is compared
 /// with. For patience the number of loops before that agree, `before` being what was said after the last one.
@@ -49,7 +55,7 @@ struct ExitOutcome {
 
 /// The loosest threshold with which at most this share of tokens is another than after all loops, over all positions of
 /// the texts; with keys and values of skipped loops made up later, exits change nothing else. Throws Error(kUsage) if
-/// the model has no loops one after the other, or the share is not in [0, 1).
+/// the model has no loops that tokens can leave (sharing 'cycle'), or the share is not in [0, 1).
 ExitOutcome fit_exit(CausalLM& model, const std::vector<Sequences>& texts, ExitRule rule, double loss);
 
 }  // namespace liger

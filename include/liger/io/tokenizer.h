@@ -56,11 +56,11 @@ std::vector<int64_t> encode_whole(const Tokenizer& tokenizer, std::string_view t
 /// character); the pieces and flush() together equal decode() of all ids.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  /// Of a text that goes on after the ids `before`, whose own text is not returned: what an id looks like may depend on
+  /// those in front of it (the first word of a sentencepiece text loses its space).
+  explicit StreamDecoder(const Tokenizer& tokenizer, std::span<const int64_t> before = {});
   std::string push(int64_t id);
   std::string flush();
-  /// What was pushed so far counts as returned.
-  void skip();
 
  private:
   void forget(size_t open);
