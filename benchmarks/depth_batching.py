@@ -98,8 +98,7 @@ def main():
               f"{median(way, lambda s: 1e3 * s['judge_seconds'] / s['passes']):.3f} |")
     a_pass, a_row = fit([(s["passes"], s["rows"], s["layer_seconds"]) for way in ways if way[1] != "propagate"
                          for s in seen[way]])
-    print(f"\nThe layers take {1e3 * a_pass:.3f} ms a pass and {1e3 * a_row:.4f} ms a row: as much as "
-          f"{a_pass / a_row if a_row > 0 else float('inf'):.1f} rows.")
+    print(f"\nThe layers take {1e3 * max(0, a_pass):.3f} ms a pass and {1e3 * max(0, a_row):.4f} ms a row.")
     same = sum(texts[("depth", None)][i] == texts[("static", None)][i] for i in texts[("depth", None)])
     print(f"\nIn brackets: over static without exits. Texts of depth equal to those of static: {same} of {args.requests}; "
           + "with exits " + str(sum(texts[("depth", "exact")][i] == texts[("static", "exact")][i]
