@@ -9,7 +9,8 @@ is held out, and the validation loss on it is what counts, beside the teacher's.
 answered right of DIR/multiple_choice.test.jsonl, such as those that configs/demo/make_world.py --recall writes for
 facts told 1, 2, 4 and 8 windows before; {w} in DIR is the window. A method of methods.json is "like" an earlier one but
 for what it says (null: not set); its "attention" is the share of its updates that learn what attention writes, its
-"window" overrides --windows (null: it has none); "A then B" converts what A wrote by B. What is
+"window" overrides --windows (null: it has none); "A then B" converts what A wrote by B. In its
+settings {model} is the model, and {trained} what the method it comes "after" has left, which is to "keep" it. What is
 finished is not run again: the same command goes on where it was stopped, and one with other arguments adds to the
 report. Writes results.json, report.md and a picture of the loss gap against tokens for each window. The learning rate
 (--lr) and all else that is not a method's own are the same for all. Standard library only.
@@ -157,7 +158,8 @@ class Matrix:
             write_json(result, {"cell": cell, "before": losses[0], "after": losses[max(losses)], "steps": max(losses),
                                 "seconds": self.seconds(folder),
                                 "right": self.answers(name, window, adapter, folder) if budget > 0 else {}})
-            shutil.rmtree(adapter, ignore_errors=True)
+            if not self.methods[name].get("keep"):
+                shutil.rmtree(adapter, ignore_errors=True)
         with open(result) as file:
             return json.load(file)
 
@@ -184,11 +186,16 @@ class Matrix:
             file.write("{}\n")
         command = [os.path.join(self.args.bin, "liger-finetune"), config]
         for key, value in settings.items():
-            text = value.replace("{model}", self.args.model) if isinstance(value, str) else json.dumps(value)
+            text = value.format(model=self.args.model, trained=self.result_of(method.get("after"), cell)) \
+                if isinstance(value, str) else json.dumps(value)
             command += ["--set", f"{key}={text}"]
         call(command, folder + ".log")
         with open(os.path.join(folder, "metrics.jsonl")) as file:
             return {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
+
+    def result_of(self, name, cell):
+        """The model that a method has left after as many tokens."""
+        return name and self.path("runs", f"{self.label(name, None)}-{cell[2]}-{cell[3]}", "final")
 
     def seconds(self, folder):
         with open(os.path.join(folder, "metrics.jsonl")) as file:
