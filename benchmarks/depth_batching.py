@@ -55,6 +55,8 @@ def fit(points):
     xx, xy, yy = (sum(p[i] * p[j] for p in points) for i, j in ((0, 0), (0, 1), (1, 1)))
     xz, yz = (sum(p[i] * p[2] for p in points) for i in (0, 1))
     whole = xx * yy - xy * xy
+    if not whole > 1e-9 * xx * yy:  # as many rows in every pass: nothing tells the two apart
+        return float("nan"), float("nan")
     return (xz * yy - yz * xy) / whole, (yz * xx - xz * xy) / whole
 
 

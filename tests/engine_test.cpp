@@ -28,6 +28,7 @@ struct Kind {
   std::optional<LigerConfig> liger;
   std::optional<Recursion> recursive;
   const char* family = "llama";
+  bool biases = false;
 };
 
 // Six layers, with pairs of every depth that matter.
@@ -36,6 +37,7 @@ std::shared_ptr<CausalLM> make_model(const Kind& kind, at::ScalarType type = at:
   config.num_hidden_layers = 6;
   config.recursive = kind.recursive;
   test::become(config, kind.family);
+  if (kind.biases) config.attention_bias = config.mlp_bias = true;
   auto model = test::random_model(config, 5, type);
   const at::NoGradGuard no_grad;
   add_lora(*model, {.r = 3, .alpha = 3, .targets = {.regex = "all-linear"}});
@@ -90,7 +92,9 @@ const Kind kKinds[] = {{"plain", {}, {}},
                        {"linearized", test::short_window(), Recursion{.loops = 3}},
                        {"recommended", test::recommended(), Recursion{.loops = 2}},
                        {"gpt-neox", {}, Recursion{.loops = 2, .depth_norms = true, .depth_biases = true}, "gpt_neox"},
-                       {"gpt-neox, linearized", test::short_window(), Recursion{.loops = 3}, "gpt_neox"}};
+                       {"gpt-neox, linearized", test::short_window(), Recursion{.loops = 3}, "gpt_neox"},
+                       {"biases", {}, Recursion{.loops = 2}, "llama", true},
+                       {"biases of depths", {}, Recursion{.loops = 3, .depth_biases = true}, "llama", true}};
 
 TEST(Engine, TextsAreWhatTheyWouldBeAlone) {
   const std::vector<Request> requests = make_requests(9);
@@ -133,7 +137,9 @@ TEST(Engine, ExitsAreThoseOfEachAlone) {
           for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(answers[i].tokens, expected[i]) << "request " << i;
           const EngineStats& stats = engine.stats();
           const int64_t early = stats.tokens - stats.left.back();
-          if (policy.rule != ExitRule::kPatience || kind.recursive->loops > 2) EXPECT_GT(early, 0);
+          if (policy.rule != ExitRule::kPatience || kind.recursive->loops > 2) {
+            EXPECT_GT(early, 0);
+          }
         }
     }
   }
@@ -177,7 +183,7 @@ std::vector<int64_t> alone_propagated(CausalLM& model, const Request& request, c
 
 TEST(Engine, PropagatedKeysAreThoseOfTheStateATokenLeftWith) {
   const std::vector<Request> requests = make_requests(6);
-  for (const Kind& kind : {kKinds[1], kKinds[2], kKinds[5]}) {
+  for (const Kind& kind : {kKinds[1], kKinds[2], kKinds[5], kKinds[10]}) {
     const auto model = make_model(kind);
     const ExitPolicy policy{ExitRule::kMargin, 0.2};
     for (const Batching batching : {Batching::kSequence, Batching::kDepth}) {

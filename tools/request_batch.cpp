@@ -1,6 +1,7 @@
 #include "request_batch.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -24,6 +25,15 @@ double number(const Json& row, const char* key, double fallback, const std::stri
   const bool good = row[key].is_number() && std::isfinite(row[key].get<double>()) && row[key].get<double>() >= 0;
   LIGER_CHECK(good, where, ": '", key, "': expected a number, 0 or more, got ", row[key].dump());
   return row[key].get<double>();
+}
+
+ExitPolicy exit_policy(ExitRule rule, const std::string& threshold) {
+  if (threshold == "never") return ExitPolicy::never(rule);
+  double value = 0;
+  const auto [end, error] = std::from_chars(threshold.data(), threshold.data() + threshold.size(), value);
+  LIGER_CHECK_USAGE(error == std::errc() && end == threshold.data() + threshold.size(),
+                    "--exit-threshold: expected a number, or never, got '", threshold, "'");
+  return {rule, value};
 }
 
 std::vector<Named> read_requests(const std::string& file, const Tokenizer& tokenizer, int64_t max_tokens) {
@@ -103,7 +113,8 @@ void RequestBatch::add_to(CLI::App& app) {
   CLI::Option* rule =
       option("--exit", exit_, "A token may leave a recursive model early: margin, entropy, patience", "RULE");
   rule->check(CLI::IsMember({"margin", "entropy", "patience"}));
-  option("--exit-threshold", threshold_, "How sure it must be; liger-eval --fit-exit finds one", "X")->needs(rule);
+  option("--exit-threshold", threshold_, "How sure it must be, or never; liger-eval --fit-exit finds one", "X")
+      ->needs(rule);
   rule->needs("--exit-threshold");
   option("--backfill", backfill_, "Loops left out: exact: made up later; propagate: filled with what there is",
          "NAME (exact)")
@@ -117,7 +128,7 @@ void RequestBatch::run(CausalLM& model, const Tokenizer& tokenizer, const Genera
                        const CommonOptions& common) const {
   const std::vector<Named> named = read_requests(file_, tokenizer, generate.max_tokens);
   EngineOptions options{.batching = batching_from_name(batching_), .batch = batch_};
-  if (!exit_.empty()) options.exit = ExitPolicy{exit_rule_from_name(exit_), threshold_};
+  if (!exit_.empty()) options.exit = exit_policy(exit_rule_from_name(exit_), threshold_);
   if (backfill_ == "propagate") options.backfill = Backfill::kPropagate;
   options.memory = static_cast<int64_t>(memory_);
   if (!generate.ignore_eos) options.end_ids = end_ids(model, tokenizer);

@@ -27,7 +27,7 @@ class RequestBatch {
  private:
   std::string file_, batching_ = "depth", exit_, backfill_ = "exact";
   int64_t batch_ = 8;
-  double threshold_ = 0;
+  std::string threshold_;
   uint64_t memory_ = 0;
 };
 

@@ -186,16 +186,22 @@ class Matrix:
             file.write("{}\n")
         command = [os.path.join(self.args.bin, "liger-finetune"), config]
         for key, value in settings.items():
-            text = value.format(model=self.args.model, trained=self.result_of(method.get("after"), cell)) \
-                if isinstance(value, str) else json.dumps(value)
+            text = json.dumps(value)
+            if isinstance(value, str):
+                text = value.replace("{model}", self.args.model).replace("{trained}", self.result_of(method, cell))
             command += ["--set", f"{key}={text}"]
         call(command, folder + ".log")
         with open(os.path.join(folder, "metrics.jsonl")) as file:
             return {row["current_steps"]: row["eval_loss"] for row in map(json.loads, file) if row.get("eval_loss")}
 
-    def result_of(self, name, cell):
-        """The model that a method has left after as many tokens."""
-        return name and self.path("runs", f"{self.label(name, None)}-{cell[2]}-{cell[3]}", "final")
+    def result_of(self, method, cell):
+        """The model that the method before this one has left after as many tokens; "" if it comes after none."""
+        if "after" not in method:
+            return ""
+        folder = self.path("runs", f"{self.label(method['after'], None)}-{cell[2]}-{cell[3]}", "final")
+        if not os.path.exists(folder):
+            sys.exit(f"{folder} is not there; remove the folder it is missing in, and run {method['after']} too")
+        return folder
 
     def seconds(self, folder):
         with open(os.path.join(folder, "metrics.jsonl")) as file:

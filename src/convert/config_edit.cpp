@@ -17,6 +17,12 @@ void add_older_spelling(OrderedJson& config) {
   if (is_set(config, "dtype") && !is_set(config, "torch_dtype")) config["torch_dtype"] = config["dtype"];
   if (!is_set(config, "rope_parameters")) return;
   OrderedJson scaling = config["rope_parameters"];
+  if (scaling.contains("partial_rotary_factor")) {  // GPT-NeoX, whose older spelling is its own
+    if (!is_set(config, "rotary_pct")) config["rotary_pct"] = scaling["partial_rotary_factor"];
+    if (!is_set(config, "rotary_emb_base") && scaling.contains("rope_theta"))
+      config["rotary_emb_base"] = scaling["rope_theta"];
+    return;
+  }
   if (scaling.contains("rope_theta")) {
     if (!is_set(config, "rope_theta")) config["rope_theta"] = scaling["rope_theta"];
     scaling.erase("rope_theta");

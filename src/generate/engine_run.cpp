@@ -130,7 +130,10 @@ std::unique_ptr<EngineRun::Text> EngineRun::begin(size_t request) {
   text->request = request;
   text->skipped.resize(plan_.begins.size());
   const Request& of = requests_[request];
-  layers_.reserve(text->state, std::ssize(of.prompt) + of.max_tokens - 1);
+  // With a limit all that was counted is set aside; without one, caches of texts that go on for long grow by doubling.
+  constexpr int64_t kAtFirst = 256;
+  const int64_t tokens = options_.memory > 0 ? of.max_tokens : std::min(of.max_tokens, kAtFirst);
+  layers_.reserve(text->state, std::ssize(of.prompt) + tokens - 1);
   const at::Tensor logits = prefill(model_, of.prompt, kPrefillChunk, text->state);
   text->seen.assign(text->state.layers.size(), std::ssize(of.prompt));
   text->next = choose_tokens(logits).front().first;

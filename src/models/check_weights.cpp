@@ -24,7 +24,8 @@ class Findings {
       entry.layers.insert(layer->first);
     }
     for (Entry& known : entries_) {
-      if (!known.layers.empty() && !entry.layers.empty() && known.after == entry.after && known.detail == detail) {
+      if (!known.layers.empty() && !entry.layers.empty() && known.before == entry.before &&
+          known.after == entry.after && known.detail == detail) {
         known.layers.merge(entry.layers);
         return;
       }

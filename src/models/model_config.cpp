@@ -115,7 +115,8 @@ int64_t read_rotary_dim(const Reader& config, const ModelConfig& c) {
     const Reader reader(config.at("rope_parameters"), config.source() + ": 'rope_parameters'");
     share = reader.positive_or("partial_rotary_factor", share);
   }
-  const auto channels = static_cast<int64_t>(static_cast<double>(c.head_dim) * std::min(share, 2.0));
+  // Rounded down as transformers does, but not what is a whole number but for the division that made the share.
+  const auto channels = static_cast<int64_t>(static_cast<double>(c.head_dim) * std::min(share, 2.0) + 1e-6);
   LIGER_CHECK(channels >= 2 && channels <= c.head_dim && channels % 2 == 0, config.source(),
               ": 'rotary_pct': expected a share that makes an even number of a head's ", c.head_dim,
               " channels turn, got ", share, ", which is ", channels);

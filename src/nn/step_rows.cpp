@@ -82,7 +82,7 @@ struct StepRows::Implementation {
   void low_rank(const Member& member, const Pass& pass, int64_t layer, Map map, const Activations& in, size_t slot);
   void linear(const Member& member, const Pass& pass, int64_t layer, Map map, const Activations& in, size_t slot,
               const Activations& to);
-  void products(const Member& member, const StepLinear& map, const Activations& in, int64_t N, ActivationRows to) const;
+  void products(const Member& member, const StepLinear& map, ActivationRows in, int64_t N, ActivationRows to) const;
   void add(const Member& member, const Pass& pass, const Activations& from) const;
   void mix(const Member& member, const Pass& pass, int64_t layer);
   void attention(const Member& member, const Pass& pass, int64_t layer);
@@ -244,21 +244,26 @@ void StepRows::Implementation::low_rank(const Member& member, const Pass& pass, 
 }
 
 // The member's columns of x W^T + bias, for all rows: a block of the weight stays near while they pass.
-void StepRows::Implementation::products(const Member& member, const StepLinear& map, const Activations& in, int64_t N,
+void StepRows::Implementation::products(const Member& member, const StepLinear& map, ActivationRows in, int64_t N,
                                         ActivationRows to) const {
   const auto [first, last] = member.share(map.view.rows);
   const int64_t row_bytes = map.view.columns * (map.view.element == Element::kBFloat16 ? 2 : 4);
   const int64_t block = std::max<int64_t>(8, kBlockBytes / row_bytes / 8 * 8);
   for (int64_t begin = first; begin < last; begin += block)
     for (int64_t i = 0; i < N; i += kTogether)
-      kernels.step.dot_rows(map.view, begin, std::min(last, begin + block), std::min(kTogether, N - i), in.from(i),
-                            {to.data + i * to.stride, to.stride});
+      kernels.step.dot_rows(map.view, begin, std::min(last, begin + block), std::min(kTogether, N - i),
+                            {in.data + i * in.stride, in.stride}, {to.data + i * to.stride, to.stride});
 }
 
 void StepRows::Implementation::linear(const Member& member, const Pass& pass, int64_t layer, Map map,
                                       const Activations& in, size_t slot, const Activations& to) {
-  products(member, weights.layers[pass.groups.front().depth + layer].*map, in, pass.N, to.from(0));
+  const bool of_depths = config.recursive && config.recursive->depth_biases;
+  if (!of_depths)
+    products(member, weights.layers[pass.groups.front().depth + layer].*map, in.from(0), pass.N, to.from(0));
   for (const DepthGroup& group : pass.groups) {
+    if (of_depths)  // biases: the weight is read for each depth
+      products(member, weights.layers[group.depth + layer].*map, in.from(group.begin), group.count,
+               to.from(group.begin));
     const StepLinear& of_depth = weights.layers[group.depth + layer].*map;
     if (of_depth.rank() == 0) continue;
     const auto [first, last] = member.share(of_depth.view.rows);
@@ -310,7 +315,7 @@ std::vector<RowChoice> StepRows::Implementation::choose(const at::Tensor& x, con
                             weights.norm.const_data_ptr<float>(), config.hidden_size,
                             static_cast<float>(config.norm_eps), config.family->norm_adds_one, normed[i]);
     team_barrier();
-    products(member, weights.head, normed, n, {to, V});
+    products(member, weights.head, normed.from(0), n, {to, V});
     team_barrier();
     for (int64_t i = first; i < last; ++i) out[i] = kernels.rows.choose(Element::kFloat, to + i * V, V, rows[i].sums);
   });
