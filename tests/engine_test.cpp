@@ -145,6 +145,23 @@ TEST(Engine, ExitsAreThoseOfEachAlone) {
   }
 }
 
+// More of them than go into one pass.
+TEST(Engine, ManyTokensThatLeftAreMadeUpInOrder) {
+  std::vector<Request> requests = make_requests(3);
+  for (size_t i = 0; i < requests.size(); ++i) requests[i].max_tokens = 90 + 10 * static_cast<int64_t>(i);
+  const auto model = make_model(kKinds[2]);
+  const ExitPolicy policy{ExitRule::kMargin, 0.02};
+  std::vector<std::vector<int64_t>> expected;
+  for (const Request& request : requests) expected.push_back(alone(*model, request, policy, {}));
+  for (const Batching batching : {Batching::kSequence, Batching::kDepth}) {
+    Engine engine(*model, {.batching = batching, .batch = 2, .exit = policy});
+    const std::vector<Answer> answers = engine.run(requests);
+    for (size_t i = 0; i < answers.size(); ++i) EXPECT_EQ(answers[i].tokens, expected[i]) << "request " << i;
+    EXPECT_GT(engine.stats().left.front(), 200);  // of 300
+    EXPECT_GT(engine.stats().backfill, 100);
+  }
+}
+
 // The definition: layers after an exit see the state it left with, of which they keep keys and values only.
 std::vector<int64_t> alone_propagated(CausalLM& model, const Request& request, const ExitPolicy& policy) {
   const c10::InferenceMode inference;

@@ -15,6 +15,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kMostMadeUp = 32;  // tokens of a text that left a loop out and go through it in one pass
+
 }  // namespace
 
 LoopPlan::LoopPlan(const ModelConfig& config) {
@@ -41,9 +43,10 @@ struct EngineRun::Text {
   at::Tensor x;               // what it comes into this loop with, [1, hidden_size]
   /// What tokens that left before loop i would have come into it with, oldest first.
   std::vector<std::vector<at::Tensor>> skipped;
-  Verdict verdict;    // after the loop before
-  bool left = false;  // its token has, and waits for the others;
-  int64_t next = -1;  // this one comes then
+  bool only_makes_up = false;  // in this pass its token waits for those before it
+  Verdict verdict;             // after the loop before
+  bool left = false;           // its token has, and waits for the others;
+  int64_t next = -1;           // this one comes then
 
   TextRows rows(int64_t depth, int64_t begin, int64_t count) {
     return {&state, depth, seen[static_cast<size_t>(depth)], begin, count};
@@ -199,11 +202,14 @@ void EngineRun::pass() {
   for (Text* text : texts) {
     const auto loop = static_cast<size_t>(text->loop);
     std::vector<at::Tensor>& skipped = text->skipped[loop];
-    rows.push_back(text->rows(plan_.begins[loop], std::ssize(inputs), std::ssize(skipped) + 1));
-    inputs.insert(inputs.end(), skipped.begin(), skipped.end());
-    inputs.push_back(text->x);
-    stats_.backfill += std::ssize(skipped);
-    skipped.clear();
+    // A text that has left early for long must not make all others wait: its token goes when those before it have.
+    const int64_t made_up = std::min(std::ssize(skipped), kMostMadeUp);
+    text->only_makes_up = made_up < std::ssize(skipped);
+    rows.push_back(text->rows(plan_.begins[loop], std::ssize(inputs), made_up + (text->only_makes_up ? 0 : 1)));
+    inputs.insert(inputs.end(), skipped.begin(), skipped.begin() + made_up);
+    if (!text->only_makes_up) inputs.push_back(text->x);
+    stats_.backfill += made_up;
+    skipped.erase(skipped.begin(), skipped.begin() + made_up);
   }
   ++stats_.passes;
   stats_.rows += std::ssize(inputs);
@@ -228,9 +234,11 @@ void EngineRun::leave(const std::vector<Text*>& texts, const std::vector<TextRow
     Text& text = *texts[i];
     const bool is_last = text.loop + 1 == plan_.loops();
     // Those that had left before go on to wait for the next loop.
-    for (int64_t t = 0; !is_last && t + 1 < rows[i].count; ++t)
+    const int64_t made_up = rows[i].count - (text.only_makes_up ? 0 : 1);
+    for (int64_t t = 0; !is_last && t < made_up; ++t)
       text.skipped[static_cast<size_t>(text.loop) + 1].push_back(x.narrow(0, rows[i].begin + t, 1).clone());
-    const int64_t row = rows[i].begin + rows[i].count - 1;
+    if (text.only_makes_up) continue;
+    const int64_t row = rows[i].begin + made_up;
     text.x = x.narrow(0, row, 1);
     if (!is_last && !options_.exit) {
       ++text.loop;
