@@ -94,7 +94,13 @@ struct WeightView {
   int64_t rows, columns;
   const float* bias;  ///< [rows] or nullptr
 };
-/// 1 to 4 rows of activations, `stride` floats apart.
+/// The upper half of a low-rank addition, transposed, so that a row of outputs lies together.
+struct LowRankView {
+  const float* data;  ///< [rank, columns]
+  int64_t rank, columns;
+  float scale;
+};
+/// Rows of activations, `stride` floats apart.
 struct ActivationRows {
   float* data;
   int64_t stride;
@@ -103,13 +109,15 @@ enum class GateActivation { kSilu, kGeluTanh, kGelu };
 
 /// What decoding a token is made of; float activations throughout.
 struct StepKernels {
-  /// y[s][r] = w[r] . x[s] + bias[r] for the rows [begin, end).
+  /// y[s][r] = w[r] . x[s] + bias[r] for the rows [begin, end) and 1 to 4 sequences.
   void (*dot_rows)(const WeightView& w, int64_t begin, int64_t end, int64_t sequences, ActivationRows x,
                    ActivationRows y);
   /// gates = activation(gates) * ups.
   void (*gate_by)(GateActivation activation, const float* ups, int64_t n, float* gates);
-  /// y[r] += scale * B[r] . h for the rows [begin, end), h [rank].
-  void (*add_low_rank)(const float* B, const float* h, int64_t rank, float scale, int64_t begin, int64_t end, float* y);
+  /// y[s][r] += scale * sum_j h[s][j] B[j][r] for the columns [begin, end) of B [rank, columns] and any number of
+  /// sequences. What comes out for one of them has the same bits whatever the others are.
+  void (*add_low_rank)(const LowRankView& B, int64_t begin, int64_t end, int64_t sequences, ActivationRows h,
+                       ActivationRows y);
   /// out = x / sqrt(mean(x^2) + eps) * weight, or * (1 + weight).
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, bool adds_one, float* out);
   /// A row of a weight as floats.

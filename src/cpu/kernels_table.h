@@ -129,6 +129,10 @@ void step_dot_rows(const WeightView& w, int64_t begin, int64_t end, int64_t sequ
     dot_rows(weight, begin, end, sequences, Rows<const float>{x.data, x.stride}, Rows<float>{y.data, y.stride});
   });
 }
+void step_add_low_rank(const LowRankView& B, int64_t begin, int64_t end, int64_t sequences, ActivationRows h,
+                       ActivationRows y) {
+  add_low_rank(B, begin, end, sequences, Rows<const float>{h.data, h.stride}, Rows<float>{y.data, y.stride});
+}
 void step_widen_row(const WeightView& w, int64_t row, float* to) {
   with_weight(w, [&](const auto& weight) { widen_row(weight.data + row * w.columns, w.columns, to); });
 }
@@ -167,7 +171,7 @@ constexpr CpuKernels kernels_named(const char* name) {
       run_pass<ScanHead, ScanForward, false>,
       scratch<ScanHead, true>,
       run_pass<ScanHead, ScanBackward, true>,
-      {step_dot_rows, gate_by, add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
+      {step_dot_rows, gate_by, step_add_low_rank, rms_norm<float>, step_widen_row, step_mix_scratch, step_mix,
        step_cache_scratch, step_cache},
       {norm_rows, norm_rows_backward, gate_rows, gate_rows_backward, cross_entropy_row, softmax_piece_row, choose_row}};
 }

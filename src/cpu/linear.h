@@ -194,10 +194,57 @@ void widen_row(const T* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = widen(from[i]);
 }
 
-/// y[r] += scale * sum_j B[r][j] h[j] for the rows [begin, end): the upper half of a low-rank addition, h [rank] = A x.
-inline void add_low_rank(const float* B, const float* h, int64_t rank, float scale, int64_t begin, int64_t end,
-                         float* y) {
-  for (int64_t r = begin; r < end; ++r) y[r] += scale * dot(B + r * rank, h, rank);
+/// Columns of low-rank additions that are summed side by side.
+inline constexpr int64_t kSums = kWidth<float> == 16 ? 4 : 2;
+
+/// kVectors vectors of columns from `column` on, or `n` columns that are no whole one, of kRows sequences.
+template <int kRows, int64_t kVectors, bool kPart>
+__attribute__((always_inline)) inline void low_rank_columns(const LowRankView& B, int64_t column, int64_t n,
+                                                            Rows<const float> h, Rows<float> y) {
+  constexpr int64_t W = kWidth<float>;
+  const auto read = [n](const float* from) {
+    if constexpr (!kPart) return load(from);
+    float padded[W] = {};
+    for (int64_t i = 0; i < n; ++i) padded[i] = from[i];
+    return load(padded);
+  };
+  Vec<float> sums[kRows][kVectors] = {};
+  for (int64_t j = 0; j < B.rank; ++j) {
+    Vec<float> b[kVectors];
+    for (int64_t v = 0; v < kVectors; ++v) b[v] = read(B.data + j * B.columns + column + v * W);
+#pragma GCC unroll 4
+    for (int s = 0; s < kRows; ++s) {
+      const Vec<float> of_row = splat(h[s][j]);
+#pragma GCC unroll 4
+      for (int64_t v = 0; v < kVectors; ++v) sums[s][v] += of_row * b[v];
+    }
+  }
+  for (int s = 0; s < kRows; ++s)
+    for (int64_t v = 0; v < kVectors; ++v) {
+      float* to = y[s] + column + v * W;
+      const Vec<float> out = read(to) + splat(B.scale) * sums[s][v];
+      if constexpr (!kPart) store(to, out);
+      for (int64_t i = 0; kPart && i < n; ++i) to[i] = out[i];
+    }
+}
+
+template <int64_t kVectors, bool kPart>
+void low_rank_block(const LowRankView& B, int64_t column, int64_t n, int64_t sequences, Rows<const float> h,
+                    Rows<float> y) {
+  int64_t s = 0;
+  for (; s + 4 <= sequences; s += 4)
+    low_rank_columns<4, kVectors, kPart>(B, column, n, {h[s], h.stride}, {y[s], y.stride});
+  for (; s < sequences; ++s) low_rank_columns<1, kVectors, kPart>(B, column, n, {h[s], h.stride}, {y[s], y.stride});
+}
+
+/// y[s][r] += scale * sum_j h[s][j] B[j][r] for the columns [begin, end), block by block, which stay near for all rows.
+inline void add_low_rank(const LowRankView& B, int64_t begin, int64_t end, int64_t sequences, Rows<const float> h,
+                         Rows<float> y) {
+  constexpr int64_t W = kWidth<float>;
+  int64_t column = begin;
+  for (; column + kSums * W <= end; column += kSums * W) low_rank_block<kSums, false>(B, column, W, sequences, h, y);
+  for (; column + W <= end; column += W) low_rank_block<1, false>(B, column, W, sequences, h, y);
+  if (column < end) low_rank_block<1, true>(B, column, end - column, sequences, h, y);
 }
 
 }  // namespace

@@ -155,7 +155,7 @@ void StepDecoder::Implementation::linear(const StepLinear& map, const Activation
     float* low = member.low_rank[s];
     kernels.step.dot_rows({Element::kFloat, map.lora_a.const_data_ptr(), rank, map.view.columns, nullptr}, 0, rank, 1,
                           {in[s], 0}, {low, 0});
-    kernels.step.add_low_rank(map.lora_b.const_data_ptr<float>(), low, rank, map.lora_scale, first, last, to[s]);
+    kernels.step.add_low_rank(map.upper(), first, last, 1, {low, 0}, {to[s], 0});
   }
 }
 

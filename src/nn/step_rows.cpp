@@ -267,9 +267,8 @@ void StepRows::Implementation::linear(const Member& member, const Pass& pass, in
     const StepLinear& of_depth = weights.layers[group.depth + layer].*map;
     if (of_depth.rank() == 0) continue;
     const auto [first, last] = member.share(of_depth.view.rows);
-    for (int64_t i = group.begin; i < group.begin + group.count; ++i)
-      kernels.step.add_low_rank(of_depth.lora_b.const_data_ptr<float>(), low[slot][i], of_depth.rank(),
-                                of_depth.lora_scale, first, last, to[i]);
+    kernels.step.add_low_rank(of_depth.upper(), first, last, group.count, low[slot].from(group.begin),
+                              to.from(group.begin));
   }
 }
 

@@ -27,7 +27,7 @@ StepLinear::StepLinear(const Linear& linear)
         merged_rows(weight, 0, linear.lora_a(), linear.lora_b(), linear.lora_scale(), linear.lora_magnitude()));
   } else {
     lora_a = as_float(linear.lora_a());
-    lora_b = as_float(linear.lora_b());
+    if (linear.has_lora()) lora_b = as_float(linear.lora_b().t());
     lora_scale = static_cast<float>(linear.lora_scale());
   }
   view = view_of(weight, bias);

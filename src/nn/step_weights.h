@@ -11,13 +11,15 @@ namespace liger {
 /// A linear map as the kernels read it: the tensors it points into are kept.
 struct StepLinear {
   WeightView view = {};
-  at::Tensor weight, bias, lora_a, lora_b;
+  at::Tensor weight, bias, lora_a;
+  at::Tensor lora_b;  // transposed, [r, out]
   float lora_scale = 0;
 
   StepLinear() = default;
   explicit StepLinear(const Linear& linear);
   explicit StepLinear(const at::Tensor& weight);
   int64_t rank() const { return lora_a.defined() ? lora_a.size(0) : 0; }
+  LowRankView upper() const { return {lora_b.const_data_ptr<float>(), lora_b.size(0), lora_b.size(1), lora_scale}; }
 };
 
 struct StepLayer {
