@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -12,7 +11,6 @@
 #include "core/cpu_jobs.h"
 #include "liger/error.h"
 #include "liger/models/family.h"
-#include "liger/ops/ops.h"
 #include "nn/step_mixer.h"
 #include "nn/step_weights.h"
 #include "ops/rows.h"
@@ -64,8 +62,7 @@ struct StepDecoder::Implementation {
   int64_t S, H, Hkv, D, group;
   StepWeights weights;
   StepMixer mixer;
-  std::vector<float> frequencies, cos, sin;  // [D/2], [S][D/2] twice
-  float embedding_scale;
+  std::vector<float> cos, sin;  // [S][D/2]
   GateActivation activation;
   Activations x, q, k, v, mixed, out, gates, ups;
   std::vector<Member> members;
@@ -83,7 +80,6 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       mixer(model),
       cos(S * D / 2),
       sin(S * D / 2),
-      embedding_scale(1),
       activation(activation_named(config.hidden_act)),
       x(S, config.hidden_size),
       q(S, H * D),
@@ -94,16 +90,7 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       gates(S, config.intermediate_size),
       ups(S, config.intermediate_size),
       logits(at::empty({S, config.vocab_size}, at::kFloat)) {
-  const at::Tensor turns = rope_frequencies(config.rope, D, at::kCPU);
-  frequencies.assign(turns.const_data_ptr<float>(), turns.const_data_ptr<float>() + D / 2);
-  if (config.family->scales_embeddings)  // rounded to the weights' dtype first, as in Embedding
-    embedding_scale =
-        at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::TensorOptions(model.dtype()))
-            .item<float>();
-  int64_t rank = 1;
-  for (const StepLayer& layer : weights.layers)
-    for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
-      rank = std::max(rank, map->rank());
+  const int64_t rank = std::max<int64_t>(1, weights.largest_rank);
   for (int i = 0; i < at::get_num_threads(); ++i)
     members.emplace_back(S, config.hidden_size, rank, mixer.scratch_bytes());
 }
@@ -126,14 +113,14 @@ void StepDecoder::Implementation::embed(std::span<const int64_t> ids) {
     LIGER_CHECK(ids[s] >= 0 && ids[s] < config.vocab_size, "token id ", ids[s], ": expected 0 to ",
                 config.vocab_size - 1);
     kernels.step.widen_row(weights.embedding.view, ids[s], x[s]);
-    for (int64_t d = 0; embedding_scale != 1 && d < config.hidden_size; ++d) x[s][d] *= embedding_scale;
+    for (int64_t d = 0; weights.embedding_scale != 1 && d < config.hidden_size; ++d) x[s][d] *= weights.embedding_scale;
   }
 }
 
 void StepDecoder::Implementation::rotate(const DecodingState& state) {
   for (int64_t s = 0; s < S; ++s)
     for (int64_t i = 0; i < D / 2; ++i) {
-      const float angle = static_cast<float>(state.seen[s]) * frequencies[i];
+      const float angle = static_cast<float>(state.seen[s]) * weights.frequencies[i];
       cos[s * D / 2 + i] = std::cos(angle);
       sin[s * D / 2 + i] = std::sin(angle);
     }

@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -13,7 +12,6 @@
 #include "liger/error.h"
 #include "liger/models/family.h"
 #include "liger/nn/step_decoder.h"
-#include "liger/ops/ops.h"
 #include "nn/step_mixer.h"
 #include "nn/step_weights.h"
 #include "ops/rows.h"
@@ -93,10 +91,7 @@ struct StepRows::Implementation {
   const int64_t H, Hkv, D;
   StepWeights weights;
   StepMixer mixer;
-  std::vector<float> frequencies;
-  float embedding_scale = 1;
   GateActivation activation;
-  bool has_lora = false;
   Activations normed, q, k, v, mixed, out, gates, ups, cos, sin;
   std::array<Activations, 3> low;   // x A^T, of up to three maps that read the same
   std::vector<at::Tensor> scratch;  // of each thread
@@ -122,18 +117,7 @@ StepRows::Implementation::Implementation(const CausalLM& model)
       cos(D / 2),
       sin(D / 2),
       low{Activations(0), Activations(0), Activations(0)} {
-  const at::Tensor turns = rope_frequencies(config.rope, D, at::kCPU);
-  frequencies.assign(turns.const_data_ptr<float>(), turns.const_data_ptr<float>() + D / 2);
-  if (config.family->scales_embeddings)  // rounded to the weights' dtype first, as in Embedding
-    embedding_scale =
-        at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::TensorOptions(model.dtype()))
-            .item<float>();
-  int64_t rank = 0;
-  for (const StepLayer& layer : weights.layers)
-    for (const StepLinear* map : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down})
-      rank = std::max(rank, map->rank());
-  has_lora = rank > 0;
-  low.fill(Activations(rank));
+  low.fill(Activations(weights.largest_rank));
   for (int i = 0; i < at::get_num_threads(); ++i) scratch.push_back(at::zeros({mixer.scratch_bytes()}, at::kByte));
 }
 
@@ -179,7 +163,7 @@ void StepRows::Implementation::attention(const Member& member, const Pass& pass,
   mix(member, pass, layer);
   team_barrier();
   if (pass.only_remember) return;
-  if (has_lora) {
+  if (weights.largest_rank > 0) {
     low_rank(member, pass, layer, &StepLayer::o, mixed, 0);
     team_barrier();
   }
@@ -198,7 +182,7 @@ void StepRows::Implementation::mlp(const Member& member, const Pass& pass, int64
   const auto [first, last] = member.share(config.intermediate_size);
   for (int64_t i = 0; i < pass.N; ++i) kernels.step.gate_by(activation, ups[i] + first, last - first, gates[i] + first);
   team_barrier();
-  if (has_lora) {
+  if (weights.largest_rank > 0) {
     low_rank(member, pass, layer, &StepLayer::down, gates, 0);
     team_barrier();
   }
@@ -211,7 +195,7 @@ void StepRows::Implementation::rotate(const Member& member, const Pass& pass) {
   const auto [first, last] = member.share(pass.N);
   for (int64_t i = first; i < last; ++i)
     for (int64_t d = 0; d < D / 2; ++d) {
-      const float angle = static_cast<float>(pass.place[static_cast<size_t>(i)].second) * frequencies[d];
+      const float angle = static_cast<float>(pass.place[static_cast<size_t>(i)].second) * weights.frequencies[d];
       cos[i][d] = std::cos(angle);
       sin[i][d] = std::sin(angle);
     }
@@ -333,7 +317,7 @@ at::Tensor StepRows::embed(std::span<const int64_t> ids) const {
   float* row = x.mutable_data_ptr<float>();
   for (const int64_t id : ids) {
     it_->kernels.step.widen_row(it_->weights.embedding.view, id, row);
-    for (int64_t d = 0; it_->embedding_scale != 1 && d < hidden; ++d) row[d] *= it_->embedding_scale;
+    for (int64_t d = 0; it_->weights.embedding_scale != 1 && d < hidden; ++d) row[d] *= it_->weights.embedding_scale;
     row += hidden;
   }
   return x;

@@ -1,6 +1,12 @@
 #include "nn/step_weights.h"
 
-#include "liger/error.h"
+#include <ATen/ops/scalar_tensor.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "liger/models/family.h"
+#include "liger/ops/ops.h"
 #include "nn/decoder.h"
 
 namespace liger {
@@ -34,28 +40,31 @@ StepLinear::StepLinear(const Linear& linear)
 }
 
 StepWeights::StepWeights(const CausalLM& model) : head(model.head_weight()) {
-  const auto modules = model.named_modules("", /*include_self=*/false);
-  const auto parameters = model.named_parameters();
-  const auto linear = [&](const std::string& name) {
-    const auto* found = modules[name]->as<Linear>();
-    LIGER_CHECK(found != nullptr, "decoding: ", name, " is not a linear module");
-    return StepLinear(*found);
-  };
-  embedding = StepLinear(parameters["model.embed_tokens.weight"]);
-  norm = as_float(parameters["model.norm.weight"]);
-  for (int64_t i = 0; i < model.config().num_hidden_layers; ++i) {
-    const std::string layer = cat("model.layers.", i, ".");
-    const DecoderLayer& decoder = *model.decoder().layers()[i];
-    layers.push_back({.input_norm = as_float(decoder.input_norm().weight),
-                      .post_attention_norm = as_float(decoder.post_attention_norm().weight),
-                      .q = linear(layer + "self_attn.q_proj"),
-                      .k = linear(layer + "self_attn.k_proj"),
-                      .v = linear(layer + "self_attn.v_proj"),
-                      .o = linear(layer + "self_attn.o_proj"),
-                      .gate = linear(layer + "mlp.gate_proj"),
-                      .up = linear(layer + "mlp.up_proj"),
-                      .down = linear(layer + "mlp.down_proj")});
+  const ModelConfig& config = model.config();
+  embedding = StepLinear(model.decoder().embedding());
+  norm = as_float(model.named_parameters()["model.norm.weight"]);
+  for (const auto& layer : model.decoder().layers()) {
+    const auto& attention = layer->attention().inputs();
+    const auto& mlp = layer->mlp().inputs();
+    layers.push_back({.input_norm = as_float(layer->input_norm().weight),
+                      .post_attention_norm = as_float(layer->post_attention_norm().weight),
+                      .q = StepLinear(*attention[0]),
+                      .k = StepLinear(*attention[1]),
+                      .v = StepLinear(*attention[2]),
+                      .o = StepLinear(layer->attention().output_projection()),
+                      .gate = StepLinear(*mlp[0]),
+                      .up = StepLinear(*mlp[1]),
+                      .down = StepLinear(layer->mlp().output())});
+    const StepLayer& made = layers.back();
+    for (const StepLinear* map : {&made.q, &made.k, &made.v, &made.o, &made.gate, &made.up, &made.down})
+      largest_rank = std::max(largest_rank, map->rank());
   }
+  const at::Tensor turns = rope_frequencies(config.rope, config.head_dim, at::kCPU);
+  frequencies.assign(turns.const_data_ptr<float>(), turns.const_data_ptr<float>() + turns.numel());
+  if (config.family->scales_embeddings)  // rounded to the weights' dtype first, as in Embedding
+    embedding_scale =
+        at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::TensorOptions(model.dtype()))
+            .item<float>();
 }
 
 }  // namespace liger

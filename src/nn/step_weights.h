@@ -31,7 +31,10 @@ struct StepLayer {
 struct StepWeights {
   StepLinear embedding, head;
   std::vector<StepLayer> layers;
-  at::Tensor norm;  // float32
+  at::Tensor norm;                 // float32
+  std::vector<float> frequencies;  // of RoPE
+  float embedding_scale = 1;
+  int64_t largest_rank = 0;  // of an adapter's pairs; 0 = there are none
 
   explicit StepWeights(const CausalLM& model);
 };
