@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "eval/python_case.h"
 #include "eval/python_random.h"
 #include "eval/python_text.h"
+#include "eval/python_value.h"
 #include "liger/error.h"
 #include "liger/io/files.h"
 
@@ -50,6 +52,12 @@ TEST(PythonRandom, StateIsRenewedAfter624Words) {
   EXPECT_EQ(last, 2861468013u);
 }
 
+TEST(PythonRandom, RealFollowsCpython) {
+  PythonRandom random(7);
+  EXPECT_EQ(random.real(), 0.32383276483316237);
+  EXPECT_EQ(random.real(), 0.15084917392450192);
+}
+
 TEST(PythonRandom, RefusesMoreThanThereIs) { EXPECT_THROW(PythonRandom(1).sample(4, 5), Error); }
 
 TEST(PythonText, TrailingSpaceIsUnicode) {
@@ -61,7 +69,29 @@ TEST(PythonText, TrailingSpaceIsUnicode) {
   EXPECT_EQ(trailing_space_bytes("a\x1c\x1f"), 2u);
   EXPECT_EQ(trailing_space_bytes("  "), 2u);
   EXPECT_EQ(trailing_space_bytes(""), 0u);
-  EXPECT_EQ(left_stripped("\u2028 A "), "A ");
+}
+
+TEST(PythonCase, FollowsUnicodesFullRules) {
+  EXPECT_EQ(python_lower("ΟΔΥΣΣΕΎΣ ΣΑΣ. İX"), "οδυσσεύς σας. i\u0307x");
+  EXPECT_EQ(python_lower("Σ AΣ\u00ad AΣ\u00adb AΣ.b"), "σ aς\u00ad aσ\u00adb aσ.b");
+  EXPECT_EQ(python_upper("straße ŉ ﬃ ǆ"), "STRASSE ʼN FFI Ǆ");
+  EXPECT_EQ(python_capitalize("ǆaba DRAMA ΣΟΣ"), "ǅaba drama σος");
+  EXPECT_EQ(python_capitalize("ßTOP"), "Sstop");
+  EXPECT_EQ(python_capitalize(""), "");
+  EXPECT_EQ(python_title("they're ǆb x1y ʰb"), "They'Re ǅb X1Y ʰb");
+}
+
+TEST(PythonValue, StrAndRepr) {
+  const OrderedJson value = {{"a", {1, 2.0, true, nullptr}}, {"b", "it's"}, {"c", "\"'\n\\"}};
+  EXPECT_EQ(python_str(value), "{'a': [1, 2.0, True, None], 'b': \"it's\", 'c': '\"\\'\\n\\\\'}");
+  EXPECT_EQ(python_str("it's"), "it's");
+  EXPECT_EQ(split(" a  b\n"), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(split("a,b,,c", ",", 2), (std::vector<std::string>{"a", "b", ",c"}));
+  EXPECT_EQ(replaced("aaa", "a", "bb", 2), "bbbba");
+  EXPECT_EQ(stripped("xxaxx", "x", Ends::kLeft), "axx");
+  EXPECT_EQ(stripped("\u3000a\u00a0"), "a");
+  EXPECT_TRUE(are_equal(OrderedJson{{"a", 1}, {"b", 2}}, OrderedJson{{"b", 2.0}, {"a", 1}}));
+  EXPECT_FALSE(are_equal(OrderedJson{{"a", 1}}, OrderedJson{{"a", "1"}}));
 }
 
 TEST(PythonText, LengthCountsCodePoints) {

@@ -189,15 +189,16 @@ TEST_F(EvalTool, Errors) {
   expect({"--tasks", "arc_easy", "--data", data()}, 3, "arc_easy.test.jsonl: no such file");
   expect({"--tasks", "multiple_choice", "--data", data()}, 3, "multiple_choice.test.jsonl:2");
   expect({"--tasks", "piqa", "--data", data()}, 3, "no rows");
-  expect({"--tasks", "perplexity", "--data", path("texts.jsonl")}, 3, "texts.jsonl:1: column 'text' has no tokens");
-  expect({"--tasks", "perplexity", "--data", path("other.jsonl")}, 3, "other.jsonl:1: column 'text' is missing");
+  expect({"--tasks", "perplexity", "--data", path("texts.jsonl")}, 3, "texts.jsonl:1: the text has no tokens");
+  expect({"--tasks", "perplexity", "--data", path("other.jsonl")}, 3,
+         "other.jsonl:1: doc_to_target: column 'text' is missing");
   expect({"--tasks", "perplexity", "--data", path("none.jsonl")}, 3, "none.jsonl: no such file or folder");
   expect({"--tasks", "piqa", "--data", path("texts.jsonl")}, 2, "is not a folder");
   expect({"--tasks", "pica", "--data", data()}, 2, "did you mean 'piqa'?");
   expect({"--tasks", "piqa", "--data", data(), "--limit", "0"}, 2, "--limit: expected a number above 0, got '0'");
   expect({"--tasks", "piqa", "--data", data(), "--batch_size", "many"}, 2, "--batch_size: expected");
   expect({"--tasks", "piqa", "--data", data(), "--log_samples"}, 2, "--log_samples needs --output_path");
-  expect({"--tasks", "piqa"}, 2, "--data");
+  expect({"--tasks", "piqa"}, 2, "task piqa needs --data: a folder with piqa.validation.jsonl");
   expect({}, 2, "nothing to do");
   expect({"--input-ids", path("none.safetensors"), "--logits", path("out.safetensors")}, 4, "none.safetensors");
   EXPECT_FALSE(std::filesystem::exists(folder_ / "out.safetensors"));

@@ -26,6 +26,7 @@ struct Arguments {
   tool::CommonOptions common;
   tool::ModelArguments model;
   std::string attention, limit;
+  bool write_out = false;
   std::filesystem::path output_path, input_ids, logits;
   std::string batch_size = "auto", softmax_dtype = "float32";
   EvalOptions eval;
@@ -38,25 +39,30 @@ constexpr const char* kDescription =
     "  liger-eval --model DIR --tasks perplexity --data stories.jsonl\n"
     "  liger-eval --model DIR --tasks piqa,arc_easy --data DIR --num_fewshot 5 --json\n"
     "  liger-eval --model DIR --input-ids ids.safetensors --logits out.safetensors --dtype f64\n\n"
-    "Tasks read DIR/{task}.{split}.jsonl, rows as in the Hugging Face dataset: piqa (validation), arc_easy,\n"
-    "arc_challenge, openbookqa (test), multiple_choice (test; rows {\"query\", \"choices\", \"gold\"}), perplexity\n"
-    "(test; rows {\"text\"}); few-shot examples come from {task}.train.jsonl. Requests longer than the model's\n"
-    "max_position_embeddings are cut on the left and longer documents read in rolling windows of that length, for\n"
-    "Liger models too, as lm-evaluation-harness does.";
+    "Tasks (--tasks list): piqa, arc_easy, arc_challenge, hellaswag, winogrande, openbookqa, mmlu, lambada_openai,\n"
+    "wikitext; multiple_choice and perplexity for rows of your own; the suites liger and recursive; and YAML files in\n"
+    "lm-evaluation-harness's keys. Rows are those of the Hugging Face dataset, in DIR/{task}.{split}.jsonl. Requests\n"
+    "longer than the model's max_position_embeddings are cut on the left and longer documents read in rolling windows\n"
+    "of that length, for Liger models too, as lm-evaluation-harness does.";
 
 void add_options(CLI::App& app, Arguments& a) {
   tool::add_model_options(app, a.model);
-  CLI::Option* tasks = app.add_option("--tasks", a.eval.tasks, "Tasks, separated by commas");
+  CLI::Option* tasks = app.add_option("--tasks", a.eval.tasks, "Tasks, groups, patterns (mmlu_*) or YAML files; list");
   tasks->delimiter(',')->option_text("A,B");
-  CLI::Option* data = app.add_option("--data", a.eval.data, "Folder of the tasks' files, or perplexity's own file");
-  data->option_text("DIR|FILE");
-  tasks->needs(data);
-  app.add_option("--num_fewshot", a.eval.num_fewshot, "Answered examples in front of every question")
+  app.add_option("--data", a.eval.data, "Folder of the tasks' files, or perplexity's own file")
+      ->option_text("DIR|FILE");
+  app.add_option("--include_path", a.eval.include_paths, "Folder of YAML files with tasks of your own")
+      ->option_text("DIR");
+  app.add_option("--num_fewshot", a.eval.num_fewshot, "Answered examples in front; default what the task says, or 0")
       ->check(CLI::NonNegativeNumber)
       ->option_text("N");
   app.add_option("--limit", a.limit, "Rows per task: a number, or a share below 1")->option_text("N|0.x");
   app.add_option("--batch_size", a.batch_size, "Sequences at once; auto = by a budget of tokens")
       ->option_text("N|auto");
+  app.add_option("--fewshot_seed", a.eval.fewshot_seed, "Of the draw of examples")->option_text("N (1234)");
+  app.add_option("--system_instruction", a.eval.system_instruction, "Text in front of every context")
+      ->option_text("TEXT");
+  app.add_flag("--write_out", a.write_out, "Show the first requests of every task and end");
   app.add_option("--output_path", a.output_path, "Also write results_{time}.json under DIR/{model}")
       ->option_text("DIR");
   app.add_flag("--log_samples", a.eval.keep_samples, "With --output_path: every row's requests and scores as well");
@@ -104,6 +110,28 @@ int64_t count_parameters(const CausalLM& model) {
   return count;
 }
 
+// What the first row of every task asks.
+void show_requests(const PreparedTasks& tasks) {
+  for (const PreparedTask& task : tasks.tasks) {
+    const Document& first = task.documents.front();
+    std::cout << "---- " << task.task->name << ", row 0 of " << task.documents.size() << ", " << task.shots
+              << "-shot\n";
+    for (size_t i = 0; i < first.continuations.size(); ++i) {
+      if (i == 0 || first.contexts.size() > 1) {
+        if (!first.contexts.empty()) std::cout << first.context(i) << "\n";
+      }
+      std::cout << "  -> " << OrderedJson(first.continuations[i]).dump() << "\n";
+    }
+  }
+}
+
+void list_tasks(const EvalOptions& options) {
+  for (const auto& [name, kind] : TaskIndex(options.include_paths).names()) {
+    if (kind == "task") std::cout << name << "\n";
+    if (kind != "task") std::cout << name << "  (" << kind << ")\n";
+  }
+}
+
 void run_tasks(Arguments& a) {
   if (!a.limit.empty()) a.eval.limit = parse_number<double>("--limit", a.limit, "a number above 0");
   if (a.batch_size != "auto") {
@@ -115,11 +143,11 @@ void run_tasks(Arguments& a) {
   run.started = now();
   const LoadOptions options = tool::load_options(a.model);
   const std::filesystem::path dir = resolve_model(a.model.model);
-  const std::vector<PreparedTask> tasks = prepare_tasks(a.eval);
+  const PreparedTasks tasks = prepare_tasks(a.eval);
+  if (a.write_out) return show_requests(tasks);
   const auto tokenizer = Tokenizer::load(dir);
   const auto model = load_model(a, options, dir);
-  std::vector<TaskResult> results;
-  for (const PreparedTask& task : tasks) results.push_back(evaluate(*model, *tokenizer, task, a.eval));
+  const Evaluation evaluation = evaluate(*model, *tokenizer, tasks, a.eval);
   run.model = a.model.model;
   run.adapter = a.model.adapter.string();
   run.device = a.model.device;
@@ -129,15 +157,16 @@ void run_tasks(Arguments& a) {
   run.parameters = count_parameters(*model);
   run.max_length = max_length(*model);
   run.seconds = now() - run.started;
-  const OrderedJson document = results_json(results, a.eval, run, *tokenizer);
+  const OrderedJson document = results_json(evaluation, a.eval, run, *tokenizer);
   if (a.common.json) {
     tool::print_json(document);
   } else {
-    std::cout << results_table(results) << std::flush;
+    std::cout << results_table(evaluation) << std::flush;
   }
-  if (!a.output_path.empty()) {  // after printing: what was computed is not lost if it cannot be written
-    log_info("results written to " + write_results(a.output_path, results, document, run).string());
-  }
+  if (a.output_path.empty()) return;
+  const std::filesystem::path folder = results_folder(a.output_path, run.model);
+  write_results(folder, evaluation, document, run);  // after printing: what was computed is not lost if it fails
+  log_info("results written to " + folder.string());
 }
 
 // The loosest threshold of every rule, and what it does.
@@ -182,6 +211,7 @@ void run(Arguments& a) {
   }
   LIGER_CHECK_USAGE(!a.eval.tasks.empty(),
                     "nothing to do: give --tasks with --data, --input-ids with --logits, or --fit-exit");
+  if (a.eval.tasks == std::vector<std::string>{"list"}) return list_tasks(a.eval);
   run_tasks(a);
 }
 

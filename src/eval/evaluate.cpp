@@ -6,11 +6,10 @@
 #include <cmath>
 #include <iterator>
 
-#include "eval/metrics.h"
-#include "eval/python_text.h"
-#include "eval/row.h"
+#include "eval/counting.h"
+#include "eval/task_fields.h"
 #include "liger/error.h"
-#include "liger/io/files.h"
+#include "liger/eval/request.h"
 #include "liger/io/log.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
@@ -18,148 +17,131 @@
 namespace liger {
 namespace {
 
+using Output = Task::Output;
+
 int64_t limited(std::optional<double> limit, int64_t rows) {
   if (!limit) return rows;
   const double wanted = *limit < 1.0 ? std::ceil(static_cast<double>(rows) * *limit) : std::floor(*limit);
   return static_cast<int64_t>(std::min(wanted, static_cast<double>(rows)));
 }
 
-PreparedTask prepare(const Task& task, const EvalOptions& options) {
-  PreparedTask prepared{&task, read_task_data(task, task.split, options.data), {}, 0, 0, {}};
-  prepared.scored = limited(options.limit, std::ssize(prepared.documents.rows));
-  if (task.kind == Task::Kind::kPerplexity) return prepared;
-  prepared.shots = options.num_fewshot;
-  if (prepared.shots > 0) prepared.examples = read_task_data(task, task.examples_split, options.data);
-  prepared.prompts =
-      build_prompts(task, prepared.documents, prepared.examples, prepared.scored, prepared.shots, options.fewshot_seed);
+int64_t shots_of(const Task& task, std::optional<int64_t> asked) {
+  if (task.output == Output::kTokens) return 0;
+  if (!asked || task.num_fewshot == 0) return task.num_fewshot.value_or(0);
+  return *asked;
+}
+
+TaskData read_examples(const Task& task, const EvalOptions& options) {
+  if (task.fields->examples.empty()) return read_task_data(task, task.examples_split, options.data);
+  TaskData own{task.source, task.fields->examples, {}};
+  own.lines.resize(own.rows.size(), 1);
+  return own;
+}
+
+PreparedTask prepare(std::shared_ptr<const Task> task, const EvalOptions& options) {
+  PreparedTask prepared{
+      task, read_task_data(*task, task->split, options.data), shots_of(*task, options.num_fewshot), {}};
+  const int64_t rows = limited(options.limit, std::ssize(prepared.data.rows));
+  const bool has_examples = prepared.shots > 0 && task->output != Output::kRolling;
+  const TaskData examples = has_examples ? read_examples(*task, options) : TaskData{};
+  // A whole document has nothing in front, though lm-evaluation-harness counts the examples it was asked for.
+  const PromptOptions prompt{has_examples ? prepared.shots : 0, options.fewshot_seed, options.system_instruction};
+  prepared.documents = build_documents(*task, prepared.data, examples, rows, prompt);
   return prepared;
 }
 
-std::vector<Score> score_with_progress(CausalLM& model, const std::string& title,
-                                       const std::vector<ScoreRequest>& requests, const ScoringOptions& options) {
-  Progress progress(title, std::ssize(requests));
-  std::vector<Score> scores = score(model, requests, options, [&](int64_t done) { progress.update(done); });
-  progress.finish();
-  return scores;
-}
+// The requests of a task, and where those of each document end.
+struct Requests {
+  std::vector<ScoreRequest> all;
+  std::vector<size_t> end_of;
+};
 
-// The members every sample has; what Python would print for a tuple (log-likelihood, greedy) comes as two strings.
-OrderedJson make_sample(int64_t row, const OrderedJson& document, const std::string& target,
-                        const std::vector<std::vector<std::string>>& arguments, const OrderedJson& responses,
-                        const std::vector<std::string>& metrics) {
-  OrderedJson sample = {{"doc_id", row}, {"doc", document}, {"target", target}};
-  OrderedJson& named = sample["arguments"] = OrderedJson::object();
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    for (size_t j = 0; j < arguments[i].size(); ++j) {
-      named[cat("gen_args_", i)][cat("arg_", j)] = arguments[i][j];
-    }
-  }
-  sample["resps"] = OrderedJson::array();
-  for (const OrderedJson& response : responses) sample["resps"].push_back(OrderedJson::array({response}));
-  sample["filtered_resps"] = responses;
-  sample["filter"] = "none";
-  sample["metrics"] = metrics;
-  sample["doc_hash"] = sha256_hex(eval::python_json(document, 2));
-  sample["prompt_hash"] = sha256_hex(arguments.front().front());
-  sample["target_hash"] = sha256_hex(target);
-  return sample;
-}
-
-OrderedJson response_of(const Score& score) {
-  return {eval::python_repr(score.log_likelihood), score.greedy ? "True" : "False"};
-}
-
-OrderedJson choice_sample(const PreparedTask& task, const Prompt& prompt, std::span<const Score> scores, double acc,
-                          double acc_norm) {
-  std::vector<std::vector<std::string>> arguments;
-  OrderedJson responses = OrderedJson::array();
-  for (size_t i = 0; i < scores.size(); ++i) {
-    arguments.push_back({prompt.context, " " + prompt.question.choices[i]});
-    responses.push_back(response_of(scores[i]));
-  }
-  OrderedJson sample = make_sample(prompt.row, task.documents.rows[prompt.row], std::to_string(prompt.question.gold),
-                                   arguments, responses, {"acc", "acc_norm"});
-  sample["acc"] = acc;
-  sample["acc_norm"] = acc_norm;
-  return sample;
-}
-
-void evaluate_choices(CausalLM& model, const RequestEncoder& encoder, const PreparedTask& task,
-                      const EvalOptions& options, TaskResult& result) {
-  std::vector<ScoreRequest> requests;
-  for (const Prompt& prompt : task.prompts) {
-    with_context(task.documents.where(prompt.row), [&] {
-      for (const std::string& choice : prompt.question.choices) {
-        requests.push_back(encoder.encode(prompt.context, " " + choice));
+Requests encode(const RequestEncoder& encoder, const PreparedTask& task) {
+  Requests requests;
+  for (const Document& document : task.documents) {
+    with_context(task.data.where(document.row), [&] {
+      for (size_t i = 0; i < document.continuations.size(); ++i) {
+        const std::string& text = document.continuations[i];
+        if (!document.contexts.empty()) {
+          requests.all.push_back(encoder.encode(document.context(i), text));
+          continue;
+        }
+        std::vector<ScoreRequest> windows =
+            task.task->output == Output::kRolling ? encoder.encode_rolling(text) : encoder.encode_document(text);
+        LIGER_CHECK(!windows.empty(), "the text has no tokens");
+        std::move(windows.begin(), windows.end(), std::back_inserter(requests.all));
       }
     });
+    requests.end_of.push_back(requests.all.size());
   }
-  const std::vector<Score> scores = score_with_progress(model, task.task->name, requests, options.scoring);
-  std::vector<double> acc, acc_norm;
-  size_t first = 0;
-  for (const Prompt& prompt : task.prompts) {
-    const std::span<const Score> own = std::span(scores).subspan(first, prompt.question.choices.size());
-    first += own.size();
-    acc.push_back(eval::best_choice(own, prompt.question, false) == prompt.question.gold ? 1.0 : 0.0);
-    acc_norm.push_back(eval::best_choice(own, prompt.question, true) == prompt.question.gold ? 1.0 : 0.0);
-    if (options.keep_samples) {
-      result.samples.push_back(choice_sample(task, prompt, own, acc.back(), acc_norm.back()));
-    }
-  }
-  result.metrics = {{"acc", eval::mean(acc), true, true, eval::mean_standard_error(acc)},
-                    {"acc_norm", eval::mean(acc_norm), true, true, eval::mean_standard_error(acc_norm)}};
+  return requests;
 }
 
-OrderedJson document_sample(const PreparedTask& task, int64_t row, const std::string& text, double log_likelihood,
-                            int64_t tokens) {
-  OrderedJson responses = {eval::python_repr(log_likelihood)};
-  OrderedJson sample = make_sample(row, task.documents.rows[row], text, {{text}}, responses, {"loss", "tokens"});
-  sample["loss"] = -log_likelihood / static_cast<double>(tokens);
-  sample["tokens"] = tokens;
-  return sample;
+// Windows of one document are one answer.
+Score total(std::span<const Score> windows) {
+  Score sum;
+  for (const Score& window : windows) {
+    sum.log_likelihood += window.log_likelihood;
+    sum.greedy = sum.greedy && window.greedy;
+  }
+  return sum;
 }
 
-void evaluate_documents(CausalLM& model, const RequestEncoder& encoder, const PreparedTask& task,
-                        const EvalOptions& options, TaskResult& result) {
-  std::vector<ScoreRequest> requests;
-  std::vector<std::string> texts;
-  std::vector<size_t> end_of;  // a document's requests end here
-  for (int64_t row = 0; row < task.scored; ++row) {
-    const std::string where = task.documents.where(row);
-    texts.push_back(eval::text_field(task.documents.rows[row], "text", where));
-    std::vector<ScoreRequest> windows = encoder.encode_document(texts.back());
-    LIGER_CHECK(!windows.empty(), where, ": column 'text' has no tokens");
-    std::move(windows.begin(), windows.end(), std::back_inserter(requests));
-    end_of.push_back(requests.size());
+std::vector<Metric> token_metrics(double log_likelihood, int64_t tokens) {
+  const double loss = -log_likelihood / static_cast<double>(tokens);
+  return {{"loss", loss, false, false, {}},
+          {"perplexity", std::exp(loss), false, false, {}},
+          {"tokens", static_cast<double>(tokens), true, false, {}}};
+}
+
+std::vector<Metric> task_metrics(const Task& task, const std::vector<std::vector<eval::MetricValue>>& values) {
+  std::vector<Metric> metrics;
+  for (size_t i = 0; i < task.metrics.size(); ++i) {
+    const TaskMetric& metric = task.metrics[i];
+    metrics.push_back({metric.name, eval::aggregate(metric.aggregation, values[i]), metric.higher_is_better, true,
+                       eval::standard_error(metric.aggregation, values[i])});
   }
-  const std::vector<Score> scores = score_with_progress(model, task.task->name, requests, options.scoring);
-  double total = 0.0;
-  int64_t tokens = 0;
-  size_t i = 0;
-  for (int64_t row = 0; row < task.scored; ++row) {
-    double own = 0.0;
-    int64_t own_tokens = 0;
-    for (; i < end_of[row]; ++i) {
-      own += scores[i].log_likelihood;
-      own_tokens += std::ssize(requests[i].continuation);
-    }
-    if (options.keep_samples) result.samples.push_back(document_sample(task, row, texts[row], own, own_tokens));
-    total += own;
-    tokens += own_tokens;
+  return metrics;
+}
+
+TaskResult evaluate_task(const PreparedTask& task, const Requests& requests, const std::vector<Score>& scores,
+                         bool keep_samples) {
+  TaskResult result{task.task, task.data.file, task.shots, std::ssize(task.data.rows), std::ssize(task.documents), {},
+                    {}};
+  std::vector<std::vector<eval::MetricValue>> values(task.task->metrics.size());
+  int64_t all_tokens = 0;
+  for (size_t i = 0, begin = 0; i < task.documents.size(); begin = requests.end_of[i++]) {
+    const Document& document = task.documents[i];
+    const size_t end = requests.end_of[i];
+    int64_t tokens = 0;
+    for (size_t j = begin; j < end; ++j) tokens += std::ssize(requests.all[j].continuation);
+    std::span<const Score> own = std::span(scores).subspan(begin, end - begin);
+    const Score whole = total(own);
+    if (document.contexts.empty()) own = std::span(&whole, 1);
+    const std::vector<eval::MetricValue> counted = eval::count(*task.task, document, own, tokens);
+    for (size_t m = 0; m < counted.size(); ++m) values[m].push_back(counted[m]);
+    if (keep_samples) result.samples.push_back(eval::sample_of(task, document, own, counted));
+    all_tokens += tokens;
   }
-  const double loss = -total / static_cast<double>(tokens);
-  result.metrics = {{"loss", loss, false, false, {}},
-                    {"perplexity", std::exp(loss), false, false, {}},
-                    {"tokens", static_cast<double>(tokens), true, false, {}}};
+  result.metrics = task.task->output == Output::kTokens ? token_metrics(total(scores).log_likelihood, all_tokens)
+                                                        : task_metrics(*task.task, values);
+  return result;
 }
 
 }  // namespace
 
-std::vector<PreparedTask> prepare_tasks(const EvalOptions& options) {
+int64_t PreparedTask::requests() const {
+  int64_t count = 0;
+  for (const Document& document : documents) count += std::ssize(document.continuations);
+  return count;
+}
+
+PreparedTasks prepare_tasks(const EvalOptions& options) {
   LIGER_CHECK_USAGE(!options.limit || *options.limit > 0, "--limit must be above 0, got ", *options.limit);
-  std::vector<PreparedTask> tasks;
-  for (const std::string& name : options.tasks) tasks.push_back(prepare(find_task(name), options));
-  return tasks;
+  TaskSelection selection = TaskIndex(options.include_paths).select(options.tasks);
+  PreparedTasks prepared{{}, std::move(selection.groups)};
+  for (const auto& task : selection.tasks) prepared.tasks.push_back(prepare(task, options));
+  return prepared;
 }
 
 int64_t max_length(const CausalLM& model) {
@@ -167,16 +149,26 @@ int64_t max_length(const CausalLM& model) {
   return positions > 0 ? positions : 2048;
 }
 
-TaskResult evaluate(CausalLM& model, const Tokenizer& tokenizer, const PreparedTask& task, const EvalOptions& options) {
+Evaluation evaluate(CausalLM& model, const Tokenizer& tokenizer, const PreparedTasks& prepared,
+                    const EvalOptions& options) {
   model.eval();
   const RequestEncoder encoder(tokenizer, max_length(model));
-  TaskResult result{task.task, task.documents.file, task.shots, std::ssize(task.documents.rows), task.scored, {}, {}};
-  if (task.task->kind == Task::Kind::kPerplexity) {
-    evaluate_documents(model, encoder, task, options, result);
-  } else {
-    evaluate_choices(model, encoder, task, options, result);
+  int64_t all = 0, before = 0;
+  for (const PreparedTask& task : prepared.tasks) all += task.requests();
+  Progress progress("scoring", all);
+  Evaluation evaluation;
+  for (const PreparedTask& task : prepared.tasks) {
+    const Requests requests = encode(encoder, task);
+    const double share = static_cast<double>(task.requests()) / static_cast<double>(requests.all.size());
+    const std::vector<Score> scores = score(model, requests.all, options.scoring, [&](int64_t done) {
+      progress.update(before + static_cast<int64_t>(share * static_cast<double>(done)), task.task->name);
+    });
+    before += task.requests();
+    evaluation.tasks.push_back(evaluate_task(task, requests, scores, options.keep_samples));
   }
-  return result;
+  progress.finish(cat(prepared.tasks.size(), prepared.tasks.size() == 1 ? " task" : " tasks"));
+  evaluation.groups = group_results(prepared.groups, evaluation.tasks);
+  return evaluation;
 }
 
 }  // namespace liger

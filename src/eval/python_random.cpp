@@ -69,6 +69,11 @@ uint32_t PythonRandom::below(uint32_t n) {
   return drawn;
 }
 
+double PythonRandom::real() {
+  const uint32_t high = next() >> 5, low = next() >> 6;
+  return (high * 67108864.0 + low) / 9007199254740992.0;
+}
+
 std::vector<int64_t> PythonRandom::sample(int64_t n, int64_t k) {
   LIGER_CHECK_USAGE(k >= 0 && k <= n, "cannot draw ", k, " of ", n, " rows");
   LIGER_CHECK_USAGE(n <= std::numeric_limits<uint32_t>::max(), "cannot draw from more than 2^32 - 1 rows, got ", n);

@@ -107,16 +107,6 @@ size_t trailing_space_bytes(std::string_view text) {
   return text.size() - end;
 }
 
-std::string_view left_stripped(std::string_view text) {
-  while (!text.empty()) {
-    size_t bytes = 1;
-    while (bytes < text.size() && is_continuation(text[bytes])) ++bytes;
-    if (!detail::is_white_space(code_point_at(text, 0, bytes))) break;
-    text.remove_prefix(bytes);
-  }
-  return text;
-}
-
 int64_t code_points(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return !is_continuation(c); });
 }

@@ -12,8 +12,6 @@ namespace liger::eval {
 
 /// Bytes of white space at the end of `text`, by str.isspace() (Unicode).
 size_t trailing_space_bytes(std::string_view text);
-/// Text without white space at its start, by str.isspace().
-std::string_view left_stripped(std::string_view text);
 /// len(text): code points.
 int64_t code_points(std::string_view text);
 /// repr(float): shortest digits that read back equal, exponent form from 1e16 up and below 1e-4.

@@ -50,6 +50,10 @@ std::vector<ScoreRequest> RequestEncoder::encode_document(std::string_view text)
   return rolling_windows(tokenizer_.encode(text, Specials::kLiteral), prefix_, max_length_);
 }
 
+std::vector<ScoreRequest> RequestEncoder::encode_rolling(std::string_view text) const {
+  return rolling_windows(encode_whole(tokenizer_, text), prefix_, max_length_);
+}
+
 std::vector<ScoreRequest> rolling_windows(std::span<const int64_t> tokens, int64_t prefix, int64_t max_length) {
   std::vector<ScoreRequest> windows;
   const int64_t count = std::ssize(tokens);

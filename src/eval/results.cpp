@@ -1,8 +1,5 @@
 #include "liger/eval/results.h"
 
-#include <algorithm>
-#include <array>
-#include <chrono>
 #include <cmath>
 #include <ctime>
 #include <iomanip>
@@ -16,39 +13,43 @@
 namespace liger {
 namespace {
 
-bool is_choice(const TaskResult& result) { return result.task->kind == Task::Kind::kMultipleChoice; }
+bool is_of_tokens(const Task& task) { return task.output == Task::Output::kTokens; }
 
-OrderedJson metrics_json(const TaskResult& result) {
-  OrderedJson values = {{"name", result.task->name}, {"alias", result.task->name}, {"sample_len", result.scored}};
-  const std::string filter = is_choice(result) ? ",none" : "";
-  for (const Metric& metric : result.metrics) {
-    if (metric.name == "tokens") {
-      values[metric.name] = static_cast<int64_t>(metric.value);
-    } else {
-      values[metric.name + filter] = metric.value;
-    }
+void add_metrics(OrderedJson& values, const std::vector<Metric>& metrics, const std::string& filter) {
+  for (const Metric& metric : metrics) {
+    OrderedJson& value = values[metric.name + filter];
+    value = metric.name == "tokens" ? OrderedJson(static_cast<int64_t>(metric.value)) : OrderedJson(metric.value);
     if (!metric.has_standard_error) continue;
     OrderedJson& error = values[metric.name + "_stderr" + filter];
     error = metric.standard_error ? OrderedJson(*metric.standard_error) : OrderedJson("N/A");
   }
+}
+
+OrderedJson metrics_json(const TaskResult& result) {
+  OrderedJson values = {{"name", result.task->name}, {"alias", result.task->alias}, {"sample_len", result.scored}};
+  add_metrics(values, result.metrics, is_of_tokens(*result.task) ? "" : ",none");
+  return values;
+}
+
+OrderedJson metrics_json(const GroupResult& result) {
+  OrderedJson values = {{"alias", result.group.alias}, {"name", result.group.name}};
+  if (result.metrics.empty()) return values;
+  values["sample_len"] = result.scored;
+  add_metrics(values, result.metrics, ",none");
+  OrderedJson counts = OrderedJson::object();
+  for (const TaskGroup::Aggregate& wanted : result.group.aggregates) counts[wanted.metric + ",none"] = result.scored;
+  if (!counts.empty()) values["sample_count"] = counts;
   return values;
 }
 
 OrderedJson config_json(const TaskResult& result) {
-  OrderedJson metrics = OrderedJson::array();
-  for (const Metric& metric : result.metrics) {
-    metrics.push_back({{"metric", metric.name}, {"higher_is_better", metric.higher_is_better}});
-  }
-  return {{"task", result.task->name},
-          {"dataset_path", result.file.string()},
-          {"dataset_sha256", sha256_file(result.file)},
-          {"test_split", result.task->split},
-          {"target_delimiter", " "},
-          {"fewshot_delimiter", "\n\n"},
-          {"num_fewshot", result.shots},
-          {"metric_list", metrics},
-          {"output_type", is_choice(result) ? "multiple_choice" : "loglikelihood_rolling"},
-          {"metadata", {{"version", result.task->version}}}};
+  OrderedJson config = result.task->config;
+  config["num_fewshot"] = result.shots;
+  config["target_delimiter"] = result.task->target_delimiter;
+  config["fewshot_delimiter"] = result.task->fewshot_delimiter;
+  config["data_file"] = result.file.string();
+  config["data_sha256"] = sha256_file(result.file);
+  return config;
 }
 
 // The hash of every sample's three hashes, by which two runs can be seen to have asked the same.
@@ -77,13 +78,9 @@ OrderedJson run_json(const EvalOptions& options, const RunDescription& run) {
           {"device", run.device},
           {"limit", run.limit ? OrderedJson(*run.limit) : OrderedJson()},
           {"bootstrap_iters", 100000},
-          {"fewshot_seed", options.fewshot_seed}};
-}
-
-std::string fixed(double value) {
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(4) << value;
-  return out.str();
+          {"fewshot_seed", options.fewshot_seed},
+          {"system_instruction",
+           options.system_instruction.empty() ? OrderedJson() : OrderedJson(options.system_instruction)}};
 }
 
 // "/models/a b" -> "__models__a b", as lm-evaluation-harness names its folders.
@@ -116,27 +113,38 @@ std::string file_time(double seconds) {
 
 }  // namespace
 
-OrderedJson results_json(const std::vector<TaskResult>& results, const EvalOptions& options, const RunDescription& run,
+OrderedJson results_json(const Evaluation& evaluation, const EvalOptions& options, const RunDescription& run,
                          const Tokenizer& tokenizer) {
   OrderedJson document;
   for (const char* key :
-       {"results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"}) {
+       {"results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples"}) {
     document[key] = OrderedJson::object();
   }
   OrderedJson hashes = OrderedJson::object();
-  for (const TaskResult& result : results) {
-    const std::string name = result.task->name;
+  const auto add_higher = [&](const std::string& name, const std::vector<Metric>& metrics) {
+    for (const Metric& metric : metrics) document["higher_is_better"][name][metric.name] = metric.higher_is_better;
+  };
+  for (const TaskResult& result : evaluation.tasks) {
+    const std::string& name = result.task->name;
     document["results"][name] = metrics_json(result);
-    document["group_subtasks"][name] = OrderedJson::array();
     document["configs"][name] = config_json(result);
     document["versions"][name] = result.task->version;
     document["n-shot"][name] = result.shots;
-    for (const Metric& metric : result.metrics) {
-      document["higher_is_better"][name][metric.name] = metric.higher_is_better;
-    }
+    add_higher(name, result.metrics);
     document["n-samples"][name] = {{"original", result.original}, {"effective", result.scored}};
     if (!result.samples.empty()) hashes[name] = task_hash(result);
   }
+  for (const GroupResult& result : evaluation.groups) {
+    const std::string& name = result.group.name;
+    document["results"][name] = metrics_json(result);
+    if (!result.metrics.empty()) document["groups"][name] = document["results"][name];
+    document["group_subtasks"][name] = result.group.children;
+    document["versions"][name] =
+        result.group.version.is_string() ? result.group.version : OrderedJson(result.group.version.dump());
+    if (result.shots) document["n-shot"][name] = *result.shots;
+    add_higher(name, result.metrics);
+  }
+  if (document["groups"].empty()) document.erase("groups");
   document["config"] = run_json(options, run);
   document["git_hash"] = nullptr;
   document["date"] = run.started;
@@ -153,65 +161,23 @@ OrderedJson results_json(const std::vector<TaskResult>& results, const EvalOptio
   return document;
 }
 
-std::string results_table(const std::vector<TaskResult>& results) {
-  using Row = std::array<std::string, 9>;
-  std::vector<Row> rows = {{"Tasks", "Version", "Filter", "n-shot", "Metric", "", "Value", "", "Stderr"}};
-  for (const TaskResult& result : results) {
-    bool first = true;
-    for (const Metric& metric : result.metrics) {
-      const bool count = metric.name == "tokens";
-      const std::string error = metric.standard_error ? fixed(*metric.standard_error) : "N/A";
-      rows.push_back({first ? result.task->name : "", first ? cat(result.task->version) : "", "none",
-                      std::to_string(result.shots), metric.name,
-                      count                     ? ""
-                      : metric.higher_is_better ? "↑"
-                                                : "↓",
-                      count ? std::to_string(static_cast<int64_t>(metric.value)) : fixed(metric.value),
-                      metric.has_standard_error ? "±" : "", metric.has_standard_error ? error : ""});
-      first = false;
-    }
-  }
-  std::array<size_t, 9> width{};
-  for (const Row& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      width[i] = std::max({width[i], size_t{3}, static_cast<size_t>(eval::code_points(row[i]))});
-    }
-  }
-  std::string table;
-  for (size_t r = 0; r < rows.size(); ++r) {
-    for (size_t i = 0; i < width.size(); ++i) {
-      const bool number = i == 1 || i == 3 || i == 6 || i == 8;
-      const std::string padding(width[i] - static_cast<size_t>(eval::code_points(rows[r][i])), ' ');
-      table += '|';
-      table += number && r > 0 ? padding + rows[r][i] : rows[r][i] + padding;
-    }
-    table += "|\n";
-    if (r > 0) continue;
-    for (size_t i = 0; i < width.size(); ++i) {
-      const bool number = i == 1 || i == 3 || i == 6 || i == 8;
-      table += '|';
-      table.append(width[i] - (number ? 1 : 0), '-').append(number ? ":" : "");
-    }
-    table += "|\n";
-  }
-  return table;
+std::filesystem::path results_folder(const std::filesystem::path& dir, const std::string& model) {
+  return dir / folder_name(model);
 }
 
-std::filesystem::path write_results(const std::filesystem::path& dir, const std::vector<TaskResult>& results,
-                                    const OrderedJson& document, const RunDescription& run) {
-  const std::filesystem::path folder = dir / folder_name(run.model);
+void write_results(const std::filesystem::path& folder, const Evaluation& evaluation, const OrderedJson& document,
+                   const RunDescription& run) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) fail(ErrorCode::kIo, "cannot create ", folder.string(), ": ", error.message());
   const std::string time = file_time(run.started + run.seconds);
-  for (const TaskResult& result : results) {
+  for (const TaskResult& result : evaluation.tasks) {
     if (result.samples.empty()) continue;
     AtomicFile file(folder / cat("samples_", result.task->name, "_", time, ".jsonl"));
     for (const OrderedJson& sample : result.samples) file.write(eval::python_json(sample, 0) + "\n");
     file.commit();
   }
   write_text_atomic(folder / ("results_" + time + ".json"), eval::python_json(document, 2));
-  return folder;
 }
 
 }  // namespace liger

@@ -6,6 +6,7 @@
 #include "liger/error.h"
 #include "liger/io/files.h"
 #include "liger/io/json.h"
+#include "liger/io/manifest.h"
 
 namespace liger {
 namespace fs = std::filesystem;
@@ -91,6 +92,21 @@ std::optional<fs::path> first_unlisted(const fs::path& folder) {
 
 void verify_manifest(const fs::path& dir) {
   for (const Json& entry : read_manifest(dir)) verify_entry(dir, entry);
+}
+
+void write_manifest(const fs::path& dir) { detail::write_manifest(dir, 0); }
+
+bool verify_by_manifest(const fs::path& file) {
+  const fs::path dir = file.parent_path().empty() ? "." : file.parent_path();
+  std::error_code error;
+  if (!fs::exists(dir / detail::kManifest, error)) return false;
+  for (const Json& entry : read_manifest(dir)) {
+    const bool named = entry.is_object() && entry.contains("path") && entry["path"].is_string();
+    if (!named || entry["path"].get<std::string>() != file.filename().string()) continue;
+    verify_entry(dir, entry);
+    return true;
+  }
+  return false;
 }
 
 }  // namespace liger

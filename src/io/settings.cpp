@@ -245,15 +245,15 @@ void reject_unknown_in(const Node& map, const Names& known) {
   }
 }
 
-Json node_to_json(const Node& node) {
+}  // namespace
+
+Json detail::to_json(const Node& node) {
   if (node.kind == Kind::kScalar) return node.scalar;
   Json out = node.kind == Kind::kMap ? Json::object() : Json::array();
-  for (const auto& element : node.elements) out.push_back(node_to_json(*element));
-  for (const Node::Member& member : node.members) out[member.key] = node_to_json(*member.value);
+  for (const auto& element : node.elements) out.push_back(to_json(*element));
+  for (const Node::Member& member : node.members) out[member.key] = to_json(*member.value);
   return out;
 }
-
-}  // namespace
 
 void Settings::reject_unknown() const {
   Names known;
@@ -261,6 +261,6 @@ void Settings::reject_unknown() const {
   reject_unknown_in(*node_, known);
 }
 
-Json Settings::to_json() const { return node_to_json(*node_); }
+Json Settings::to_json() const { return detail::to_json(*node_); }
 
 }  // namespace liger

@@ -60,7 +60,12 @@ std::string place_in(const SettingsSource& source, size_t offset);
 /// A value as messages show it: "text 'abc'", "the number 3".
 std::string describe(const SettingsNode& node);
 
-/// Any YAML value of the subset that settings.h describes.
-SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::string_view text);
+/// Whether a text may have the tag "!function", which then stays in front of it.
+enum class FunctionTags { kRefused, kAllowed };
+
+/// Any YAML value of the subset that settings.h describes, of at most 256 KiB.
+SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::string_view text,
+                             FunctionTags functions = FunctionTags::kRefused);
+Json to_json(const SettingsNode& node);
 
 }  // namespace liger::detail

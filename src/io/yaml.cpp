@@ -13,6 +13,7 @@
 #include "io/settings_node.h"
 #include "io/text.h"
 #include "liger/error.h"
+#include "liger/io/yaml.h"
 
 // yaml-cpp made strict. Alone it keeps the first of two equal keys, follows aliases, stops at a NUL and accepts bad
 // UTF-8; here every one of these is refused with its place.
@@ -112,8 +113,8 @@ class PlainScalar {
 
 class Builder : public YAML::EventHandler {
  public:
-  Builder(std::shared_ptr<const SettingsSource> source, std::string_view text)
-      : source_(std::move(source)), text_(text) {}
+  Builder(std::shared_ptr<const SettingsSource> source, std::string_view text, FunctionTags functions)
+      : source_(std::move(source)), text_(text), functions_(functions) {}
   SettingsNode::Ptr take() { return root_; }
 
   void OnDocumentStart(const YAML::Mark& mark) override {
@@ -132,6 +133,11 @@ class Builder : public YAML::EventHandler {
   void OnAnchor(const YAML::Mark& mark, const std::string&) override { refuse(mark, "anchors are not allowed"); }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
+    if (functions_ == FunctionTags::kAllowed && tag == "!function" && !wants_key()) {
+      check(mark, "", anchor);
+      put(mark, SettingsNode::Kind::kScalar).scalar = cat(tag, " ", value);
+      return;
+    }
     check(mark, tag, anchor);
     if (tag == "!") check_closed(mark);
     if (wants_key()) return set_key(mark, tag, value);
@@ -228,6 +234,7 @@ class Builder : public YAML::EventHandler {
 
   std::shared_ptr<const SettingsSource> source_;
   std::string_view text_;
+  FunctionTags functions_;
   SettingsNode::Ptr root_;
   std::vector<SettingsNode*> open_;
   std::optional<std::string> key_;
@@ -269,9 +276,10 @@ struct ViewBuffer : std::streambuf {
 
 }  // namespace
 
-SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::string_view text) {
+SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::string_view text,
+                             FunctionTags functions) {
   check_bytes(*source, text);
-  Builder builder(source, text);
+  Builder builder(source, text, functions);
   ViewBuffer buffer(text);
   std::istream in(&buffer);
   try {
@@ -287,3 +295,12 @@ SettingsNode::Ptr parse_yaml(std::shared_ptr<const SettingsSource> source, std::
 }
 
 }  // namespace liger::detail
+
+namespace liger {
+
+Json read_yaml(std::string_view text, const std::string& source) {
+  const auto origin = std::make_shared<const detail::SettingsSource>(detail::SettingsSource{source, std::string(text)});
+  return detail::to_json(*detail::parse_yaml(origin, origin->text, detail::FunctionTags::kAllowed));
+}
+
+}  // namespace liger

@@ -2,14 +2,17 @@
 """Compares liger-eval with lm-evaluation-harness (0.4.13, hf model, float32 softmax) on the same model and rows.
 
     python tests/compare/eval_parity.py [--tool build/bin/liger-eval] [--model DIR] [--rows 60] [--shots 0,5]
+    python tests/compare/eval_parity.py --goldens        # writes tests/data/golden/eval
 
-Without --model it makes a small random Llama and a byte-level BPE tokenizer. The rows are made here; lm-evaluation-
-harness runs its own task definitions, pointed at them. Compared are every request's log-likelihood (1e-4) and greedy
-flag, the hashes of document, prompt and target, acc, acc_norm and their standard errors, and the log-likelihood of
-whole documents. Exit code 1 if anything differs. Without the packages it says so and ends with 0.
+Without --model it makes a small random Llama and a byte-level BPE tokenizer. The rows are made here (eval_rows.py);
+lm-evaluation-harness runs its own task definitions, pointed at them. Compared are, for all tasks, every request's
+text, log-likelihood (1e-4) and greedy flag, the hashes of document, prompt and target, every metric and standard error,
+means of groups, and the log-likelihood of whole documents. Exit code 1 if anything differs. Without the packages it
+says so and ends with 0.
 """
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -35,6 +38,7 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
     from sentencepiece import SentencePieceProcessor
+    from eval_rows import GROUP, TASKS, make_definitions, make_own, make_rows, question, sentence
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 except ImportError as e:
@@ -45,102 +49,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARNESS = pathlib.Path(lm_eval.__file__).parent / "tasks"
 TOLERANCE = 1e-4
 
-# ---- rows ------------------------------------------------------------------------------------------------------------
-
-NAMES = ["Ada", "Bruno", "Chén", "Dora", "Émile", "小明"]
-THINGS = ["rope", "lantern", "map", "drum", "bag of salt", "naïve plan", "kite 🙂"]
-PLACES = ["the old mill", "the harbour", "a quiet forest", "the north gate", "São Paulo"]
-
-
-def sentence(rng):
-    return f"{rng.choice(NAMES)} took the {rng.choice(THINGS)} to {rng.choice(PLACES)}"
-
-
-def question(rng):
-    ending = rng.choice(["", "", "", " ", "\n", "  \t", "?"])  # white space at the end of a context moves
-    return f"{rng.choice(NAMES)} has the {rng.choice(THINGS)}; where is it{ending}"
-
-
-def answers(rng, count):
-    return [rng.choice(["", "in ", "near ", "perhaps at "]) + rng.choice(PLACES) + rng.choice(["", ".", "!"])
-            for _ in range(count)]
-
-
-def labelled(rng):
-    count = rng.randint(3, 5)
-    labels = rng.choice([list("ABCDE"), list("12345")])[:count]
-    return {"text": answers(rng, count), "label": labels}, rng.choice(labels)
-
-
-def piqa(rng):
-    one, two = answers(rng, 2)
-    return {"goal": question(rng), "sol1": one, "sol2": two, "label": rng.randint(0, 1)}
-
-
-def arc(rng):
-    choices, key = labelled(rng)
-    return {"id": f"Q{rng.randint(0, 10**6)}", "question": question(rng), "choices": choices, "answerKey": key}
-
-
-def openbookqa(rng):
-    choices, key = labelled(rng)
-    return {"id": "x", "question_stem": question(rng), "choices": choices, "answerKey": key}
-
-
-def multiple_choice(rng):
-    count = rng.randint(2, 5)
-    return {"query": question(rng), "choices": answers(rng, count), "gold": rng.randrange(count)}
-
-
-TASKS = {  # name: (row, scored split, harness's own definition)
-    "piqa": (piqa, "validation", HARNESS / "piqa/piqa.yaml"),
-    "arc_easy": (arc, "test", HARNESS / "arc/arc_easy.yaml"),
-    "arc_challenge": (arc, "test", HARNESS / "arc/arc_challenge.yaml"),
-    "openbookqa": (openbookqa, "test", HARNESS / "openbookqa/openbookqa.yaml"),
-    "multiple_choice": (multiple_choice, "test", None),
-}
-OWN_TASK = {"output_type": "multiple_choice", "training_split": "train", "test_split": "test", "doc_to_text": "query",
-            "doc_to_choice": "choices", "doc_to_target": "gold", "metadata": {"version": 1.0},
-            "metric_list": [{"metric": m, "aggregation": "mean", "higher_is_better": True} for m in ("acc", "acc_norm")]}
-
-
-def write_rows(file, rows):
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def make_data(folder, rows):
-    """Rows of every task, and a definition of it for the harness that reads them."""
-    folder.mkdir()
-    definitions = folder / "definitions"
-    definitions.mkdir()
-    for seed, (name, (row, split, own)) in enumerate(TASKS.items()):
-        rng = random.Random(seed)
-        pool = [row(rng) for _ in range(rows)]
-        scored = [row(rng) for _ in range(rows)]
-        scored[1] = pool[3]  # a document that is one of the examples, and several times
-        pool[5] = pool[7] = pool[3]
-        write_rows(folder / f"{name}.train.jsonl", pool)
-        write_rows(folder / f"{name}.{split}.jsonl", scored)
-        files = {s: str(folder / f"{name}.{s}.jsonl") for s in ("train", split)}
-        definition = dict(OWN_TASK) if own is None else {"include": str(own)}
-        if own is not None and split == "test":
-            definition["validation_split"] = None
-        definition |= {"task": f"local_{name}", "tag": None, "dataset_path": "json", "dataset_name": None,
-                       "dataset_kwargs": {"data_files": files}}
-        (definitions / f"{name}.yaml").write_text(json.dumps(definition))  # JSON is YAML
-    rng = random.Random(99)
-    texts = [". ".join(sentence(rng) for _ in range(rng.choice([1, 3, 40]))) + "." for _ in range(rows // 4)]
-    write_rows(folder / "perplexity.test.jsonl", [{"text": text} for text in texts])
-    return definitions, texts
-
-
-def make_model(folder):
+def make_model(folder, hidden=64, vocab=500, dtype=torch.float32):
     rng = random.Random(1)
     lines = [sentence(rng) for _ in range(300)] + [question(rng) for _ in range(300)]
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<|begin_of_text|>", "<|end_of_text|>"],
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<|begin_of_text|>", "<|end_of_text|>"],
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -148,10 +63,10 @@ def make_model(folder):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin_of_text|>",
                             eos_token="<|end_of_text|>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=128,
+    config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=hidden, intermediate_size=2 * hidden,
                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
                          bos_token_id=0, eos_token_id=1, initializer_range=0.2, tie_word_embeddings=False)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -180,26 +95,28 @@ def with_tokenizer_json(source, folder):
 
 # ---- the two programs ------------------------------------------------------------------------------------------------
 
-def run_harness(model, definitions, names, shots):
+def run_harness(model, definitions, shots):
     manager = lm_eval.tasks.TaskManager(include_path=str(definitions), include_defaults=False)
+    names = [name for name in TASKS if not name.startswith("mmlu_")] + [GROUP["group"]]
     start = time.time()
-    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        results = lm_eval.simple_evaluate(model=model, tasks=[f"local_{n}" for n in names], num_fewshot=shots,
-                                          task_manager=manager, bootstrap_iters=100, log_samples=True)
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        results = lm_eval.simple_evaluate(model=model, tasks=names, num_fewshot=shots, task_manager=manager,
+                                          log_samples=True)
     return results, time.time() - start
 
 
-def run_liger(tool, model, data, names, shots, *options):
+def run_liger(tool, model, data, own, names, shots, *options):
     out = pathlib.Path(tempfile.mkdtemp(dir=SCRATCH.name))
     start = time.time()
-    run = subprocess.run([tool, "--model", model, "--tasks", ",".join(names), "--data", data, "--num_fewshot",
-                          str(shots), "--json", "--quiet", "--dtype", "f32", "--output_path", out, "--log_samples",
-                          *options], capture_output=True, text=True)
+    run = subprocess.run([tool, "--model", model, "--tasks", ",".join(names), "--data", data, "--include_path", own,
+                          "--num_fewshot", str(shots), "--json", "--quiet", "--dtype", "f32", "--output_path", out,
+                          "--log_samples", *options], capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(f"liger-eval: exit code {run.returncode}: {run.stderr}")
+    document = json.loads(run.stdout)
     samples = {name: [json.loads(line) for line in next(out.rglob(f"samples_{name}_*.jsonl")).open(encoding="utf-8")]
-               for name in names}
-    return json.loads(run.stdout), samples, time.time() - start
+               for name in document["configs"]}
+    return document, samples, time.time() - start
 
 
 # ---- comparison ------------------------------------------------------------------------------------------------------
@@ -215,25 +132,64 @@ class Report:
                 print("  differs:", text)
 
 
+def scores_of(responses):
+    """(log-likelihood, greedy) of each request; whole documents have no greedy flag."""
+    return [(float(r[0]), str(r[1])) if isinstance(r, (list, tuple)) else (float(r), None) for r in responses]
+
+
+def metrics_of(result):
+    return {k: v for k, v in result.items() if "," in k or k == "sample_len"}
+
+
+def compare_metrics(report, name, mine, his):
+    mine, his = metrics_of(mine), metrics_of(his)
+    report.expect(mine.keys() == his.keys(), f"{name}: metrics {sorted(mine)}, lm-eval {sorted(his)}")
+    for key in mine.keys() & his.keys():
+        a, b = mine[key], his[key]
+        tolerance = 1e-12 if "acc" in key or "exact" in key else 1e-6 * max(1, abs(b) if b != "N/A" else 0)
+        same = a == b if isinstance(b, str) else not isinstance(a, str) and abs(a - b) <= tolerance
+        report.expect(same, f"{name}: {key} {a}, lm-eval {b}")
+
+
 def compare(report, name, shots, ours, samples, theirs):
-    worst = 0.0
-    other = theirs["samples"][f"local_{name}"]
+    worst, other = 0.0, theirs["samples"][name]
     report.expect(len(samples) == len(other), f"{name}: {len(samples)} samples, lm-eval has {len(other)}")
     for a, b in zip(samples, sorted(other, key=lambda s: s["doc_id"])):
         where = f"{name} {shots}-shot row {a['doc_id']}"
-        for key in ("doc_hash", "prompt_hash", "target_hash", "acc", "acc_norm"):
+        for key in ["doc", "doc_hash", "prompt_hash", "target_hash", "metrics"]:
             report.expect(a[key] == b[key], f"{where}: {key} {a[key]}, lm-eval {b[key]}")
-        for ours_one, theirs_one in zip(a["filtered_resps"], b["filtered_resps"], strict=True):
-            difference = abs(float(ours_one[0]) - float(theirs_one[0]))
-            worst = max(worst, difference)
-            report.expect(difference <= TOLERANCE, f"{where}: {ours_one[0]}, lm-eval {theirs_one[0]}")
-            report.expect(ours_one[1] == str(theirs_one[1]), f"{where}: greedy {ours_one[1]}, lm-eval {theirs_one[1]}")
-    mine, his = ours["results"][name], theirs["results"][f"local_{name}"]
-    for key in ("acc,none", "acc_stderr,none", "acc_norm,none", "acc_norm_stderr,none"):
-        report.expect(abs(mine[key] - his[key]) < 1e-12, f"{name}: {key} {mine[key]}, lm-eval {his[key]}")
-    report.expect(ours["versions"][name] == theirs["versions"][f"local_{name}"], f"{name}: version")
-    print(f"  {name:16} {shots}-shot  {len(samples)} rows  acc {mine['acc,none']:.4f}  acc_norm "
-          f"{mine['acc_norm,none']:.4f}  largest difference {worst:.1e}")
+        texts = [tuple(arguments.values()) for arguments in a["arguments"].values()]
+        report.expect(texts == [tuple(x) for x in b["arguments"]], f"{where}: {texts}, lm-eval {b['arguments']}")
+        for (value, greedy), (his, his_greedy) in zip(scores_of(a["filtered_resps"]), scores_of(b["filtered_resps"]),
+                                                      strict=True):
+            worst = max(worst, abs(value - his))
+            tolerance = TOLERANCE * (1 if greedy is not None else max(1, abs(his) / 100))
+            report.expect(abs(value - his) <= tolerance, f"{where}: {value}, lm-eval {his}")
+            report.expect(greedy == his_greedy, f"{where}: greedy {greedy}, lm-eval {his_greedy}")
+        for key in a["metrics"]:
+            if "acc" in key or "exact" in key:
+                report.expect(a[key] == b[key], f"{where}: {key} {a[key]}, lm-eval {b[key]}")
+    compare_metrics(report, name, ours["results"][name], theirs["results"][name])
+    report.expect(ours["versions"][name] == theirs["versions"][name], f"{name}: version")
+    report.expect(ours["n-shot"][name] == theirs["n-shot"][name], f"{name}: n-shot {ours['n-shot'][name]}, lm-eval {theirs['n-shot'][name]}")
+    report.expect(ours["task_hashes"][name] == task_hash(other), f"{name}: task hash")
+    shown = "  ".join(f"{k.removesuffix(',none')} {v:.4f}" for k, v in metrics_of(ours["results"][name]).items()
+                      if isinstance(v, float) and "stderr" not in k)
+    print(f"  {name:22} {shots}-shot  {len(samples):3} rows  {shown}  largest difference {worst:.1e}")
+
+
+def task_hash(samples):
+    text = "".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in samples)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def compare_groups(report, ours, theirs):
+    for name, his in theirs["groups"].items():
+        compare_metrics(report, name, ours["groups"][name], his)
+        report.expect(ours["versions"][name] == theirs["versions"][name], f"{name}: version")
+        report.expect(sorted(ours["group_subtasks"][name]) == sorted(theirs["group_subtasks"][name]), f"{name}: subtasks")
+        report.expect(ours["n-shot"].get(name) == theirs["n-shot"].get(name), f"{name}: n-shot")
+        print(f"  group {name}: acc {his['acc,none']:.4f} +- {his['acc_stderr,none']:.4f}")
 
 
 def compare_documents(report, model, texts, ours, samples):
@@ -256,6 +212,35 @@ def compare_documents(report, model, texts, ours, samples):
           f"{worst:.1e} a token")
 
 
+def load_harness(folder, batch_size):
+    return HFLM(pretrained=str(folder), dtype="float32", softmax_dtype="float32", batch_size=batch_size, device="cpu")
+
+
+def write_goldens():
+    """A model, rows of every task and what lm-evaluation-harness makes of them, all of it small."""
+    folder = ROOT / "tests/data/golden/eval"
+    shutil.rmtree(folder, ignore_errors=True)
+    model = make_model(folder / "model", hidden=32, vocab=420, dtype=torch.bfloat16)
+    make_rows(folder / "data", 7)
+    make_own(folder / "tasks")
+    definitions = pathlib.Path(SCRATCH.name) / "definitions"
+    make_definitions(folder / "data", definitions, HARNESS)
+    harness, expected = load_harness(model, 8), {}
+    for shots in (0, 5):
+        results, _ = run_harness(harness, definitions, shots)
+        tasks = {}
+        for name in TASKS:
+            rows = sorted(results["samples"][name], key=lambda s: s["doc_id"])
+            tasks[name] = {"metrics": metrics_of(results["results"][name]), "rows": [
+                {"hashes": [s["doc_hash"], s["prompt_hash"], s["target_hash"]],
+                 "scores": [[round(score, 6), greedy == "True"] for score, greedy in scores_of(s["filtered_resps"])]}
+                for s in rows]}
+        groups = {name: metrics_of(group) for name, group in results["groups"].items()}
+        expected[str(shots)] = {"tasks": tasks, "groups": groups}
+    (folder / "expected.json").write_text(json.dumps(expected, indent=None, separators=(",", ":")) + "\n")
+    print(f"wrote {folder}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", default=ROOT / "build/bin/liger-eval", type=pathlib.Path)
@@ -263,20 +248,27 @@ def main():
     parser.add_argument("--rows", default=60, type=int)
     parser.add_argument("--shots", default="0,5")
     parser.add_argument("--batch_size", default=8, type=int, help="lm-eval's")
+    parser.add_argument("--goldens", action="store_true")
     args = parser.parse_args()
+    if args.goldens:
+        return write_goldens()
     scratch = pathlib.Path(SCRATCH.name)
     folder = with_tokenizer_json(args.model, scratch / "model") if args.model else make_model(scratch / "model")
-    definitions, texts = make_data(scratch / "data", args.rows)
-    model = HFLM(pretrained=str(folder), dtype="float32", softmax_dtype="float32", batch_size=args.batch_size,
-                 device="cpu")
-    report, names = Report(), list(TASKS)
+    data, own = scratch / "data", scratch / "own"
+    texts = make_rows(data, args.rows)
+    make_definitions(data, scratch / "definitions", HARNESS)
+    make_own(own)
+    model = load_harness(folder, args.batch_size)
+    report = Report()
+    names = [name for name in TASKS if not name.startswith("mmlu_")] + [GROUP["group"]]
     for shots in map(int, args.shots.split(",")):
-        theirs, seconds = run_harness(model, definitions, names, shots)
-        ours, samples, own_seconds = run_liger(args.tool, folder, scratch / "data", names, shots)
-        for name in names:
+        theirs, seconds = run_harness(model, scratch / "definitions", shots)
+        ours, samples, own_seconds = run_liger(args.tool, folder, data, own, names, shots)
+        for name in TASKS:
             compare(report, name, shots, ours, samples[name], theirs)
+        compare_groups(report, ours, theirs)
         print(f"  {shots}-shot: lm-eval {seconds:.1f} s (model already loaded), liger-eval {own_seconds:.1f} s")
-    ours, samples, _ = run_liger(args.tool, folder, scratch / "data", ["perplexity"], 0)
+    ours, samples, _ = run_liger(args.tool, folder, data, own, ["perplexity"], 0)
     compare_documents(report, model, texts, ours, samples["perplexity"])
     print(f"{report.wrong} differences" if report.wrong else "equal")
     sys.exit(1 if report.wrong else 0)

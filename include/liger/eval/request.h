@@ -27,6 +27,9 @@ class RequestEncoder {
   ScoreRequest encode(std::string_view context, std::string_view continuation) const;
   /// A document on its own: every token of `text` predicted, the first from the prefix token. Literal text, no EOS.
   std::vector<ScoreRequest> encode_document(std::string_view text) const;
+  /// lm-evaluation-harness's rolling log-likelihood: the same of encode_whole(text), so that BOS, where the tokenizer
+  /// begins with one, is predicted too.
+  std::vector<ScoreRequest> encode_rolling(std::string_view text) const;
 
   int64_t prefix() const { return prefix_; }  ///< BOS, or EOS for a tokenizer without
   int64_t max_length() const { return max_length_; }

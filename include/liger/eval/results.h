@@ -21,17 +21,19 @@ struct RunDescription {
   double seconds = 0.0;  ///< the whole run took
 };
 
-/// The document lm-evaluation-harness 0.4.13 writes (results, configs, versions, n-shot, higher_is_better, n-samples,
-/// config, ...); `perplexity` has the plain keys loss, perplexity, tokens.
-OrderedJson results_json(const std::vector<TaskResult>& results, const EvalOptions& options, const RunDescription& run,
+/// The document lm-evaluation-harness 0.4.13 writes (results, groups, configs, versions, n-shot, higher_is_better,
+/// n-samples, config, ...); a task of tokens has the plain keys loss, perplexity, tokens.
+OrderedJson results_json(const Evaluation& evaluation, const EvalOptions& options, const RunDescription& run,
                          const Tokenizer& tokenizer);
 
-/// Tasks | Version | Filter | n-shot | Metric | Value | Stderr, as Markdown.
-std::string results_table(const std::vector<TaskResult>& results);
+/// Tasks | Version | Filter | n-shot | Metric | Value | Stderr, as Markdown; with groups a second table of these.
+std::string results_table(const Evaluation& evaluation);
 
-/// Writes DIR/{model}/results_{time}.json and, where there are samples, samples_{task}_{time}.jsonl beside it.
-/// Returns the folder.
-std::filesystem::path write_results(const std::filesystem::path& dir, const std::vector<TaskResult>& results,
-                                    const OrderedJson& document, const RunDescription& run);
+/// DIR/{model}, its name without what a file's must not have: where write_results() writes.
+std::filesystem::path results_folder(const std::filesystem::path& dir, const std::string& model);
+
+/// Writes results_{time}.json into that folder and, where there are samples, samples_{task}_{time}.jsonl beside it.
+void write_results(const std::filesystem::path& folder, const Evaluation& evaluation, const OrderedJson& document,
+                   const RunDescription& run);
 
 }  // namespace liger
