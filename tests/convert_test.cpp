@@ -190,6 +190,26 @@ TEST_F(Convert, GemmaComesBackAsGemma) {
   EXPECT_EQ(test::read_file(folder_ / "back/config.json"), test::read_file(model_ / "config.json"));
 }
 
+TEST_F(Convert, EveryFamilyComesBackAsItWas) {
+  for (const Family* family : families()) {
+    TinyModel{.model_type = family->model_type, .tied = family->tied_by_default}.write(model_);
+    const fs::path there = folder_ / "there", back = folder_ / "back";
+    const ConvertPlan plan = plan_conversion({.model = model_, .out = there, .overwrite = true});
+    const std::string all = OrderedJson(plan.warnings).dump();
+    EXPECT_EQ(all.find("saw the last 7 tokens") != std::string::npos, family->windows != Windows::kNone) << all;
+    EXPECT_EQ(all.find("--softmax-layers") != std::string::npos,
+              family->windows != Windows::kNone && family->windows != Windows::kAll)
+        << all;
+    run_conversion(plan);
+    const ModelConfig config = ModelConfig::read(there);
+    EXPECT_EQ(config.family, family);
+    EXPECT_EQ(config.sliding_layers, ModelConfig::read(model_).sliding_layers);
+    convert({.model = there, .arch = "softmax", .out = back, .overwrite = true});
+    EXPECT_EQ(test::read_file(back / "config.json"), test::read_file(model_ / "config.json")) << family->model_type;
+    EXPECT_TRUE(same_inode(model_ / "model.safetensors", back / "model.safetensors"));
+  }
+}
+
 TEST_F(Convert, TokenizerAndLicenceComeAlongAsCopies) {
   TinyModel().write(model_);
   for (const char* name : {"tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "LICENSE.txt",

@@ -94,7 +94,13 @@ const Kind kKinds[] = {{"plain", {}, {}},
                        {"gpt-neox", {}, Recursion{.loops = 2, .depth_norms = true, .depth_biases = true}, "gpt_neox"},
                        {"gpt-neox, linearized", test::short_window(), Recursion{.loops = 3}, "gpt_neox"},
                        {"biases", {}, Recursion{.loops = 2}, "llama", true},
-                       {"biases of depths", {}, Recursion{.loops = 3, .depth_biases = true}, "llama", true}};
+                       {"biases of depths", {}, Recursion{.loops = 3, .depth_biases = true}, "llama", true},
+                       {"mistral", {}, Recursion{.loops = 2, .sharing = Sharing::kSequence}, "mistral"},
+                       {"qwen3", {}, Recursion{.loops = 3, .depth_norms = true}, "qwen3"},
+                       {"qwen3, linearized", test::short_window(), Recursion{.loops = 3, .depth_norms = true}, "qwen3"},
+                       {"gemma 2", {}, Recursion{.loops = 3, .depth_norms = true}, "gemma2"},
+                       {"gemma 3", {}, Recursion{.loops = 3, .depth_norms = true}, "gemma3_text"},
+                       {"gemma 3, linearized", test::short_window(), Recursion{.loops = 3}, "gemma3_text"}};
 
 TEST(Engine, TextsAreWhatTheyWouldBeAlone) {
   const std::vector<Request> requests = make_requests(9);

@@ -56,7 +56,7 @@ TEST_P(Golden, DecodingEqualsTheFullForward) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Golden,
                          ::testing::Values("llama_tied_gqa", "llama_untied_mha", "llama_rope3", "gemma", "gpt_neox",
-                                           "gpt_neox_sequential"),
+                                           "gpt_neox_sequential", "mistral", "qwen2", "qwen3", "gemma2", "gemma3"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(ModelConfig, ReadsBothSpellingsOfWhatItWrites) {
@@ -113,7 +113,10 @@ TEST(ModelConfig, RefusesWhatCannotBe) {
   expect_refused("num_key_value_heads", 3, "a divisor of num_attention_heads = 4");
   expect_refused("num_key_value_heads", 8, "'num_key_value_heads'");
   expect_refused("rms_norm_eps", -1e-6, "'rms_norm_eps': expected a positive number");
-  expect_refused("model_type", "mamba", "model_type 'mamba' is not supported (llama, gemma, gpt_neox, liger_gla, ");
+  expect_refused(
+      "model_type", "mamba",
+      "model_type 'mamba' is not supported (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gpt_neox, "
+      "liger_gla, ");
   expect_refused("rope_scaling", {{"rope_type", "yarn"}}, "rope type 'yarn' is not supported");
   expect_refused("rope_scaling", {{"rope_type", "linear"}, {"factor", nullptr}}, "'factor'");
   expect_refused("liger", {{"windw", 3}}, "did you mean 'window'");

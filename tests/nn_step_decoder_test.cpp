@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "family_traits.h"
 #include "io_test_util.h"
 #include "liger/core/checkpoint.h"
 #include "liger/core/structure.h"
@@ -79,9 +80,10 @@ ModelConfig tiny(const Case& c) {
   config.num_key_value_heads = 2;
   config.head_dim = 10;
   config.max_position_embeddings = 512;
-  config.hidden_act = config.family->hidden_act;
   config.initializer_range = 0.3;
-  config.attention_bias = config.mlp_bias = c.bias;
+  test::become(config, c.family);
+  config.logit_softcap = 0;
+  if (c.bias) config.attention_bias = config.mlp_bias = true;
   config.tie_word_embeddings = !c.bias;
   config.liger = c.liger;
   return config;
@@ -126,6 +128,12 @@ std::vector<Case> cases() {
                            {"bias", LigerConfig{.window = 7}, "llama", false, true},
                            {"gemma", LigerConfig{.window = 7, .sinks = 2}, "gemma"},
                            {"gemma_softmax", {}, "gemma", true},
+                           {"mistral", {}, "mistral"},
+                           {"qwen2", {}, "qwen2", true},
+                           {"qwen3", {}, "qwen3", true},
+                           {"qwen3_liger", LigerConfig{.window = 7}, "qwen3"},
+                           {"gemma3", {}, "gemma3_text"},
+                           {"gemma3_liger", LigerConfig{.window = 7, .sinks = 2}, "gemma3_text"},
                            {"no_window", LigerConfig{.window = 0}},
                            {"hybrid", LigerConfig{.window = 9, .softmax_layers = {1}}}};
   for (const Structure& structure : structures()) {
@@ -151,7 +159,7 @@ TEST_P(Steps, LoseNothingToBFloat16) {
   std::vector<at::Tensor> rows;
   for (const int64_t& id : ids) rows.push_back(steps.step(std::span(&id, 1), state).clone());
   const bool cache = model->config().has_softmax_layers();        // which holds keys and values in bfloat16
-  const bool scaled = GetParam().family == std::string("gemma");  // by a factor that is rounded to bfloat16
+  const bool scaled = model->config().family->scales_embeddings;  // by a factor that is rounded to bfloat16
   expect_close(at::cat(rows), full(*exact, ids), cache || scaled ? 2e-2 : 1e-5, "logits");
 }
 

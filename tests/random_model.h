@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "family_traits.h"
 #include "liger/models/family.h"
 #include "liger/nn/causal_lm.h"
 
@@ -28,16 +29,6 @@ inline ModelConfig random_config(int64_t vocab, std::optional<LigerConfig> liger
   config.eos_token_ids = {1};
   config.liger = std::move(liger);
   return config;
-}
-
-/// Makes it a model of another family, with what goes along.
-inline void become(ModelConfig& config, const char* family) {
-  config.family = find_family(family);
-  config.hidden_act = config.family->hidden_act;
-  config.parallel_residual = config.family->parallel_residual;
-  config.attention_bias = config.mlp_bias = config.family->biases;
-  if (config.family->fused_attention()) config.num_key_value_heads = config.num_attention_heads;
-  config.rotary_dim = config.family->rotary_share == 1 ? 0 : config.head_dim / 2;
 }
 
 /// A Liger configuration whose window is soon left behind.

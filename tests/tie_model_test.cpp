@@ -38,7 +38,37 @@ const Kind kKinds[] = {{},
                        {"gemma", Sharing::kMiddleCycle, 4, TieNorms::kDepth},
                        {"llama", Sharing::kMiddleSequence, 2},
                        {"gpt_neox"},
-                       {"gpt_neox", Sharing::kMiddleCycle, 2, TieNorms::kDepth}};
+                       {"gpt_neox", Sharing::kMiddleCycle, 2, TieNorms::kDepth},
+                       {"qwen2", Sharing::kCycle, 3},
+                       {"qwen3", Sharing::kCycle, 3},
+                       {"gemma2", Sharing::kCycle, 3, TieNorms::kDepth},
+                       {"gemma3_text", Sharing::kCycle, 3},
+                       {"gemma3_text", Sharing::kMiddleCycle, 2}};
+
+// Layers whose windows alternate.
+TEST(TiedWindows, LayersThatShareWeightsMustSeeTheSame) {
+  ModelConfig model = test::random_config(50);
+  model.num_hidden_layers = 12;
+  test::become(model, "gemma2");
+  const auto refused = [&](Sharing sharing, int64_t loops) -> std::string {
+    try {
+      const ModelConfig tied = tied_config({.recursion = {.loops = loops, .sharing = sharing}}, model);
+      EXPECT_EQ(tied.sliding_layers, model.sliding_layers);
+      return "";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kUsage);
+      return e.what();
+    }
+  };
+  EXPECT_EQ(refused(Sharing::kCycle, 2), "");
+  EXPECT_EQ(refused(Sharing::kCycle, 4),
+            "loops: layers 0 and 3 would share weights, and the one sees the last 7 tokens, the other all; expected "
+            "blocks that their pattern repeats in: loops 2, 3, 6");
+  EXPECT_NE(refused(Sharing::kSequence, 2).find("with sharing sequence there are none"), std::string::npos);
+  EXPECT_EQ(refused(Sharing::kMiddleCycle, 5), "");
+  model.sliding_layers.clear();
+  EXPECT_EQ(refused(Sharing::kSequence, 2), "");
+}
 
 class Tied : public ::testing::Test {
  protected:
@@ -47,8 +77,8 @@ class Tied : public ::testing::Test {
     fs::remove_all(model_);
     test::write_model_folder(model_);  // for its tokenizer
     ModelConfig config = ModelConfig::read(model_);
-    test::become(config, family);
     config.num_hidden_layers = 6;
+    test::become(config, family);
     config.initializer_range = 0.15;
     config.stored_dtype = type == at::kDouble ? "float64" : "float32";
     config.liger = std::move(liger);

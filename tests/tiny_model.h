@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "family_traits.h"
 #include "liger/core/model_config.h"
 #include "liger/io/json.h"
 #include "liger/io/safetensors.h"
@@ -35,7 +36,7 @@ struct TinyModel {
     c.num_key_value_heads = 2;
     c.head_dim = 8;
     c.max_position_embeddings = 256;
-    c.hidden_act = c.family->hidden_act;
+    become(c, model_type.c_str());
     c.tie_word_embeddings = tied;
     c.bos_token_id = 1;
     c.eos_token_ids = {2};

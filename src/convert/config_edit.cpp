@@ -17,6 +17,12 @@ void add_older_spelling(OrderedJson& config) {
   if (is_set(config, "dtype") && !is_set(config, "torch_dtype")) config["torch_dtype"] = config["dtype"];
   if (!is_set(config, "rope_parameters")) return;
   OrderedJson scaling = config["rope_parameters"];
+  if (scaling.contains("full_attention")) {  // Gemma 3, whose sliding layers have a RoPE of their own
+    const OrderedJson local = scaling.value("sliding_attention", OrderedJson::object());
+    if (local.contains("rope_theta") && !is_set(config, "rope_local_base_freq"))
+      config["rope_local_base_freq"] = local["rope_theta"];
+    scaling = OrderedJson(scaling["full_attention"]);
+  }
   if (scaling.contains("partial_rotary_factor")) {  // GPT-NeoX, whose older spelling is its own
     if (!is_set(config, "rotary_pct")) config["rotary_pct"] = scaling["partial_rotary_factor"];
     if (!is_set(config, "rotary_emb_base") && scaling.contains("rope_theta"))
@@ -67,7 +73,9 @@ OrderedJson layer_types(const OrderedJson& config, size_t layers) {
 }  // namespace
 
 OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const std::vector<int64_t>& layers) {
-  if (is_set(config, kLayerTypes)) {
+  if (!tied.sliding_layers.empty()) {
+    config[kLayerTypes] = layer_types_json(tied);  // which a pattern no longer says
+  } else if (is_set(config, kLayerTypes)) {
     const OrderedJson types = layer_types(config, config["num_hidden_layers"].get<size_t>());
     OrderedJson kept = OrderedJson::array();
     for (int64_t depth = 0, slot = 0; depth < tied.num_hidden_layers; ++depth)
@@ -80,7 +88,9 @@ OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const 
 }
 
 OrderedJson untied_config_json(OrderedJson config, const ModelConfig& tied) {
-  if (is_set(config, kLayerTypes)) {
+  if (!tied.sliding_layers.empty()) {
+    config[kLayerTypes] = layer_types_json(tied.unrolled());
+  } else if (is_set(config, kLayerTypes)) {
     const OrderedJson types = layer_types(config, static_cast<size_t>(tied.stored_layers()));
     config[kLayerTypes] = OrderedJson::array();
     for (int64_t depth = 0; depth < tied.num_hidden_layers; ++depth)
@@ -113,6 +123,17 @@ std::vector<std::string> config_changes(const OrderedJson& before, const Ordered
     if (!before.contains(key)) changes.push_back(cat(key, ": (absent) -> ", shown(value)));
   }
   return changes;
+}
+
+std::string window_warning(const ModelConfig& model) {
+  std::string layers;
+  int64_t count = 0;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i)
+    if (model.is_sliding(i) && !model.is_softmax_layer(i)) layers += cat(count++ == 0 ? "" : ",", i);
+  if (count == 0) return "";
+  return cat("layers that saw the last ", model.sliding_window, " tokens only become linearized ones like the others, ",
+             "whose state is of the whole text",
+             count < model.num_hidden_layers ? cat("; --softmax-layers ", layers, " leaves them as they are") : "");
 }
 
 std::vector<std::string> compatibility_warnings(const ModelConfig& base, const LigerConfig& liger) {

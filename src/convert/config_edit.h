@@ -33,4 +33,7 @@ std::vector<std::string> config_changes(const OrderedJson& before, const Ordered
 /// and Llama alone.
 std::vector<std::string> compatibility_warnings(const ModelConfig& base, const LigerConfig& liger);
 
+/// What becomes of layers that saw the last tokens only; "" if there are none among those that are linearized.
+std::string window_warning(const ModelConfig& model);
+
 }  // namespace liger

@@ -321,6 +321,7 @@ ConvertPlan plan_conversion(ConvertOptions options) {
   if (!plan.options.arch.empty() && plan.options.arch != "softmax") {
     model.liger = plan.options.liger;
     plan.warnings = compatibility_warnings(model, *model.liger);
+    if (const std::string warning = window_warning(model); !warning.empty()) plan.warnings.push_back(warning);
   }
   if (plan.options.tie && model.recursive->depth_biases)
     plan.warnings.push_back(

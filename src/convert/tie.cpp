@@ -45,6 +45,40 @@ const char* to_string(TieNorms norms) { return name_of(kNorms, norms); }
 TieInit tie_init_from_name(const std::string& name) { return value_of(kInits, name, "init"); }
 TieNorms tie_norms_from_name(const std::string& name) { return value_of(kNorms, name, "norms"); }
 
+namespace {
+
+// Depths of one slot that differ in what layer_types says, if there are any.
+std::optional<std::pair<int64_t, int64_t>> unlike(const Recursion& recursion, const std::vector<bool>& sliding) {
+  const int64_t L = std::ssize(sliding);
+  std::vector<int64_t> first(static_cast<size_t>(L), -1);
+  for (int64_t depth = 0; depth < L; ++depth) {
+    int64_t& of_slot = first[static_cast<size_t>(recursion.slot(depth, L))];
+    if (of_slot < 0) of_slot = depth;
+    if (sliding[static_cast<size_t>(of_slot)] != sliding[static_cast<size_t>(depth)]) return std::pair(of_slot, depth);
+  }
+  return {};
+}
+
+// Layers that share weights must see the same of the text, and have the same RoPE.
+void check_windows(const ModelConfig& tied, const std::vector<int64_t>& layers) {
+  const auto pair = unlike(*tied.recursive, tied.sliding_layers);
+  if (!pair) return;
+  const int64_t L = tied.num_hidden_layers;
+  std::string possible;
+  for (Recursion other = *tied.recursive; other.loops <= L; ++other.loops)
+    if (other.loops >= 2 && other.refuses(L).empty() && !unlike(other, tied.sliding_layers))
+      possible += cat(possible.empty() ? "" : ", ", other.loops);
+  const int64_t wide = tied.sliding_layers[static_cast<size_t>(pair->first)] ? pair->second : pair->first;
+  const int64_t narrow = wide == pair->first ? pair->second : pair->first;
+  fail(ErrorCode::kUsage, "loops: layers ", layers[static_cast<size_t>(narrow)], " and ",
+       layers[static_cast<size_t>(wide)], " would share weights, and the one sees the last ", tied.sliding_window,
+       " tokens, the other all; expected blocks that their pattern repeats in",
+       possible.empty() ? cat(", and with sharing ", to_string(tied.recursive->sharing), " there are none")
+                        : cat(": loops ", possible));
+}
+
+}  // namespace
+
 std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& model) {
   const int64_t L = model.num_hidden_layers;
   const Recursion& recursion = options.recursion;
@@ -64,7 +98,8 @@ std::vector<int64_t> tied_layers(const TieOptions& options, const ModelConfig& m
 ModelConfig tied_config(const TieOptions& options, const ModelConfig& model) {
   LIGER_CHECK_USAGE(!model.recursive, "this model's layers are tied already; untie them first (--untie)");
   ModelConfig out = model;
-  out.num_hidden_layers = std::ssize(tied_layers(options, model));
+  const std::vector<int64_t> layers = tied_layers(options, model);
+  out.num_hidden_layers = std::ssize(layers);
   LIGER_CHECK_USAGE(!model.liger || out.num_hidden_layers == model.num_hidden_layers,
                     "--drop-layers: a linearized model has settings of single layers; drop layers of its base model");
   for (const auto& [name, rank] : options.rank_pattern) {
@@ -74,7 +109,13 @@ ModelConfig tied_config(const TieOptions& options, const ModelConfig& model) {
                       "rank pattern: '", name, "' is no matrix of a layer; expected for example down_proj");
   }
   out.recursive = options.recursion;
-  out.recursive->depth_norms = options.norms == TieNorms::kDepth;
+  if (!model.sliding_layers.empty()) {
+    out.sliding_layers.clear();
+    for (const int64_t layer : layers) out.sliding_layers.push_back(model.is_sliding(layer));
+    check_windows(out, layers);
+  }
+  const bool keeps_some = options.norms == TieNorms::kFolded && options.rank > 0 && !model.family->more_norms().empty();
+  out.recursive->depth_norms = options.norms == TieNorms::kDepth || keeps_some;
   out.recursive->depth_biases = options.rank > 0 && model.has_biases();
   out.recursive->adapter = options.rank > 0;
   LIGER_CHECK_USAGE(options.norms != TieNorms::kFolded || !model.family->layer_norm || model.attention_bias,

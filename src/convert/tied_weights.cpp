@@ -28,7 +28,12 @@ namespace {
 const std::string kPeft = "base_model.model.", kWeight = ".weight", kBias = ".bias";
 
 // Of a name within a layer.
-bool is_norm(const std::string& name) { return name.find("layernorm.") != std::string::npos; }
+bool is_norm(const std::string& name) { return name.find("norm.") != std::string::npos; }
+// Whether matrices read what it gives. Others stand behind matrices, and RMSNorms of what those give cannot be a part
+// of them.
+bool can_fold(const std::string& norm, const Family& family) {
+  return norm.starts_with("input_layernorm.") || norm.starts_with(cat(family.mlp_norm(), "."));
+}
 bool is_gain(const std::string& name) { return is_norm(name) && name.ends_with(kWeight); }
 
 // The norm whose output a linear module reads; empty for those that read something else.
@@ -36,7 +41,7 @@ std::string norm_read_by(const std::string& module, const Family& family) {
   for (const std::string& reader : family.attention_inputs)
     if (module == cat(family.attention, ".", reader)) return "input_layernorm";
   for (const std::string& reader : family.mlp_inputs)
-    if (module == cat("mlp.", reader)) return "post_attention_layernorm";
+    if (module == cat("mlp.", reader)) return family.mlp_norm();
   return "";
 }
 
@@ -157,6 +162,7 @@ LoraConfig TiedWeights::adapter_config() const {
   }
   config.layer_replication = tied_.recursive->replication(tied_.num_hidden_layers);
   config.norms = tied_.recursive->depth_norms;
+  if (config.norms) config.more_norms = tied_.family->more_norms();
   config.biases = tied_.recursive->depth_biases;
   return config;
 }
@@ -184,7 +190,8 @@ at::Tensor TiedWeights::read(const std::string& name) const {
 // what the matrix makes of LayerNorm's bias: W (g n + b) + c = (W g) n + (W b + c).
 at::Tensor TiedWeights::of_layer(int64_t layer, const std::string& name) const {
   const auto [of_family, folds] = std::pair(model_.family, options_.norms == TieNorms::kFolded);
-  if (folds && is_norm(name)) return neutral(name, entry(in_layer(layer, name)).info->shape);
+  if (folds && is_norm(name) && can_fold(name, *of_family))
+    return neutral(name, entry(in_layer(layer, name)).info->shape);
   const at::Tensor own = read(in_layer(layer, name));
   const std::string module = name.substr(0, name.rfind('.')), norm = norm_read_by(module, *of_family);
   if (!folds || norm.empty()) return own;

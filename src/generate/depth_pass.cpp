@@ -16,6 +16,9 @@ DepthPass::DepthPass(CausalLM& model)
     : model_(model),
       decoder_(model.decoder()),
       frequencies_(rope_frequencies(model.config().rope, model.config().rotated_channels(), model.device())) {
+  if (model.config().local_rope)
+    local_frequencies_ =
+        rope_frequencies(*model.config().local_rope, model.config().rotated_channels(), model.device());
   if (StepRows::supports(model)) steps_.emplace(model);
 }
 
@@ -90,7 +93,12 @@ at::Tensor DepthPass::mix(const TextRows& of, int64_t depth, const Projections& 
   const Sequences tokens(std::vector<std::vector<int64_t>>{std::vector<int64_t>(static_cast<size_t>(of.count), 0)},
                          model_.device());
   const at::Tensor before = at::full({1}, of.seen, at::TensorOptions(at::kLong).device(model_.device()));
-  const MixerContext context{tokens, rotation(frequencies_, tokens.positions() + of.seen), {of.seen}, before};
+  const at::Tensor positions = tokens.positions() + of.seen;
+  const MixerContext context{tokens,
+                             rotation(frequencies_, positions),
+                             {of.seen},
+                             before,
+                             local_frequencies_.defined() ? rotation(local_frequencies_, positions) : Rotation()};
   return decoder_.layers()[static_cast<size_t>(depth)]->attention().mix(
       {part(all.q), part(all.k), part(all.v), at::Tensor()}, context, &of.text->layers[static_cast<size_t>(depth)]);
 }

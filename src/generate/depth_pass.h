@@ -36,6 +36,7 @@ class DepthPass {
   CausalLM& model_;
   Decoder& decoder_;
   const at::Tensor frequencies_;
+  at::Tensor local_frequencies_;  // of sliding layers with a RoPE of their own; else undefined
   std::optional<StepRows> steps_;
 };
 

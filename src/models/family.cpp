@@ -1,5 +1,6 @@
 #include "liger/models/family.h"
 
+#include <algorithm>
 #include <cctype>
 
 #include "liger/error.h"
@@ -8,8 +9,17 @@
 namespace liger {
 
 const std::vector<const Family*>& families() {
-  static const std::vector<const Family*> all = {&kLlama, &kGemma, &kGptNeoX};
+  static const std::vector<const Family*> all = {&kLlama, &kMistral, &kQwen2,  &kQwen3,
+                                                 &kGemma, &kGemma2,  &kGemma3, &kGptNeoX};
   return all;
+}
+
+std::vector<std::string> Family::more_norms() const {
+  std::vector<std::string> out;
+  if (output_norms) out = {"post_feedforward_layernorm", "pre_feedforward_layernorm"};
+  if (query_key_norms) out.insert(out.end(), {"k_norm", "q_norm"});
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 const Family* find_family(const std::string& model_type) {
@@ -37,11 +47,16 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
     for (size_t j = 0; j < family.attention_inputs.size(); ++j)
       linear(attention + family.attention_inputs[j], family.fused_attention() ? q + 2 * kv : rows[j], D,
              c.attention_bias);
-    linear(attention + family.attention_output, D, q, c.attention_bias);
+    linear(attention + family.attention_output, D, q, c.output_bias());
+    if (family.query_key_norms)
+      for (const char* name : {"q_norm.weight", "k_norm.weight"}) out.push_back({attention + name, {c.head_dim}});
     for (const std::string& name : family.mlp_inputs) linear(layer + "mlp." + name, I, D, c.mlp_bias);
     linear(layer + "mlp." + family.mlp_output, D, I, c.mlp_bias);
     norm(layer + "input_layernorm");
     norm(layer + "post_attention_layernorm");
+    if (!family.output_norms) continue;
+    norm(layer + "pre_feedforward_layernorm");
+    norm(layer + "post_feedforward_layernorm");
   }
   norm(cat(family.model, ".", family.final_norm));
   if (!c.tie_word_embeddings) out.push_back({family.head_weight(), {c.vocab_size, D}});
@@ -59,9 +74,7 @@ std::optional<std::pair<int64_t, std::string>> layer_and_name(const std::string&
   return std::pair(std::stoll(name.substr(at + before.size(), digits)), name.substr(end + 1));
 }
 
-bool is_layer_norm(const std::string& name) {
-  return layer_and_name(name) && name.find("layernorm.") != std::string::npos;
-}
+bool is_layer_norm(const std::string& name) { return layer_and_name(name) && name.find("norm.") != std::string::npos; }
 
 bool is_layer_bias(const std::string& name) {
   return layer_and_name(name) && name.ends_with(".bias") && !is_layer_norm(name);

@@ -1,13 +1,13 @@
 #include "liger/core/model_config.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "liger/error.h"
 #include "liger/io/json.h"
 #include "liger/models/family.h"
 #include "liger/models/structure.h"
+#include "models/attention_keys.h"
+#include "models/config_reader.h"
 
 namespace liger {
 namespace {
@@ -15,104 +15,12 @@ namespace {
 // Far above any model, far below what would overflow a product of two.
 constexpr int64_t kMaxSize = int64_t{1} << 24, kMaxLayers = 4096;
 
-// Typed access to the keys of a config.json written by somebody else: unknown keys are none of our business, but
-// what we read must be sound.
-class Reader {
- public:
-  Reader(const Json& object, std::string source) : object_(object), source_(std::move(source)) {
-    LIGER_CHECK(object.is_object(), source_, ": expected an object, got ", object.type_name());
-  }
-
-  bool has(const char* key) const {
-    auto it = object_.find(key);
-    return it != object_.end() && !it->is_null();
-  }
-
-  [[noreturn]] void bad(const char* key, const std::string& expected) const {
-    fail(ErrorCode::kBadInput, source_, ": '", key, "': expected ", expected, ", got ",
-         has(key) ? object_.at(key).dump().substr(0, 80) : "nothing");
-  }
-
-  int64_t integer(const char* key, int64_t low, int64_t high) const {
-    if (!has(key) || !object_.at(key).is_number_integer()) bad(key, "an integer");
-    const Json& value = object_.at(key);
-    const bool too_big =
-        value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(std::numeric_limits<int64_t>::max());
-    if (too_big || value.get<int64_t>() < low || value.get<int64_t>() > high)
-      bad(key, cat("an integer from ", low, " to ", high));
-    return value.get<int64_t>();
-  }
-  int64_t integer_or(const char* key, int64_t fallback, int64_t low, int64_t high) const {
-    return has(key) ? integer(key, low, high) : fallback;
-  }
-
-  double positive(const char* key) const {
-    if (!has(key) || !object_.at(key).is_number()) bad(key, "a positive number");
-    const double value = object_.at(key).get<double>();
-    if (!std::isfinite(value) || value <= 0) bad(key, "a positive number");
-    return value;
-  }
-  double positive_or(const char* key, double fallback) const { return has(key) ? positive(key) : fallback; }
-
-  bool boolean_or(const char* key, bool fallback) const {
-    if (!has(key)) return fallback;
-    if (!object_.at(key).is_boolean()) bad(key, "true or false");
-    return object_.at(key).get<bool>();
-  }
-
-  std::string text(const char* key) const {
-    if (!has(key) || !object_.at(key).is_string()) bad(key, "a string");
-    return object_.at(key).get<std::string>();
-  }
-  std::string text_or(const char* key, const std::string& fallback) const { return has(key) ? text(key) : fallback; }
-
-  const Json& at(const char* key) const { return object_.at(key); }
-  const std::string& source() const { return source_; }
-
- private:
-  const Json& object_;
-  std::string source_;
-};
-
-RopeConfig read_rope_scaling(const Reader& reader, RopeConfig rope) {
-  // "rope_type" in new files, "type" in old ones.
-  const std::string type = reader.has("rope_type") ? reader.text("rope_type") : reader.text_or("type", "default");
-  if (type == "default") return rope;
-  if (type == "linear") {
-    rope.type = RopeConfig::Type::kLinear;
-    rope.factor = reader.positive("factor");
-  } else if (type == "llama3") {
-    rope.type = RopeConfig::Type::kLlama3;
-    rope.factor = reader.positive("factor");
-    rope.low_freq_factor = reader.positive("low_freq_factor");
-    rope.high_freq_factor = reader.positive("high_freq_factor");
-    rope.original_max_position_embeddings = reader.integer("original_max_position_embeddings", 1, int64_t{1} << 40);
-    if (rope.high_freq_factor <= rope.low_freq_factor) reader.bad("high_freq_factor", "more than low_freq_factor");
-  } else {
-    fail(ErrorCode::kBadInput, reader.source(), ": rope type '", type,
-         "' is not supported (default, linear and llama3 are)");
-  }
-  return rope;
-}
-
-RopeConfig read_rope(const Reader& config) {
-  RopeConfig rope;
-  rope.theta = config.positive_or("rope_theta", config.positive_or("rotary_emb_base", rope.theta));
-  for (const char* key : {"rope_scaling", "rope_parameters"}) {  // v4, v5
-    if (!config.has(key)) continue;
-    const Reader reader(config.at(key), config.source() + ": '" + key + "'");
-    rope.theta = reader.positive_or("rope_theta", rope.theta);
-    rope = read_rope_scaling(reader, rope);
-  }
-  return rope;
-}
-
 // Of a family whose heads turn in part.
-int64_t read_rotary_dim(const Reader& config, const ModelConfig& c) {
+int64_t read_rotary_dim(const ConfigReader& config, const ModelConfig& c) {
   if (c.family->rotary_share == 1) return 0;
   double share = config.positive_or("rotary_pct", c.family->rotary_share);
   if (config.has("rope_parameters")) {
-    const Reader reader(config.at("rope_parameters"), config.source() + ": 'rope_parameters'");
+    const ConfigReader reader(config.at("rope_parameters"), config.source() + ": 'rope_parameters'");
     share = reader.positive_or("partial_rotary_factor", share);
   }
   // Rounded down as transformers does, but not what is a whole number but for the division that made the share.
@@ -123,7 +31,7 @@ int64_t read_rotary_dim(const Reader& config, const ModelConfig& c) {
   return channels == c.head_dim ? 0 : channels;
 }
 
-std::vector<int64_t> read_eos(const Reader& config) {
+std::vector<int64_t> read_eos(const ConfigReader& config) {
   if (!config.has("eos_token_id")) return {};
   const Json& value = config.at("eos_token_id");
   std::vector<int64_t> ids;
@@ -154,7 +62,7 @@ std::string fitting_model_type(const Json& liger) {
 }
 
 // What the "liger" object says, or leaves to a model_type of `structure`; `base` becomes the family's model_type.
-LigerConfig read_liger(const Reader& reader, const Structure& structure, std::string& base) {
+LigerConfig read_liger(const ConfigReader& reader, const Structure& structure, std::string& base) {
   const LigerConfig defaults{.recurrence = structure.name};
   const std::string source = reader.source() + ": 'liger'", model_type = liger_model_type(structure.name);
   base = "llama";
@@ -180,13 +88,17 @@ LigerConfig read_liger(const Reader& reader, const Structure& structure, std::st
 }
 
 // Sets family and liger from "model_type" and the "liger" object.
-void read_model_type(const Reader& reader, ModelConfig& config) {
+void read_model_type(const ConfigReader& reader, ModelConfig& config) {
   const std::string model_type = reader.text("model_type");
   std::string base = model_type;
   if (const Structure* structure = find_structure_of_model_type(model_type)) {
     config.liger = read_liger(reader, *structure, base);
   }
   config.family = find_family(base);
+  LIGER_CHECK(config.family != nullptr || !reader.has("text_config"), reader.source(), ": model_type '", model_type,
+              "' has its text model within another ('text_config'), and only text models are supported; save that one "
+              "alone, as one of ",
+              family_names());
   LIGER_CHECK(config.family != nullptr, reader.source(), ": model_type '", model_type, "' is not supported (",
               supported_model_types(), " are)");
   LIGER_CHECK(config.liger || !reader.has("liger"), reader.source(), ": model_type '", model_type,
@@ -195,8 +107,8 @@ void read_model_type(const Reader& reader, ModelConfig& config) {
 }
 
 // "recursive" beside "num_hidden_layers", which are the stored ones then: for everybody else this is a plain model.
-void read_recursion(const Reader& config, ModelConfig& c) {
-  const Reader reader(config.at("recursive"), config.source() + ": 'recursive'");
+void read_recursion(const ConfigReader& config, ModelConfig& c) {
+  const ConfigReader reader(config.at("recursive"), config.source() + ": 'recursive'");
   Recursion recursion;
   recursion.loops = reader.integer("loops", 2, 4096);
   try {
@@ -221,7 +133,7 @@ void read_recursion(const Reader& config, ModelConfig& c) {
 }
 
 // What a "liger" object cannot be judged by alone.
-void check_liger(const Reader& reader, const ModelConfig& config) {
+void check_liger(const ConfigReader& reader, const ModelConfig& config) {
   validate(*config.liger, config, reader.source() + ": 'liger'", ErrorCode::kBadInput);
   if (config.liger->recurrence != "gsa") return;
   // The published code pools the keys of a layer to this many slots a head, 64 if config.json does not say. Files with
@@ -243,7 +155,7 @@ ModelConfig ModelConfig::read(const std::filesystem::path& dir) {
 }
 
 ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) {
-  const Reader reader(json, source);
+  const ConfigReader reader(json, source);
   ModelConfig c;
   read_model_type(reader, c);
   c.vocab_size = reader.integer("vocab_size", 1, kMaxSize);
@@ -257,9 +169,11 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
     c.num_key_value_heads = reader.integer_or("num_key_value_heads", c.num_attention_heads, 1, c.num_attention_heads);
   if (c.num_attention_heads % c.num_key_value_heads != 0)
     reader.bad("num_key_value_heads", cat("a divisor of num_attention_heads = ", c.num_attention_heads));
-  if (!reader.has("head_dim") && c.hidden_size % c.num_attention_heads != 0)
+  const bool divides = c.family->head_dim == 0 && !reader.has("head_dim");
+  if (divides && c.hidden_size % c.num_attention_heads != 0)
     reader.bad("num_attention_heads", cat("a divisor of hidden_size = ", c.hidden_size));
-  c.head_dim = reader.integer_or("head_dim", c.hidden_size / c.num_attention_heads, 1, 65536);
+  c.head_dim =
+      reader.integer_or("head_dim", divides ? c.hidden_size / c.num_attention_heads : c.family->head_dim, 1, 65536);
   if (c.family->fused_attention() && c.head_dim * c.num_attention_heads != c.hidden_size)
     reader.bad("head_dim", cat("hidden_size / num_attention_heads = ", c.hidden_size / c.num_attention_heads));
   LIGER_CHECK(c.head_dim % 2 == 0, source, ": head_dim ", c.head_dim, " is odd; rotary embeddings need an even one");
@@ -267,16 +181,17 @@ ModelConfig ModelConfig::from_json(const Json& json, const std::string& source) 
   c.rotary_dim = read_rotary_dim(reader, c);
   c.norm_eps = reader.positive_or(c.family->norm_eps_key, c.family->norm_eps);
   c.initializer_range = reader.positive_or("initializer_range", 0.02);
-  c.rope = read_rope(reader);
+  read_attention(reader, c);
   c.tie_word_embeddings = reader.boolean_or("tie_word_embeddings", c.family->tied_by_default);
-  c.attention_bias = reader.boolean_or("attention_bias", c.family->biases);
-  c.mlp_bias = c.family->gated_mlp() ? reader.boolean_or("mlp_bias", c.family->biases) : c.family->biases;
+  c.attention_bias = c.family->input_biases || reader.boolean_or("attention_bias", c.family->biases);
+  c.mlp_bias = c.family->gated_mlp() ? !c.family->input_biases && reader.boolean_or("mlp_bias", c.family->biases)
+                                     : c.family->biases;
   c.parallel_residual = c.family->parallel_residual && reader.boolean_or("use_parallel_residual", true);
-  c.hidden_act =
-      c.family->ignores_hidden_act ? c.family->hidden_act : reader.text_or("hidden_act", c.family->hidden_act);
+  c.hidden_act = c.family->ignores_hidden_act ? c.family->hidden_act
+                                              : reader.text_or(c.family->hidden_act_key, c.family->hidden_act);
   if (c.hidden_act == "gelu_new" || c.hidden_act == "gelu_fast") c.hidden_act = "gelu_pytorch_tanh";  // the same curve
   if (c.hidden_act != "silu" && c.hidden_act != "gelu_pytorch_tanh" && c.hidden_act != "gelu")
-    reader.bad("hidden_act", "silu, gelu or gelu_pytorch_tanh");
+    reader.bad(c.family->hidden_act_key, "silu, gelu or gelu_pytorch_tanh");
   if (reader.has("bos_token_id")) c.bos_token_id = reader.integer("bos_token_id", 0, kMaxSize);
   c.eos_token_ids = read_eos(reader);
   c.stored_dtype = reader.text_or("dtype", reader.text_or("torch_dtype", ""));
@@ -293,6 +208,12 @@ OrderedJson to_json(const Recursion& recursion) {
   return out;
 }
 
+bool ModelConfig::output_bias() const { return attention_bias && !family->input_biases; }
+
+double ModelConfig::query_factor() const {
+  return query_pre_attn_scalar == 0 ? 1 : std::sqrt(static_cast<double>(head_dim) / query_pre_attn_scalar);
+}
+
 std::string ModelConfig::stored_name(const std::string& name) const {
   const auto layer = recursive ? layer_and_name(name) : std::nullopt;
   return layer ? cat(family->layers(), slot(layer->first), ".", layer->second) : name;
@@ -305,16 +226,6 @@ ModelConfig ModelConfig::unrolled() const {
 }
 
 OrderedJson ModelConfig::to_json() const {
-  OrderedJson rope_parameters = {{"rope_type", "default"}};
-  if (rope.type == RopeConfig::Type::kLinear) {
-    rope_parameters = {{"rope_type", "linear"}, {"factor", rope.factor}};
-  } else if (rope.type == RopeConfig::Type::kLlama3) {
-    rope_parameters = {{"rope_type", "llama3"},
-                       {"factor", rope.factor},
-                       {"low_freq_factor", rope.low_freq_factor},
-                       {"high_freq_factor", rope.high_freq_factor},
-                       {"original_max_position_embeddings", rope.original_max_position_embeddings}};
-  }
   OrderedJson out;
   out["architectures"] = {liger ? liger_architecture(liger->recurrence) : family->architecture};
   out["model_type"] = liger ? liger_model_type(liger->recurrence) : family->model_type;
@@ -330,22 +241,13 @@ OrderedJson ModelConfig::to_json() const {
   out["max_position_embeddings"] = max_position_embeddings;
   out[family->norm_eps_key] = norm_eps;
   out["initializer_range"] = initializer_range;
-  out["hidden_act"] = hidden_act;
+  out[family->hidden_act_key] = hidden_act;
   if (family->ignores_hidden_act) out["hidden_activation"] = hidden_act;
   out["attention_bias"] = attention_bias;
   if (family->gated_mlp()) out["mlp_bias"] = mlp_bias;
   if (family->parallel_residual) out["use_parallel_residual"] = parallel_residual;
   out["tie_word_embeddings"] = tie_word_embeddings;
-  if (family->rotary_share != 1) {  // read by its older versions alone
-    const double share = rotary_dim == 0 ? 1 : static_cast<double>(rotary_dim) / static_cast<double>(head_dim);
-    out["rotary_emb_base"] = rope.theta;
-    out["rotary_pct"] = rope_parameters["partial_rotary_factor"] = share;
-  } else {
-    out["rope_theta"] = rope.theta;
-  }
-  out["rope_scaling"] = rope.type == RopeConfig::Type::kDefault ? OrderedJson(nullptr) : rope_parameters;
-  rope_parameters["rope_theta"] = rope.theta;
-  out["rope_parameters"] = rope_parameters;
+  write_attention(*this, out);
   if (bos_token_id) out["bos_token_id"] = *bos_token_id;
   if (eos_token_ids.size() == 1) out["eos_token_id"] = eos_token_ids[0];
   if (eos_token_ids.size() > 1) out["eos_token_id"] = eos_token_ids;

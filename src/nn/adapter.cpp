@@ -158,6 +158,8 @@ void check_replication(const LoraConfig& config, const ModelConfig& model, const
   LIGER_CHECK(config.norms == wants_norms, file.string(), ": 'modules_to_save': expected ",
               wants_norms ? "the layers' norms, as the model's depths have their own" : "no norms",
               config.norms ? ", got norms" : ", got none");
+  LIGER_CHECK(!wants_norms || config.more_norms == model.family->more_norms(), file.string(),
+              ": 'modules_to_save': expected all norms of this model's layers and no others");
   const bool wants_biases = model.recursive && model.recursive->depth_biases;
   LIGER_CHECK(!config.biases || wants_biases, file.string(),
               ": 'bias' = \"lora_only\" is not supported where depths have "

@@ -121,7 +121,7 @@ class LayerSearch {
   bool shares() const { return settings_.shares_normalizer(); }
 
   at::Tensor mix(const Batch& batch, const at::Tensor& scalars) const {
-    return run_mix(config_.backend, settings_, mix_inputs(batch.in, batch.context, scalars.to(type_))).o;
+    return run_mix(config_.backend, settings_, mix_inputs(attention_, batch.in, batch.context, scalars.to(type_))).o;
   }
   at::Tensor errors(const at::Tensor& scalars) const {
     at::Tensor out;
@@ -330,8 +330,9 @@ ModelGap compare(CausalLM& model, CausalLM& teacher, const std::vector<Sequences
     at::Tensor targets = text.ids().roll(-1);
     targets.index_fill_(0, text.last_tokens(), kIgnoredTarget);
     const auto sum = [](const at::Tensor& x) { return x.item<double>(); };
-    gap.loss += sum(linear_cross_entropy(ours, model.head_weight(), targets));
-    gap.divergence += sum(linear_distillation(ours, model.head_weight(), theirs, teacher.head_weight(), targets, {}));
+    gap.loss += sum(linear_cross_entropy(ours, model.head_weight(), targets, model.config().logit_softcap));
+    gap.divergence += sum(linear_distillation(ours, model.head_weight(), theirs, teacher.head_weight(), targets, {},
+                                              model.config().logit_softcap, teacher.config().logit_softcap));
     tokens += text.tokens() - text.count();
     constexpr int64_t kRows = 256;
     for (int64_t first = 0; first < ours.size(0); first += kRows) {

@@ -11,6 +11,7 @@
 #include "liger/nn/adapter_base.h"
 #include "liger/nn/lora.h"
 #include "liger/ops/linear.h"
+#include "liger/ops/ops.h"
 #include "nn/decoder.h"
 #include "nn/mix_settings.h"
 
@@ -129,7 +130,9 @@ std::vector<at::Tensor> CausalLM::exit_states(const Sequences& tokens) { return 
 
 void CausalLM::checkpoint_layers(bool on) { model_->checkpoint_layers(on); }
 
-at::Tensor CausalLM::logits(const at::Tensor& hidden) { return liger::linear(hidden, head_weight()); }
+at::Tensor CausalLM::logits(const at::Tensor& hidden) {
+  return softcap(liger::linear(hidden, head_weight()), config_.logit_softcap);
+}
 
 at::Tensor CausalLM::head_weight() const { return lm_head_ ? lm_head_->weight : model_->embedding(); }
 

@@ -15,6 +15,7 @@ std::string fused_refuses(const MixSettings& settings, const MixInputs& in, bool
   if (!in.is_compiled()) return "gates of another source than the key, and learned features, have no compiled code";
   if (in.rotation.cos.defined() && 2 * in.rotation.cos.size(-1) != in.q.size(-1))
     return "a RoPE that turns a part of each head has no compiled code";
+  if (settings.softcap > 0) return "a softcap of attention's scores has no compiled code";
   if (in.q.is_cpu()) return "";
   if (!in.q.is_cuda()) return "there is compiled code for the CPU and CUDA only";
   return cuda_mix_refuses(settings, in, continues);

@@ -32,9 +32,12 @@ void begin(DecodingState& state, int64_t sequences, int64_t layers) {
 
 DecoderLayer::DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
     : parallel_(config.parallel_residual) {
-  input_layernorm_ = register_module("input_layernorm", std::make_shared<Norm>(config, options));
+  const auto norm = [&](const char* name) { return register_module(name, std::make_shared<Norm>(config, options)); };
+  input_layernorm_ = norm("input_layernorm");
   self_attn_ = register_module(config.family->attention, make_token_mixer(config, layer, options));
-  post_attention_layernorm_ = register_module("post_attention_layernorm", std::make_shared<Norm>(config, options));
+  if (config.family->output_norms) attention_output_norm_ = norm("post_attention_layernorm");
+  mlp_norm_ = norm(config.family->mlp_norm());
+  if (config.family->output_norms) mlp_output_norm_ = norm("post_feedforward_layernorm");
   mlp_ = register_module("mlp", std::make_shared<Mlp>(config, options));
 }
 
@@ -43,17 +46,20 @@ at::Tensor DecoderLayer::forward(const at::Tensor& x, const MixerContext& contex
 }
 
 at::Tensor DecoderLayer::after_attention(const at::Tensor& x, const at::Tensor& attended) {
-  const at::Tensor sum = x + attended;
-  return sum + mlp_->forward(mlp_input(parallel_ ? x : sum));
+  const at::Tensor sum = x + attention_share(attended);
+  return sum + mlp_share(mlp_->forward(mlp_input(parallel_ ? x : sum)));
 }
 
 void DecoderLayer::tie(const std::shared_ptr<DecoderLayer>& to, const Recursion& recursion) {
   tied_to_ = to;
-  self_attn_->tie(*to->self_attn_, !recursion.depth_biases);
+  self_attn_->tie(*to->self_attn_, !recursion.depth_biases, !recursion.depth_norms);
   mlp_->tie(*to->mlp_, !recursion.depth_biases);
   if (recursion.depth_norms) return;
   input_layernorm_->tie(*to->input_layernorm_);
-  post_attention_layernorm_->tie(*to->post_attention_layernorm_);
+  mlp_norm_->tie(*to->mlp_norm_);
+  if (!attention_output_norm_) return;
+  attention_output_norm_->tie(*to->attention_output_norm_);
+  mlp_output_norm_->tie(*to->mlp_output_norm_);
 }
 
 std::vector<at::Tensor> DecoderLayer::all_parameters() const {
@@ -80,9 +86,13 @@ Decoder::Decoder(const ModelConfig& config, const at::TensorOptions& options) : 
   norm_ = register_module(config.family->final_norm, std::make_shared<Norm>(config, options));
 }
 
+at::Tensor Decoder::frequencies(const RopeConfig& rope) const {
+  return rope_frequencies(rope, config_.rotated_channels(), embed_tokens_->weight.device());
+}
+
 MixerContext Decoder::context(const Sequences& tokens) const {
-  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.rotated_channels(), tokens.ids().device());
-  return {tokens, liger::rotation(frequencies, tokens.positions()), std::vector<int64_t>(tokens.count(), 0), {}};
+  const at::Tensor positions = tokens.positions();
+  return {tokens, rotation(positions), std::vector<int64_t>(tokens.count(), 0), {}, local_rotation(positions)};
 }
 
 at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
@@ -95,9 +105,8 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
     seen = to_tensor(past, device);
     positions = positions + seen.repeat_interleave(to_tensor(tokens.lengths(), device));
   }
-  const at::Tensor frequencies = rope_frequencies(config_.rope, config_.rotated_channels(), device);
   const auto context = std::make_shared<const MixerContext>(
-      MixerContext{tokens, liger::rotation(frequencies, positions), past, seen});  // outlives this pass
+      MixerContext{tokens, rotation(positions), past, seen, local_rotation(positions)});  // outlives this pass
   at::Tensor x = embed_tokens_->forward(tokens.ids());
   for (size_t i = 0; i < layers_.size(); ++i)
     x = state ? layers_[i]->forward(x, *context, &state->layers[i]) : run_layer(i, x, context);

@@ -10,7 +10,8 @@
 
 namespace liger {
 
-/// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)); or both of the same x (a parallel residual).
+/// Pre-norm block: x + self_attn(norm(x)), then x + mlp(norm(x)); or both of the same x (a parallel residual); or
+/// x + norm(self_attn(norm(x))), then x + norm(mlp(norm(x))).
 class DecoderLayer : public torch::nn::Module {
  public:
   DecoderLayer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
@@ -26,15 +27,23 @@ class DecoderLayer : public torch::nn::Module {
   TokenMixer& attention() { return *self_attn_; }
   const Mlp& mlp() const { return *mlp_; }
   const Norm& input_norm() const { return *input_layernorm_; }
-  const Norm& post_attention_norm() const { return *post_attention_layernorm_; }
+  const Norm& mlp_norm() const { return *mlp_norm_; }
+  const Norm* attention_output_norm() const { return attention_output_norm_.get(); }  ///< null if there is none
+  const Norm* mlp_output_norm() const { return mlp_output_norm_.get(); }
   bool parallel() const { return parallel_; }
-  at::Tensor mlp_input(const at::Tensor& x) { return post_attention_layernorm_->forward(x); }
+  at::Tensor mlp_input(const at::Tensor& x) { return mlp_norm_->forward(x); }
+  /// What goes into the residual stream of what attention and MLP gave.
+  at::Tensor attention_share(const at::Tensor& x) {
+    return attention_output_norm_ ? attention_output_norm_->forward(x) : x;
+  }
+  at::Tensor mlp_share(const at::Tensor& x) { return mlp_output_norm_ ? mlp_output_norm_->forward(x) : x; }
   /// What the layer gives, where it read x and its attention gave `attended`.
   at::Tensor after_attention(const at::Tensor& x, const at::Tensor& attended);
 
  private:
   bool parallel_;
-  std::shared_ptr<Norm> input_layernorm_, post_attention_layernorm_;
+  std::shared_ptr<Norm> input_layernorm_, mlp_norm_;
+  std::shared_ptr<Norm> attention_output_norm_, mlp_output_norm_;  // null if there are none
   std::shared_ptr<TokenMixer> self_attn_;
   std::shared_ptr<Mlp> mlp_;
   std::shared_ptr<DecoderLayer> tied_to_;
@@ -56,6 +65,11 @@ class Decoder : public torch::nn::Module {
   const at::Tensor& embedding() const { return embed_tokens_->weight; }
 
  private:
+  Rotation rotation(const at::Tensor& positions) const { return liger::rotation(frequencies(config_.rope), positions); }
+  Rotation local_rotation(const at::Tensor& positions) const {
+    return config_.local_rope ? liger::rotation(frequencies(*config_.local_rope), positions) : Rotation();
+  }
+  at::Tensor frequencies(const RopeConfig& rope) const;
   at::Tensor run_layer(size_t layer, const at::Tensor& x, const std::shared_ptr<const MixerContext>& context) const;
 
   ModelConfig config_;

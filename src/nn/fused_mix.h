@@ -27,6 +27,7 @@ struct MixSettings {
   /// The recurrence reads key and value of token t - window at token t, and no sink: state and window never hold the
   /// same token. Needs a window.
   bool beyond_window = false;
+  double softcap = 0;  ///< of the window's scores, as AttentionLimits'; not in compiled code
 
   bool shares_normalizer() const {
     return recurrence.structure && recurrence.structure->normalizer == Normalizer::kShared;

@@ -39,7 +39,7 @@ class MixerParameters : public torch::nn::Module {
 class LigerAttention : public TokenMixer {
  public:
   LigerAttention(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
-      : TokenMixer(config, options),
+      : TokenMixer(config, layer, options),
         config_(config),
         layer_(layer),
         settings_(mix_settings(config, layer)),
@@ -68,7 +68,7 @@ class LigerAttention : public TokenMixer {
   }
 
   at::Tensor mix(const Projections& x, const MixerContext& context, LayerState* state) override {
-    MixInputs in = mix_inputs(x, context, mixer_ ? mixer_->weight : at::Tensor());
+    MixInputs in = mix_inputs(*this, x, context, mixer_ ? mixer_->weight : at::Tensor());
     if (mixer_) in.query_map = mixer_->query_map, in.key_map = mixer_->key_map;
     if (!state) return run_mix(config_.backend, settings_, in).o;
     if (!runs_fused(config_.backend, settings_, in, /*continues=*/true))
@@ -87,8 +87,10 @@ class LigerAttention : public TokenMixer {
 
 }  // namespace
 
-MixInputs mix_inputs(const Projections& x, const MixerContext& context, const at::Tensor& scalars) {
-  return {x.q, x.k, x.v, context.rotation, context.tokens.lengths(), {}, context.tokens.starts(), scalars, x.gate};
+MixInputs mix_inputs(const TokenMixer& mixer, const Projections& x, const MixerContext& context,
+                     const at::Tensor& scalars) {
+  return {x.q,     x.k,   x.v, mixer.rotation(context), context.tokens.lengths(), {}, context.tokens.starts(),
+          scalars, x.gate};
 }
 
 std::shared_ptr<TokenMixer> make_liger_attention(const ModelConfig& config, int64_t layer,

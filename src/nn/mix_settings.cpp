@@ -16,6 +16,7 @@ MixSettings mix_settings(const ModelConfig& config, int64_t layer) {
                      .window = share > 0 ? liger.window : 0,
                      .sinks = share > 0 ? liger.sinks : 0,
                      .window_share = share};
+  if (out.window > 0) out.softcap = config.attention_softcap;
   if (share == 1) return out;
   const Structure* structure = find_structure(liger.recurrence);
   LIGER_CHECK(structure != nullptr, "recurrence '", liger.recurrence, "' is not known");

@@ -11,10 +11,11 @@
 
 namespace liger {
 
-Norm::Norm(const ModelConfig& config, const at::TensorOptions& options)
+Norm::Norm(const ModelConfig& config, const at::TensorOptions& options, int64_t channels)
     : eps_(config.norm_eps), adds_one_(config.family->norm_adds_one) {
-  weight = register_parameter("weight", at::empty({config.hidden_size}, options));
-  if (config.family->layer_norm) bias = register_parameter("bias", at::empty({config.hidden_size}, options));
+  const int64_t n = channels == 0 ? config.hidden_size : channels;
+  weight = register_parameter("weight", at::empty({n}, options));
+  if (config.family->layer_norm) bias = register_parameter("bias", at::empty({n}, options));
 }
 
 at::Tensor Norm::forward(const at::Tensor& x) {

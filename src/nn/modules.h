@@ -10,10 +10,10 @@
 
 namespace liger {
 
-/// RMSNorm, or LayerNorm with a bias, as the family has it.
+/// RMSNorm, or LayerNorm with a bias, as the family has it; of `channels`, the hidden state's if it is not said.
 class Norm : public torch::nn::Module {
  public:
-  Norm(const ModelConfig& config, const at::TensorOptions& options);
+  Norm(const ModelConfig& config, const at::TensorOptions& options, int64_t channels = 0);
   at::Tensor forward(const at::Tensor& x);
   void tie(const Norm& to);  ///< as Linear::tie()
   at::Tensor weight, bias;   ///< the bias is LayerNorm's

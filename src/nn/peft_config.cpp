@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kLargestRank = 65536;
 constexpr const char* kMixer = "mixer";
 const std::set<std::string> kNorms = {"input_layernorm", "post_attention_layernorm"};
+const std::set<std::string> kMoreNorms = {"k_norm", "post_feedforward_layernorm", "pre_feedforward_layernorm",
+                                          "q_norm"};  // of some families
 
 // Keys of PEFT 0.21 that are read here, and those that change nothing of what a saved adapter computes: what they say
 // is not looked at. Every other key must be off, so that an option of tomorrow's PEFT is not passed over in silence.
@@ -202,9 +204,11 @@ LoraConfig LoraConfig::from_peft_json(const OrderedJson& json, const std::string
   config.norms = whole.contains(*kNorms.begin());
   std::set<std::string> known = config.norms ? kNorms : std::set<std::string>();
   if (config.mixer) known.insert(kMixer);
+  for (const std::string& name : kMoreNorms)
+    if (config.norms && whole.contains(name)) config.more_norms.push_back(name), known.insert(name);
   keys.expect(whole == known, "modules_to_save",
               "of \"mixer\", the numbers of a linearized layer's heads, and \"input_layernorm\" with "
-              "\"post_attention_layernorm\"");
+              "\"post_attention_layernorm\" and other norms");
   config.layer_replication = keys.ranges("layer_replication");
   config.biases = keys.get("bias") == "lora_only";
   if (const OrderedJson base = keys.get("base_model_name_or_path"); base.is_string())
@@ -229,6 +233,7 @@ OrderedJson LoraConfig::to_peft_json() const {
   if (rslora) out["use_rslora"] = true;
   if (dora) out["use_dora"] = true;
   std::set<std::string> whole = norms ? kNorms : std::set<std::string>();
+  if (norms) whole.insert(more_norms.begin(), more_norms.end());
   if (mixer) whole.insert(kMixer);
   if (!whole.empty()) out["modules_to_save"] = whole;
   if (!layer_replication.empty()) out["layer_replication"] = layer_replication;

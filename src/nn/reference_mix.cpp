@@ -98,7 +98,7 @@ at::Tensor window(const MixSettings& s, const Wide& x, int64_t seen, const Rings
     context.sink_keys = x.rotated_k.narrow(1, 0, sinks);
     context.sink_values = x.v.narrow(1, 0, sinks);
   }
-  return window_attention(x.rotated_q, x.rotated_k, x.v, s.window, context, &log_sum);
+  return window_attention(x.rotated_q, x.rotated_k, x.v, s.window, context, &log_sum, s.softcap);
 }
 
 // What the recurrence reads of the sequence; `rings` are as they were before these tokens.

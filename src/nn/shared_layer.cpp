@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
 
@@ -46,6 +47,19 @@ at::Tensor normalized(const Groups& groups, const at::Tensor& x, const Norm& nor
   return out;
 }
 
+// Queries and keys with each depth's norms.
+Projections with_head_norms(const Groups& groups, const Projections& all) {
+  if (!groups.front().layer->attention().norms_heads()) return all;
+  std::vector<at::Tensor> q, k;
+  for (const DepthRows& group : groups) {
+    const auto part = [&](const at::Tensor& x) { return x.narrow(0, group.begin, group.count); };
+    const Projections normed = group.layer->attention().normed({part(all.q), part(all.k), part(all.v), at::Tensor()});
+    q.push_back(normed.q);
+    k.push_back(normed.k);
+  }
+  return {at::cat(q), at::cat(k), all.v, all.gate};
+}
+
 }  // namespace
 
 at::Tensor run_shared_layer(const Groups& groups, const at::Tensor& x,
@@ -63,15 +77,20 @@ at::Tensor run_shared_layer(const Groups& groups, const at::Tensor& x,
   };
   DecoderLayer& first = *groups.front().layer;
   const auto attention_of = [](DecoderLayer& layer) -> const TokenMixer& { return layer.attention(); };
-  const at::Tensor mixed = mix(first.attention().by_head(all_of(in, attention_of)));
-  const at::Tensor between =
-      x + linear(groups, mixed.reshape({x.size(0), -1}),
-                 [](DecoderLayer& layer) -> const Linear& { return layer.attention().output_projection(); });
+  const at::Tensor mixed = mix(with_head_norms(groups, first.attention().by_head(all_of(in, attention_of))));
+  const at::Tensor attended = linear(groups, mixed.reshape({x.size(0), -1}), [](DecoderLayer& layer) -> const Linear& {
+    return layer.attention().output_projection();
+  });
+  const at::Tensor between = x + normalized(groups, attended, [](DecoderLayer& layer, const at::Tensor& rows) {
+                               return layer.attention_share(rows);
+                             });
   const at::Tensor read = normalized(groups, first.parallel() ? x : between,
                                      [](DecoderLayer& layer, const at::Tensor& rows) { return layer.mlp_input(rows); });
   const auto mlp_of = [](DecoderLayer& layer) -> const Mlp& { return layer.mlp(); };
-  return between + linear(groups, first.mlp().activate(all_of(read, mlp_of)),
-                          [](DecoderLayer& layer) -> const Linear& { return layer.mlp().output(); });
+  const at::Tensor written = linear(groups, first.mlp().activate(all_of(read, mlp_of)),
+                                    [](DecoderLayer& layer) -> const Linear& { return layer.mlp().output(); });
+  return between +
+         normalized(groups, written, [](DecoderLayer& layer, const at::Tensor& rows) { return layer.mlp_share(rows); });
 }
 
 }  // namespace liger

@@ -19,14 +19,16 @@ void reserve(at::Tensor& cache, int64_t needed, const at::Tensor& like) {
 
 class SoftmaxAttention : public TokenMixer {
  public:
-  using TokenMixer::TokenMixer;
+  SoftmaxAttention(const ModelConfig& config, int64_t layer, const at::TensorOptions& options)
+      : TokenMixer(config, layer, options),
+        limits_{.window = config.window_of(layer), .softcap = config.attention_softcap} {}
 
   at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) override {
     const at::Tensor &q = in.q, &k = in.k, &v = in.v;
     const Sequences& tokens = context.tokens;
-    const at::Tensor queries = tokens.rows(rotate(q, context.rotation));
-    const at::Tensor keys = tokens.rows(rotate(k, context.rotation)), values = tokens.rows(v);
-    if (!state) return tokens.packed(causal_attention(queries, keys, values));
+    const at::Tensor queries = tokens.rows(rotate(q, rotation(context)));
+    const at::Tensor keys = tokens.rows(rotate(k, rotation(context))), values = tokens.rows(v);
+    if (!state) return tokens.packed(causal_attention(queries, keys, values, {}, limits_));
 
     const int64_t longest_past = *std::max_element(context.past.begin(), context.past.end());
     const int64_t needed = longest_past + tokens.max_length();
@@ -37,16 +39,20 @@ class SoftmaxAttention : public TokenMixer {
       state->keys[s].narrow(0, context.past[s], length).copy_(keys[s].narrow(0, 0, length));
       state->values[s].narrow(0, context.past[s], length).copy_(values[s].narrow(0, 0, length));
     }
-    if (longest_past == 0) return tokens.packed(causal_attention(queries, keys, values));
-    return tokens.packed(
-        causal_attention(queries, state->keys.narrow(1, 0, needed), state->values.narrow(1, 0, needed), context.seen));
+    if (longest_past == 0) return tokens.packed(causal_attention(queries, keys, values, {}, limits_));
+    return tokens.packed(causal_attention(queries, state->keys.narrow(1, 0, needed), state->values.narrow(1, 0, needed),
+                                          context.seen, limits_));
   }
+
+ private:
+  AttentionLimits limits_;
 };
 
 }  // namespace
 
-std::shared_ptr<TokenMixer> make_softmax_attention(const ModelConfig& config, const at::TensorOptions& options) {
-  return std::make_shared<SoftmaxAttention>(config, options);
+std::shared_ptr<TokenMixer> make_softmax_attention(const ModelConfig& config, int64_t layer,
+                                                   const at::TensorOptions& options) {
+  return std::make_shared<SoftmaxAttention>(config, layer, options);
 }
 
 }  // namespace liger

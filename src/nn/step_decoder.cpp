@@ -54,15 +54,16 @@ struct StepDecoder::Implementation {
   void run(Member& member, const DecodingState& state, std::vector<LayerState>& memory);
   void norm(const at::Tensor& weight, Member& member);
   void linear(const StepLinear& map, const Activations& in, const Activations& to, Member& member);
-  void add_linear(const StepLinear& map, const Activations& in, Member& member);
-  MixerToken token(int64_t s, const DecodingState& state) const;
+  void add_linear(const StepLinear& map, const at::Tensor& output_norm, const Activations& in, Member& member);
+  void mix(int64_t layer, Member& member, const DecodingState& state, std::vector<LayerState>& memory);
+  MixerToken token(int64_t layer, int64_t s, const DecodingState& state) const;
 
   const CpuKernels& kernels = cpu_kernels();
   ModelConfig config;
   int64_t S, H, Hkv, D, group;
   StepWeights weights;
   StepMixer mixer;
-  std::vector<float> cos, sin;  // [S][D/2]
+  std::vector<float> cos, sin;  // of each RoPE, [S][D/2]
   GateActivation activation;
   Activations x, q, k, v, mixed, out, gates, ups;
   std::vector<Member> members;
@@ -78,8 +79,8 @@ StepDecoder::Implementation::Implementation(const CausalLM& model, int64_t seque
       group(config.group_size()),
       weights(model),
       mixer(model),
-      cos(S * D / 2),
-      sin(S * D / 2),
+      cos(weights.frequencies.size() * S * D / 2),
+      sin(cos.size()),
       activation(activation_named(config.hidden_act)),
       x(S, config.hidden_size),
       q(S, H * D),
@@ -118,12 +119,14 @@ void StepDecoder::Implementation::embed(std::span<const int64_t> ids) {
 }
 
 void StepDecoder::Implementation::rotate(const DecodingState& state) {
-  for (int64_t s = 0; s < S; ++s)
-    for (int64_t i = 0; i < D / 2; ++i) {
-      const float angle = static_cast<float>(state.seen[s]) * weights.frequencies[i];
-      cos[s * D / 2 + i] = std::cos(angle);
-      sin[s * D / 2 + i] = std::sin(angle);
-    }
+  for (size_t rope = 0; rope < weights.frequencies.size(); ++rope)
+    for (int64_t s = 0; s < S; ++s)
+      for (int64_t i = 0; i < D / 2; ++i) {
+        const float angle = static_cast<float>(state.seen[s]) * weights.frequencies[rope][i];
+        const size_t at = (rope * S + s) * D / 2 + i;
+        cos[at] = std::cos(angle);
+        sin[at] = std::sin(angle);
+      }
 }
 
 void StepDecoder::Implementation::norm(const at::Tensor& weight, Member& member) {
@@ -146,21 +149,43 @@ void StepDecoder::Implementation::linear(const StepLinear& map, const Activation
   }
 }
 
-// Adds them to the residual stream.
-void StepDecoder::Implementation::add_linear(const StepLinear& map, const Activations& in, Member& member) {
+// Adds them to the residual stream, normed if there is a norm.
+void StepDecoder::Implementation::add_linear(const StepLinear& map, const at::Tensor& output_norm,
+                                             const Activations& in, Member& member) {
   linear(map, in, out, member);
+  const bool normed = output_norm.defined();
+  if (normed) team_barrier();  // which reads all rows
   const auto [first, last] = member.share(map.view.rows);
-  for (int64_t s = 0; s < S; ++s)
-    for (int64_t r = first; r < last; ++r) x[s][r] += out[s][r];
+  for (int64_t s = 0; s < S; ++s) {
+    if (normed)
+      kernels.step.rms_norm(out[s], output_norm.const_data_ptr<float>(), config.hidden_size, weights.norm_eps,
+                            weights.norm_adds_one, member.normed[s]);
+    const float* from = normed ? member.normed[s] : out[s];
+    for (int64_t r = first; r < last; ++r) x[s][r] += from[r];
+  }
 }
 
-MixerToken StepDecoder::Implementation::token(int64_t s, const DecodingState& state) const {
+// The member's heads.
+void StepDecoder::Implementation::mix(int64_t layer, Member& member, const DecodingState& state,
+                                      std::vector<LayerState>& memory) {
+  const StepLayer& of = weights.layers[layer];
+  const auto [first, last] = member.share(S * Hkv);
+  for (int64_t head = first; head < last; ++head) {
+    const int64_t s = head / Hkv, h = head % Hkv;
+    weights.finish_heads(of.query_norm, weights.query_factor, group, q[s] + h * group * D);
+    weights.finish_heads(of.key_norm, 1, 1, k[s] + h * D);
+    mixer.head(layer, s, h, token(layer, s, state), memory[layer], member.scratch.mutable_data_ptr());
+  }
+}
+
+MixerToken StepDecoder::Implementation::token(int64_t layer, int64_t s, const DecodingState& state) const {
+  const int64_t angles = ((config.has_local_rope(layer) ? S : 0) + s) * D / 2;
   return {.q = q[s],
           .k = k[s],
           .v = v[s],
           .o = mixed[s],
-          .cos = cos.data() + s * D / 2,
-          .sin = sin.data() + s * D / 2,
+          .cos = cos.data() + angles,
+          .sin = sin.data() + angles,
           .seen = state.seen[s]};
 }
 
@@ -172,19 +197,17 @@ void StepDecoder::Implementation::run(Member& member, const DecodingState& state
     linear(layer.k, member.normed, k, member);
     linear(layer.v, member.normed, v, member);
     team_barrier();
-    const auto [first_head, last_head] = member.share(S * Hkv);
-    for (int64_t head = first_head; head < last_head; ++head)
-      mixer.head(i, head / Hkv, head % Hkv, token(head / Hkv, state), memory[i], member.scratch.mutable_data_ptr());
+    mix(i, member, state, memory);
     team_barrier();
-    add_linear(layer.o, mixed, member);
+    add_linear(layer.o, layer.attention_output_norm, mixed, member);
     team_barrier();
-    norm(layer.post_attention_norm, member);
+    norm(layer.mlp_norm, member);
     linear(layer.gate, member.normed, gates, member);
     linear(layer.up, member.normed, ups, member);
     const auto [first, last] = member.share(config.intermediate_size);
     for (int64_t s = 0; s < S; ++s) kernels.step.gate_by(activation, ups[s] + first, last - first, gates[s] + first);
     team_barrier();
-    add_linear(layer.down, gates, member);
+    add_linear(layer.down, layer.mlp_output_norm, gates, member);
     team_barrier();
   }
   norm(weights.norm, member);
@@ -212,16 +235,18 @@ bool StepDecoder::supports(const CausalLM& model) {
   const auto type = model.dtype();
   const ModelConfig& config = model.config();
   const bool known = !config.family->layer_norm && !config.family->fused_attention() && config.family->gated_mlp() &&
-                     config.rotary_dim == 0 && !config.parallel_residual;
+                     config.rotary_dim == 0 && !config.parallel_residual && config.attention_softcap == 0 &&
+                     config.logit_softcap == 0;
   return known && model.device().is_cpu() && (type == at::kFloat || type == at::kBFloat16) &&
          config.backend != Backend::kTorch && (!config.liger || config.liger->is_compiled());
 }
 
 StepDecoder::StepDecoder(const CausalLM& model, int64_t sequences) {
-  LIGER_CHECK(supports(model),
-              "decoding in steps: expected a float32 or bfloat16 model of the Llama or Gemma family on "
-              "the CPU, and a backend that is not torch, got ",
-              model.config().family->model_type, ", ", model.dtype(), " on ", model.device().str());
+  LIGER_CHECK(
+      supports(model),
+      "decoding in steps: expected a float32 or bfloat16 model on the CPU with gated MLPs and RMSNorms, without "
+      "softcaps, and a backend that is not torch, got ",
+      model.config().family->model_type, ", ", model.dtype(), " on ", model.device().str());
   LIGER_CHECK(sequences >= 1 && sequences <= kMaxSequences, "decoding in steps: expected 1 to ", kMaxSequences,
               " sequences, got ", sequences);
   it_ = std::make_unique<Implementation>(model, sequences);

@@ -52,7 +52,7 @@ void StepMixer::prepare(int64_t layer, int64_t S, int64_t needed, LayerState& me
 
 void StepMixer::head(int64_t layer, int64_t s, int64_t h, const MixerToken& token, const LayerState& memory,
                      void* scratch) const {
-  if (config_.is_softmax_layer(layer)) return attend(s, h, token, memory, scratch);
+  if (config_.is_softmax_layer(layer)) return attend(layer, s, h, token, memory, scratch);
   const MixSettings& m = mixes_[static_cast<size_t>(layer)];
   const auto block = [&](const at::Tensor& tensor) -> void* {
     return tensor.mutable_data_ptr<float>() + (s * Hkv_ + h) * tensor.size(2) * tensor.size(3);
@@ -79,15 +79,18 @@ void StepMixer::head(int64_t layer, int64_t s, int64_t h, const MixerToken& toke
       scratch);
 }
 
-void StepMixer::attend(int64_t s, int64_t h, const MixerToken& token, const LayerState& memory, void* scratch) const {
+void StepMixer::attend(int64_t layer, int64_t s, int64_t h, const MixerToken& token, const LayerState& memory,
+                       void* scratch) const {
+  const int64_t window = config_.window_of(layer);  // what lies before it is as if it were not there
+  const int64_t first = window == 0 ? 0 : std::max<int64_t>(0, token.seen + 1 - window);
   const auto cache = [&](const at::Tensor& tensor) -> void* {
     return static_cast<char*>(tensor.mutable_data_ptr()) +
-           (s * tensor.size(1) * Hkv_ + h) * D_ * static_cast<int64_t>(tensor.element_size());
+           ((s * tensor.size(1) + first) * Hkv_ + h) * D_ * static_cast<int64_t>(tensor.element_size());
   };
   kernels_.step.cache({.element = element_,
                        .group = token.q ? group_ : 0,
                        .D = D_,
-                       .seen = token.seen,
+                       .seen = token.seen - first,
                        .q = token.q ? token.q + h * group_ * D_ : nullptr,
                        .k = token.k + h * D_,
                        .v = token.v + h * D_,

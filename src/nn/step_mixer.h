@@ -33,7 +33,8 @@ class StepMixer {
             void* scratch) const;
 
  private:
-  void attend(int64_t s, int64_t h, const MixerToken& token, const LayerState& memory, void* scratch) const;
+  void attend(int64_t layer, int64_t s, int64_t h, const MixerToken& token, const LayerState& memory,
+              void* scratch) const;
 
   const CpuKernels& kernels_ = cpu_kernels();
   ModelConfig config_;

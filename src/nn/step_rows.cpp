@@ -81,7 +81,8 @@ struct StepRows::Implementation {
   void linear(const Member& member, const Pass& pass, int64_t layer, Map map, const Activations& in, size_t slot,
               const Activations& to);
   void products(const Member& member, const StepLinear& map, ActivationRows in, int64_t N, ActivationRows to) const;
-  void add(const Member& member, const Pass& pass, const Activations& from) const;
+  void add(const Member& member, const Pass& pass, int64_t layer, at::Tensor StepLayer::* output_norm,
+           const Activations& from);
   void mix(const Member& member, const Pass& pass, int64_t layer);
   void attention(const Member& member, const Pass& pass, int64_t layer);
   void mlp(const Member& member, const Pass& pass, int64_t layer);
@@ -92,7 +93,8 @@ struct StepRows::Implementation {
   StepWeights weights;
   StepMixer mixer;
   GateActivation activation;
-  Activations normed, q, k, v, mixed, out, gates, ups, cos, sin;
+  Activations normed, q, k, v, mixed, out, gates, ups;
+  Activations cos, sin;             // of each RoPE, one after the other
   std::array<Activations, 3> low;   // x A^T, of up to three maps that read the same
   std::vector<at::Tensor> scratch;  // of each thread
   at::Tensor logits;
@@ -114,8 +116,8 @@ StepRows::Implementation::Implementation(const CausalLM& model)
       out(config.hidden_size),
       gates(config.intermediate_size),
       ups(config.intermediate_size),
-      cos(D / 2),
-      sin(D / 2),
+      cos(static_cast<int64_t>(weights.frequencies.size()) * D / 2),
+      sin(static_cast<int64_t>(weights.frequencies.size()) * D / 2),
       low{Activations(0), Activations(0), Activations(0)} {
   low.fill(Activations(weights.largest_rank));
   for (int i = 0; i < at::get_num_threads(); ++i) scratch.push_back(at::zeros({mixer.scratch_bytes()}, at::kByte));
@@ -168,12 +170,12 @@ void StepRows::Implementation::attention(const Member& member, const Pass& pass,
     team_barrier();
   }
   linear(member, pass, layer, &StepLayer::o, mixed, 0, out);
-  add(member, pass, out);
+  add(member, pass, layer, &StepLayer::attention_output_norm, out);
   team_barrier();
 }
 
 void StepRows::Implementation::mlp(const Member& member, const Pass& pass, int64_t layer) {
-  norm(member, pass, layer, &StepLayer::post_attention_norm, normed);
+  norm(member, pass, layer, &StepLayer::mlp_norm, normed);
   low_rank(member, pass, layer, &StepLayer::gate, normed, 0);
   low_rank(member, pass, layer, &StepLayer::up, normed, 1);
   team_barrier();
@@ -187,18 +189,21 @@ void StepRows::Implementation::mlp(const Member& member, const Pass& pass, int64
     team_barrier();
   }
   linear(member, pass, layer, &StepLayer::down, gates, 0, out);
-  add(member, pass, out);
+  add(member, pass, layer, &StepLayer::mlp_output_norm, out);
   team_barrier();
 }
 
 void StepRows::Implementation::rotate(const Member& member, const Pass& pass) {
   const auto [first, last] = member.share(pass.N);
-  for (int64_t i = first; i < last; ++i)
-    for (int64_t d = 0; d < D / 2; ++d) {
-      const float angle = static_cast<float>(pass.place[static_cast<size_t>(i)].second) * weights.frequencies[d];
-      cos[i][d] = std::cos(angle);
-      sin[i][d] = std::sin(angle);
-    }
+  for (int64_t i = first; i < last; ++i) {
+    float *to_cos = cos[i], *to_sin = sin[i];
+    for (const std::vector<float>& rope : weights.frequencies)
+      for (const float frequency : rope) {
+        const float angle = static_cast<float>(pass.place[static_cast<size_t>(i)].second) * frequency;
+        *to_cos++ = std::cos(angle);
+        *to_sin++ = std::sin(angle);
+      }
+  }
 }
 
 // The member's rows.
@@ -256,8 +261,22 @@ void StepRows::Implementation::linear(const Member& member, const Pass& pass, in
   }
 }
 
-// The member's columns, to the residual stream.
-void StepRows::Implementation::add(const Member& member, const Pass& pass, const Activations& from) const {
+// To the residual stream: the member's columns, or where they are normed first, for which all must be there, its rows.
+void StepRows::Implementation::add(const Member& member, const Pass& pass, int64_t layer,
+                                   at::Tensor StepLayer::* output_norm, const Activations& from) {
+  if (config.family->output_norms) {
+    team_barrier();
+    for (const DepthGroup& group : pass.groups) {
+      const at::Tensor& weight = weights.layers[group.depth + layer].*output_norm;
+      const auto [first, last] = member.share(pass.N);
+      for (int64_t i = std::max(first, group.begin); i < std::min(last, group.begin + group.count); ++i) {
+        kernels.step.rms_norm(from[i], weight.const_data_ptr<float>(), config.hidden_size, weights.norm_eps,
+                              weights.norm_adds_one, normed[i]);
+        for (int64_t d = 0; d < config.hidden_size; ++d) pass.row(i)[d] += normed[i][d];
+      }
+    }
+    return;
+  }
   const auto [first, last] = member.share(config.hidden_size);
   for (int64_t i = 0; i < pass.N; ++i)
     for (int64_t d = first; d < last; ++d) pass.row(i)[d] += from[i][d];
@@ -270,17 +289,22 @@ void StepRows::Implementation::mix(const Member& member, const Pass& pass, int64
     const TextRows& text = pass.texts[static_cast<size_t>(job / Hkv)];
     const int64_t depth = text.depth + layer;
     const bool reads = !pass.only_remember || !config.is_softmax_layer(depth);  // the others' state is made on the way
-    for (int64_t i = text.begin; i < text.begin + text.count; ++i)
-      mixer.head(depth, 0, job % Hkv,
+    const StepLayer& of = weights.layers[static_cast<size_t>(depth)];
+    const int64_t h = job % Hkv, group = config.group_size(), angles = config.has_local_rope(depth) ? D / 2 : 0;
+    for (int64_t i = text.begin; i < text.begin + text.count; ++i) {
+      if (reads) weights.finish_heads(of.query_norm, weights.query_factor, group, q[i] + h * group * D);
+      weights.finish_heads(of.key_norm, 1, 1, k[i] + h * D);
+      mixer.head(depth, 0, h,
                  {.q = reads ? q[i] : nullptr,
                   .k = k[i],
                   .v = v[i],
                   .o = mixed[i],
-                  .cos = cos[i],
-                  .sin = sin[i],
+                  .cos = cos[i] + angles,
+                  .sin = sin[i] + angles,
                   .seen = pass.place[static_cast<size_t>(i)].second},
                  text.text->layers[static_cast<size_t>(depth)],
                  scratch[static_cast<size_t>(member.index)].mutable_data_ptr());
+    }
   }
 }
 

@@ -23,7 +23,9 @@ struct StepLinear {
 };
 
 struct StepLayer {
-  at::Tensor input_norm, post_attention_norm;  // float32
+  at::Tensor input_norm, mlp_norm;                    // float32
+  at::Tensor attention_output_norm, mlp_output_norm;  // the same; undefined where outputs are not normed
+  at::Tensor query_norm, key_norm;                    // [D]; undefined without them
   StepLinear q, k, v, o, gate, up, down;
 };
 
@@ -31,12 +33,20 @@ struct StepLayer {
 struct StepWeights {
   StepLinear embedding, head;
   std::vector<StepLayer> layers;
-  at::Tensor norm;                 // float32
-  std::vector<float> frequencies;  // of RoPE
+  at::Tensor norm;  // float32
+  std::vector<std::vector<float>>
+      frequencies;  // of each RoPE: the model's, and that of sliding layers if they have one
   float embedding_scale = 1;
   int64_t largest_rank = 0;  // of an adapter's pairs; 0 = there are none
 
   explicit StepWeights(const CausalLM& model);
+  /// Norms and scales in place what `heads` heads of D were projected to, as `weight` (may be undefined) and factor
+  /// say.
+  void finish_heads(const at::Tensor& weight, float factor, int64_t heads, float* x) const;
+
+  int64_t D;
+  float norm_eps, query_factor;
+  bool norm_adds_one;
 };
 
 }  // namespace liger

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -51,11 +53,17 @@ void for_blocks(const at::Tensor& rows, int64_t most, const Body& body) {
   }
 }
 
+/// Logits under a softcap c, c tanh(z / c), and what a gradient by them becomes by z: 1 - (capped / c)^2 of it.
+inline at::Tensor capped(const at::Tensor& z, double c) { return c == 0 ? z : at::tanh(z / c).mul_(c); }
+inline void uncap_gradient(at::Tensor& gradient, const at::Tensor& capped, double c) {
+  if (c != 0) gradient.mul_(1 - (capped / c).square_());
+}
+
 /// A loss that needs whole rows of logits, which exist in blocks: losses(indices of rows, logits, wants a gradient)
-/// returns their sum and, where it is wanted, leaves its gradient in the logits.
+/// returns their sum and, where it is wanted, leaves its gradient in the logits, which have the softcap if it is not 0.
 template <typename Losses>
 HeadLoss loss_by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& rows,
-                      bool hidden_needs_grad, bool weight_needs_grad, const Losses& losses) {
+                      bool hidden_needs_grad, bool weight_needs_grad, double softcap, const Losses& losses) {
   const at::ScalarType type = wide_type(hidden);
   HeadLoss out;
   out.loss = at::zeros({}, hidden.options().dtype(at::kDouble));
@@ -64,8 +72,11 @@ HeadLoss loss_by_rows(const at::Tensor& hidden, const at::Tensor& weight, const 
   if (weight_needs_grad) out.weight_grad = at::zeros(weight.sizes(), weight.options().dtype(type));
   for_blocks(rows, block_rows(weight.size(0)), [&](const at::Tensor& index) {
     const at::Tensor x = hidden.index_select(0, index);
-    at::Tensor logits = product(x, weight, /*transposed=*/true, type);
-    out.loss += losses(index, logits, hidden_needs_grad || weight_needs_grad);
+    const bool gradient = hidden_needs_grad || weight_needs_grad;
+    at::Tensor logits = capped(product(x, weight, /*transposed=*/true, type), softcap);
+    const at::Tensor before = softcap != 0 && gradient ? logits.clone() : at::Tensor();
+    out.loss += losses(index, logits, gradient);
+    if (before.defined()) uncap_gradient(logits, before, softcap);
     if (hidden_needs_grad)
       out.hidden_grad.index_copy_(0, index, product(logits, weight, /*transposed=*/false, hidden.scalar_type()));
     if (weight_needs_grad) out.weight_grad.addmm_(logits.t(), x.to(type));

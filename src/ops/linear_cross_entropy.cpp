@@ -51,8 +51,8 @@ at::Tensor cross_entropy(at::Tensor& logits, const at::Tensor& targets, bool gra
 // By blocks of rows with all their logits. The gradient of the weight needs them: softmax before its sum is known has
 // no place in a sum over rows.
 HeadLoss by_rows(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, const at::Tensor& rows,
-                 bool hidden_needs_grad, bool weight_needs_grad) {
-  return loss_by_rows(hidden, weight, rows, hidden_needs_grad, weight_needs_grad,
+                 bool hidden_needs_grad, bool weight_needs_grad, double softcap) {
+  return loss_by_rows(hidden, weight, rows, hidden_needs_grad, weight_needs_grad, softcap,
                       [&](const at::Tensor& index, at::Tensor& logits, bool gradient) {
                         return cross_entropy(logits, targets.index_select(0, index), gradient);
                       });
@@ -137,12 +137,12 @@ HeadLoss streamed(const at::Tensor& hidden, const at::Tensor& weight, const at::
   return result;
 }
 
-HeadLoss compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, bool hidden_needs_grad,
-                 bool weight_needs_grad) {
+HeadLoss compute(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets, double softcap,
+                 bool hidden_needs_grad, bool weight_needs_grad) {
   const at::Tensor rows = learned_rows(targets, weight.size(0));
-  HeadLoss result = hidden.is_cpu() && !weight_needs_grad
+  HeadLoss result = hidden.is_cpu() && !weight_needs_grad && softcap == 0
                         ? streamed(hidden, weight, targets, rows, hidden_needs_grad)
-                        : by_rows(hidden, weight, targets, rows, hidden_needs_grad, weight_needs_grad);
+                        : by_rows(hidden, weight, targets, rows, hidden_needs_grad, weight_needs_grad, softcap);
   result.loss = result.loss.to(wide_type(hidden));
   return result;
 }
@@ -157,14 +157,15 @@ int64_t linear_cross_entropy_bytes(int64_t rows, int64_t width, int64_t vocab_si
   return (block * (kPieceTokens + 4 * width) + (given < element ? piece * width : 0)) * element;
 }
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets) {
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                                double softcap) {
   LIGER_CHECK(hidden.dim() == 2 && weight.dim() == 2 && hidden.size(1) == weight.size(1) && targets.dim() == 1 &&
                   targets.size(0) == hidden.size(0) && hidden.scalar_type() == weight.scalar_type(),
               "linear_cross_entropy: expected hidden [N, D], weight [V, D] of one dtype and targets [N], got ",
               hidden.sizes(), " ", hidden.scalar_type(), ", ", weight.sizes(), " ", weight.scalar_type(), ", ",
               targets.sizes());
   return head_loss(hidden, weight, [&](bool hidden_needs_grad, bool weight_needs_grad) {
-    return compute(hidden, weight, targets, hidden_needs_grad, weight_needs_grad);
+    return compute(hidden, weight, targets, softcap, hidden_needs_grad, weight_needs_grad);
   });
 }
 

@@ -77,7 +77,8 @@ at::Tensor losses(at::Tensor& s, const at::Tensor& t, const at::Tensor& targets,
 }  // namespace
 
 at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
-                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how) {
+                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how,
+                               double softcap, double teacher_softcap) {
   const int64_t N = hidden.size(0), V = head.size(0);
   LIGER_CHECK(hidden.dim() == 2 && head.dim() == 2 && hidden.size(1) == head.size(1) && targets.dim() == 1 &&
                   targets.size(0) == N && teacher_hidden.dim() == 2 && teacher_hidden.size(0) == N &&
@@ -88,10 +89,12 @@ at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head,
               ", ", targets.sizes());
   return head_loss(hidden, head, [&](bool hidden_needs_grad, bool head_needs_grad) {
     const at::ScalarType type = wide_type(hidden);
-    HeadLoss out = loss_by_rows(hidden, head, learned_rows(targets, V), hidden_needs_grad, head_needs_grad,
+    HeadLoss out = loss_by_rows(hidden, head, learned_rows(targets, V), hidden_needs_grad, head_needs_grad, softcap,
                                 [&](const at::Tensor& index, at::Tensor& logits, bool gradient) {
-                                  const at::Tensor t = product(teacher_hidden.index_select(0, index), teacher_head,
-                                                               /*transposed=*/true, type);
+                                  const at::Tensor t =
+                                      capped(product(teacher_hidden.index_select(0, index), teacher_head,
+                                                     /*transposed=*/true, type),
+                                             teacher_softcap);
                                   return losses(logits, t, targets.index_select(0, index), how, gradient);
                                 });
     out.loss = out.loss.to(type);

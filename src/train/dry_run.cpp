@@ -58,7 +58,8 @@ void random_update(CausalLM& model, AdamW& optimizer, int64_t rows, int64_t leng
   at::Tensor targets = ids.roll(-1, 1).clone();
   targets.select(1, length - 1).fill_(kIgnoredTarget);
   const at::Tensor hidden = model.hidden_states(Sequences::from_padded(ids));
-  const at::Tensor loss = linear_cross_entropy(hidden, model.head_weight(), targets.flatten());
+  const at::Tensor loss =
+      linear_cross_entropy(hidden, model.head_weight(), targets.flatten(), model.config().logit_softcap);
   loss.div(static_cast<double>(rows * (length - 1))).backward();
   const double norm = optimizer.grad_norm();
   LIGER_CHECK(std::isfinite(loss.item<double>()) && std::isfinite(norm), "one update on random tokens: the loss is ",

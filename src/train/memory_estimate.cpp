@@ -98,7 +98,8 @@ int64_t Estimate::mixer(int64_t layer) const {
   return N_ * e_ * (Q_ + 2 * KV_) + w_ * fused_mix_kept(mix_settings(c_, layer), heads, kv_heads, c_.head_dim, lengths);
 }
 
-// What a layer keeps: each norm its input, and gate and up, which the activation needs; without gradient nothing.
+// What a layer keeps: each norm its input (a layer of some families has more of them), and gate and up, which the
+// activation needs; without gradient nothing.
 int64_t Estimate::layer(int64_t layer, bool& gradient) const {
   const int64_t D = c_.hidden_size, I = c_.intermediate_size;
   const bool norms_input = gradient || full_;
@@ -108,16 +109,20 @@ int64_t Estimate::layer(int64_t layer, bool& gradient) const {
   const std::vector<int64_t> projected =
       family.fused_attention() ? std::vector<int64_t>{Q_ + 2 * KV_} : std::vector<int64_t>{Q_, KV_, KV_};
   bytes += modules(layer, family.attention, family.attention_inputs, D, projected, branch);
+  if (branch && family.query_key_norms) bytes += N_ * (Q_ + KV_) * e_;
   if (branch) bytes += mixer(layer);
   const int64_t mixed = modules(layer, family.attention, {family.attention_output}, Q_, {D}, branch);
   const bool kept_already = c_.is_softmax_layer(layer) && mixed == N_ * Q_ * e_;  // what came out is what o_proj reads
   if (!kept_already) bytes += mixed;
+  const int64_t normed = family.output_norms ? N_ * D * e_ : 0;  // what a norm of an output keeps
+  if (branch) bytes += normed;
   gradient = gradient || branch;
   if (gradient) bytes += N_ * D * e_;
   branch = gradient;
   bytes += modules(layer, "mlp", family.mlp_inputs, D, {I, I}, branch);
   if (branch) bytes += std::ssize(family.mlp_inputs) * N_ * I * e_;
   bytes += modules(layer, "mlp", {family.mlp_output}, I, {D}, branch);
+  if (branch) bytes += normed;
   gradient = gradient || branch;
   return bytes;
 }
@@ -203,6 +208,7 @@ std::string not_estimated(const ModelConfig& config, const FinetuneOptions& opti
   if (options.model.device != "cpu") return cat("not foretold on ", options.model.device);
   if (config.backend == Backend::kTorch && config.liger) return "not foretold with model.backend torch";
   if (config.liger && !config.liger->is_compiled()) return "not foretold for layers that have no compiled code";
+  if (config.attention_softcap > 0 || config.logit_softcap > 0) return "not foretold with softcaps";
   if (config.recursive && !options.lora) return "not foretold for a recursive model that is trained whole";
   if (options.exits) return "not foretold with exits";
   if (options.distill && options.distill->teacher) return "not foretold with a teacher of its own";

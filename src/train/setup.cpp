@@ -202,6 +202,7 @@ void TrainingSetup::load_model(const std::filesystem::path& checkpoint) {
     LoraConfig asked = expand_all_linear(wanted, linear_paths(*model));
     asked.layer_replication = lora->layer_replication;  // the model's, which it was checked against
     asked.norms = lora->norms;
+    asked.more_norms = lora->more_norms;
     asked.biases = lora->biases;
     check_same(*lora, asked, adapter.string());
     lora->base_model_name_or_path = wanted.base_model_name_or_path;

@@ -281,11 +281,13 @@ Trainer::Loss Trainer::loss_of(const MicroBatch& batch) const {
   const at::Tensor head = setup_->model->head_weight();
   const std::vector<at::Tensor> outputs = outputs_of(batch.tokens);
   const at::Tensor& hidden = outputs.back();
+  const double cap = setup_->model->config().logit_softcap;
   Loss loss = loss_of_output(hidden, head, batch);
   for (size_t i = 0; i + 1 < outputs.size(); ++i) {
     const Distillation how{.weight = setup_->options.exits->distill};
-    loss.sum = loss.sum + setup_->options.exits->weight *
-                              linear_distillation(outputs[i], head, hidden.detach(), head.detach(), batch.targets, how);
+    loss.sum =
+        loss.sum + setup_->options.exits->weight * linear_distillation(outputs[i], head, hidden.detach(), head.detach(),
+                                                                       batch.targets, how, cap, cap);
   }
   return loss;
 }
@@ -300,13 +302,15 @@ std::vector<at::Tensor> Trainer::outputs_of(const Sequences& tokens) const {
 /// Against the targets, and the teacher if there is one.
 Trainer::Loss Trainer::loss_of_output(const at::Tensor& hidden, const at::Tensor& head, const MicroBatch& batch) const {
   const auto& distill = setup_->options.distill;
-  if (!setup_->teacher) return {hidden, linear_cross_entropy(hidden, head, batch.targets)};
+  const double cap = setup_->model->config().logit_softcap;
+  if (!setup_->teacher) return {hidden, linear_cross_entropy(hidden, head, batch.targets, cap)};
   at::Tensor taught;
   {
     const at::NoGradGuard no_grad;
     taught = setup_->teacher->hidden_states(batch.tokens);
   }
-  return {hidden, linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets, *distill)};
+  return {hidden, linear_distillation(hidden, head, taught, setup_->teacher->head_weight(), batch.targets, *distill,
+                                      cap, setup_->teacher->config().logit_softcap)};
 }
 
 /// They are dealt to the ranks in turn.
@@ -365,7 +369,9 @@ bool Trainer::evaluate() {
     const MicroBatch batch = data.batch(part, model.device());
     const std::vector<at::Tensor> outputs = outputs_of(batch.tokens);
     const auto loss_at = [&](const at::Tensor& hidden) {
-      return checked_loss({hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets)}, data, part);
+      return checked_loss(
+          {hidden, linear_cross_entropy(hidden, model.head_weight(), batch.targets, model.config().logit_softcap)},
+          data, part);
     };
     *sum += loss_at(outputs.back());
     for (size_t i = 0; i < exits.size(); ++i) exits[i] += loss_at(outputs[i]);

@@ -3,7 +3,7 @@
 
     python tests/compare/export_parity.py [--bin build/bin] [--keep DIR]
 
-For small random Llama, Gemma and GPT-NeoX checkpoints:
+For small random checkpoints of every family:
   1. liger-convert --arch gla, then model_type changed back: transformers finds every weight, and its logits, the
      original's and those of liger-eval are equal
   2. the same folder turned back by liger-convert --arch softmax needs no change at all
@@ -19,14 +19,25 @@ from parity import NEOX_SHAPE, ROPE, SHAPE, names_in, open_in_transformers, run,
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (GemmaConfig, GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig,
-                          LlamaForCausalLM)
+from transformers import (Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, GemmaConfig,
+                          GemmaForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM,
+                          MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config,
+                          Qwen3ForCausalLM)
 
 MODELS = {
     "llama, tied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)),
     "llama 3 rope, untied": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=ROPE)),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**SHAPE, head_dim=16)),
     "gpt-neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**NEOX_SHAPE)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=40)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=40,
+                                                  max_window_layers=1)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=16, sliding_window=40, query_pre_attn_scalar=24,
+                                                     attn_logit_softcapping=2.0, final_logit_softcapping=3.0)),
+    "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(
+        **SHAPE, head_dim=16, sliding_window=40, query_pre_attn_scalar=24,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
 }
 
 

@@ -26,9 +26,11 @@ enum class TieInit {
 };
 /// What becomes of norms, whose gains differ from layer to layer.
 enum class TieNorms {
-  kFolded,  ///< multiplied into the matrices that read the norm's output, so that tying and LoRA see them; then neutral
-  kTied,    ///< as the matrices
-  kDepth    ///< every depth keeps its own, in the adapter
+  /// Multiplied into the matrices that read the norm's output, so that tying and LoRA see them; then neutral. Norms
+  /// that no matrix reads (Family::more_norms()) are each depth's own if there is an adapter, else tied.
+  kFolded,
+  kTied,  ///< as the matrices
+  kDepth  ///< every depth keeps its own, in the adapter
 };
 // Biases of linear modules are each depth's own in the adapter, which no low rank could give back; without an adapter
 // they are tied as matrices are. A folded LayerNorm's bias goes into that of the modules that read it.

@@ -117,6 +117,15 @@ struct ModelConfig {
   double norm_eps = 1e-6;  ///< [rms_norm_eps, layer_norm_eps]
   double initializer_range = 0.02;
   RopeConfig rope;
+  std::optional<RopeConfig> local_rope;  ///< of sliding layers, where they have one of their own
+  /// Keys that a query of a sliding layer sees, its own included; 0 = there is no such layer.
+  int64_t sliding_window = 0;
+  std::vector<bool> sliding_layers;  ///< by depth; empty = none. Linearized ones keep their RoPE and not their window
+  /// Scores of attention are divided by its root; 0 = head_dim, as in most families.
+  double query_pre_attn_scalar = 0;
+  /// Scores, or logits, x become c tanh(x / c); 0 = they are as they are. [attn_logit_softcapping,
+  /// final_logit_softcapping]
+  double attention_softcap = 0, logit_softcap = 0;
   bool tie_word_embeddings = false;
   bool attention_bias = false;
   bool mlp_bias = false;
@@ -141,6 +150,14 @@ struct ModelConfig {
   int64_t stored_layers() const { return recursive ? recursive->slots(num_hidden_layers) : num_hidden_layers; }
   int64_t slot(int64_t depth) const { return recursive ? recursive->slot(depth, num_hidden_layers) : depth; }
   int64_t rotated_channels() const { return rotary_dim == 0 ? head_dim : rotary_dim; }
+  /// Of o_proj: `attention_bias`, unless the family has biases of its inputs alone.
+  bool output_bias() const;
+  bool is_sliding(int64_t layer) const { return !sliding_layers.empty() && sliding_layers[static_cast<size_t>(layer)]; }
+  /// Keys that a query of this layer sees as long as it is softmax attention; 0 = all.
+  int64_t window_of(int64_t layer) const { return is_sliding(layer) ? sliding_window : 0; }
+  bool has_local_rope(int64_t layer) const { return local_rope && is_sliding(layer); }
+  /// Queries are multiplied by it before anything reads them, so that scores are those of the scale head_dim^-1/2.
+  double query_factor() const;
   bool has_biases() const { return attention_bias || mlp_bias; }
   /// "model.layers.5.mlp.up_proj.weight" as a checkpoint has it, where depth 5 may run the stored layer 1.
   std::string stored_name(const std::string& name) const;

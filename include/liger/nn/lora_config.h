@@ -39,6 +39,7 @@ struct LoraConfig {
   bool mixer = false;
   /// [modules_to_save: input_layernorm, post_attention_layernorm]: every layer's norms are the adapter's.
   bool norms = false;
+  std::vector<std::string> more_norms = {};  ///< and these, of models whose layers have more (Family::more_norms())
   /// [bias: lora_only]: so are the biases of linear modules in layers. Only where depths have their own.
   bool biases = false;
   /// The model's stored layers that run, as ranges [first, last) one after the other; empty = each once. A layer that

@@ -29,9 +29,11 @@ struct Distillation {
 ///   int64
 ///   -> scalar, float32 (float64 for float64 input).
 /// Logits exist in blocks of rows, 64 MB of each at a time. Differentiable once, in hidden and head: the first backward
-/// pass takes the gradients with it. Throws Error if the shapes disagree.
+/// pass takes the gradients with it. Throws Error if the shapes disagree. Logits of either may have a softcap, as
+/// linear_cross_entropy()'s.
 at::Tensor linear_distillation(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& teacher_hidden,
-                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how);
+                               const at::Tensor& teacher_head, const at::Tensor& targets, const Distillation& how,
+                               double softcap = 0, double teacher_softcap = 0);
 
 /// Bytes that it holds at most for that on the CPU, beside what it is given and the gradients; `width` is the wider of
 /// D and D'.

@@ -32,10 +32,19 @@ Rotation rotation(const at::Tensor& frequencies, const at::Tensor& positions);
 /// the others as they are, x [N, H, D]. Angles and products are float32 whatever the dtype of x.
 at::Tensor rotate(const at::Tensor& x, const Rotation& rotation);
 
+/// c tanh(x / c), x itself for c = 0.
+at::Tensor softcap(const at::Tensor& x, double c);
+
+/// What a softmax does not see, and how large its scores may become.
+struct AttentionLimits {
+  int64_t window = 0;  ///< the last keys that a query sees, its own included; 0 = all
+  double softcap = 0;  ///< of scores
+};
 /// Causal softmax attention of right-padded rows, scale D^-1/2, query heads h reading key/value head h / (H / Hkv).
 ///   q [S, T, H, D], k and v [S, L, Hkv, D] -> [S, T, H, D].
-/// Query t of row s sees keys 0 .. seen[s] + t; `seen` [S] int64, undefined = zeros (then L = T).
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& seen = {});
+/// Query t of row s sees keys 0 .. seen[s] + t, or the last of them; `seen` [S] int64, undefined = zeros (then L = T).
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& seen = {},
+                            const AttentionLimits& limits = {});
 
 /// The keys and values a window branch may see beyond the ones given.
 struct WindowContext {
@@ -46,8 +55,8 @@ struct WindowContext {
 /// Softmax attention over the last `window` keys, the query's own included, and the `sinks` first of the sequence
 /// (arXiv 2309.17453). Scores, softmax and sums in float32. Cost is linear in T.
 ///   q [S, T, H, D], k and v [S, T, Hkv, D] -> [S, T, H, D] float32 (float64 for float64 q).
-/// With `log_sum` it becomes the logarithm of each query's sum of exponentials, [S, T, H].
+/// With `log_sum` it becomes the logarithm of each query's sum of exponentials, [S, T, H]. `cap` as AttentionLimits'.
 at::Tensor window_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t window,
-                            const WindowContext& context, at::Tensor* log_sum = nullptr);
+                            const WindowContext& context, at::Tensor* log_sum = nullptr, double cap = 0);
 
 }  // namespace liger
