@@ -7,7 +7,6 @@
 #include <iostream>
 
 #include "liger/convert/calibration_text.h"
-#include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
 #include "liger/eval/logits.h"
@@ -114,7 +113,7 @@ void run_tasks(Arguments& a) {
   RunDescription run;
   run.started = now();
   const LoadOptions options = tool::load_options(a.model);
-  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const std::vector<PreparedTask> tasks = prepare_tasks(a.eval);
   const auto tokenizer = Tokenizer::load(dir);
   const auto model = load_model(a, options, dir);
@@ -142,7 +141,7 @@ void run_tasks(Arguments& a) {
 
 // The loosest threshold of every rule, and what it does.
 void run_fit_exit(Arguments& a) {
-  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const std::vector<Sequences> texts = read_calibration_text(a.exit_text, *Tokenizer::load(dir));
   const auto model = load_model(a, tool::load_options(a.model), dir);
   OrderedJson document = OrderedJson::object();
@@ -175,7 +174,7 @@ void run_fit_exit(Arguments& a) {
 void run(Arguments& a) {
   if (!a.exit_text.file.empty()) return run_fit_exit(a);
   if (!a.input_ids.empty()) {
-    const auto model = load_model(a, tool::load_options(a.model), resolve_model(a.model.model));
+    const auto model = load_model(a, tool::load_options(a.model), tool::model_folder(a.model.model, a.model.download));
     write_logits(*model, a.input_ids, a.logits);
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;
