@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 torch_version=${LIGER_TORCH_VERSION:-2.13.0}
 spm_version=${LIGER_SENTENCEPIECE_VERSION:-0.2.1}
 packages=(build-essential cmake ninja-build ccache python3-venv python3-pip nlohmann-json3-dev libcli11-dev
-          libspdlog-dev libyaml-cpp-dev libssl-dev zlib1g-dev libzstd-dev libgtest-dev libbenchmark-dev)
+          libspdlog-dev libyaml-cpp-dev libssl-dev libcurl4-openssl-dev zlib1g-dev libzstd-dev libgtest-dev
+          libbenchmark-dev)
 
 say() { printf '%s\n' "-- $*" >&2; }
 

@@ -28,7 +28,8 @@ class Hub : public testing::Test {
     test::write_file(root / "refs/main", commit);
     const fs::path snapshot = root / "snapshots" / commit;
     fs::create_directories(snapshot);
-    fs::create_symlink("../../blobs/c0ffee", snapshot / "config.json");
+    for (const char* name : {"config.json", "model.safetensors"})
+      fs::create_symlink("../../blobs/c0ffee", snapshot / name);
     return snapshot;
   }
 
@@ -93,6 +94,51 @@ TEST_F(Hub, SaysWhenADownloadIsNotComplete) {
   const std::string error = error_of("org/model");
   EXPECT_NE(error.find("not complete"), std::string::npos) << error;
   EXPECT_NE(error.find("hf download org/model"), std::string::npos) << error;
+  EXPECT_NE(error.find("--download"), std::string::npos) << error;
+}
+
+TEST_F(Hub, MissingWeightsAreNoticed) {
+  const fs::path snapshot = add_to_cache(folder_ / ".cache/huggingface/hub", "models--org--model");
+  fs::remove(snapshot / "model.safetensors");
+  EXPECT_NE(error_of("org/model").find("its weights"), std::string::npos);
+  test::write_file(snapshot / "model.safetensors.index.json", R"({"weight_map": {"a": "one.safetensors"}})");
+  EXPECT_NE(error_of("org/model").find("one.safetensors"), std::string::npos);
+  test::write_file(snapshot / "one.safetensors", "x");
+  EXPECT_EQ(resolve_model("org/model"), snapshot) << "a cache without links";
+}
+
+TEST_F(Hub, LinksLeadIntoBlobsOnly) {
+  const fs::path hub = folder_ / ".cache/huggingface/hub";
+  const fs::path snapshot = add_to_cache(hub, "models--org--model"), link = snapshot / "LICENSE";
+  test::write_file(folder_ / "secret", "x");
+  test::write_file(hub / "models--org--other/blobs/x", "x");
+  fs::create_directories(folder_ / "folder");
+  for (const fs::path& target : {folder_ / "secret", fs::path("../../../../../../secret"), folder_ / "folder",
+                                 fs::path("../../refs/main"), fs::path("../../../models--org--other/blobs/x")}) {
+    fs::create_symlink(target, link);
+    EXPECT_THROW(resolve_model("org/model"), Error) << target;
+    fs::remove(link);
+  }
+  EXPECT_EQ(resolve_model("org/model"), snapshot);
+  // huggingface_hub 2 keeps equal files of several models once, and links the blob to them.
+  const std::string hash = "ab" + std::string(62, '0');
+  test::write_file(hub / "blobs/ab" / hash, "x");
+  fs::create_symlink("../../blobs/ab/" + hash, snapshot.parent_path().parent_path() / "blobs/shared");
+  fs::create_symlink("../../blobs/shared", link);
+  EXPECT_EQ(resolve_model("org/model"), snapshot);
+  fs::rename(snapshot, folder_ / "moved");
+  fs::create_directory_symlink(folder_ / "moved", snapshot);
+  EXPECT_THROW(resolve_model("org/model"), Error);
+}
+
+TEST_F(Hub, KnownNamesAreRepositories) {
+  const std::pair<const char*, const char*> names[] = {
+      {"gemma2-2b", "google--gemma-2-2b"},      {"gemma3-1b", "google--gemma-3-1b-pt"},
+      {"pythia-70m", "EleutherAI--pythia-70m"}, {"mistral-7b", "mistralai--Mistral-7B-v0.1"},
+      {"qwen2.5-0.5b", "Qwen--Qwen2.5-0.5B"},   {"qwen3-0.6b-base", "Qwen--Qwen3-0.6B-Base"}};
+  for (const auto& [name, entry] : names)
+    EXPECT_NE(error_of(name).find(std::string("models--") + entry), std::string::npos) << name;
+  EXPECT_NE(error_of("quen2.5-0.5b").find("did you mean qwen2.5-0.5b?"), std::string::npos);
 }
 
 TEST_F(Hub, UnknownNamesAndPathsListWhatIsKnown) {

@@ -11,7 +11,6 @@
 
 #include "liger/convert/calibration_text.h"
 #include "liger/convert/convert.h"
-#include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/io/log.h"
 #include "liger/io/process.h"
@@ -19,6 +18,7 @@
 #include "liger/models/structure.h"
 #include "liger/nn/calibrate.h"
 #include "liger/nn/causal_lm.h"
+#include "model_arguments.h"
 #include "tie_arguments.h"
 #include "tool.h"
 
@@ -35,7 +35,7 @@ struct Options {
       "loaded with grain; today there are none.";
   uint64_t shard_size = 0;
   int64_t keep_softmax = 0;
-  bool dry_run = false;
+  bool dry_run = false, download = false;
   std::vector<std::string> features;
   std::string normalizer, state, gate;
   CalibrationText calibrate;
@@ -129,7 +129,7 @@ std::string architecture_descriptions() {
 }
 
 // --help keeps to a screen; --help-all adds what each structure is, and the options of this group.
-constexpr const char* kDetails = "Details of the mixer and of its calibration";
+constexpr const char* kDetails = "Details of files, of the mixer and of its calibration";
 class HelpFormatter : public CLI::Formatter {
  public:
   std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
@@ -209,6 +209,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--model", o.model, "A Hugging Face folder, \"org/name\", or llama3-8b, gemma-2b, tinyllama ...")
       ->required()
       ->option_text("NAME|DIR");
+  tool::add_download_option(app, o.download);
   CLI::Option* arch = app.add_option("--arch", o.convert.arch,
                                      "Structure to linearize with, such as gla; softmax turns back; recursive");
   arch->check(architecture())->option_text("ARCH");
@@ -228,6 +229,7 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--shard-size", o.shard_size, "Divide the weights into files of at most this size; 5GB with --dtype")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->transform(size())  // what is added last is applied first
+      ->group(kDetails)
       ->option_text("SIZE");
   o.tie.add_to(app);
   add_liger_options(app, o);
@@ -237,7 +239,7 @@ void add_options(CLI::App& app, Options& o) {
   app.footer(
       architecture_names() +
       "The window counts 65 keys, as the released checkpoints do; the paper's Eq. 10 says 64; -H: --keep-softmax 7.\n"
-      "Example: liger-convert --model llama3-8b --arch gla --dry-run");
+      "Example: liger-convert --model llama3-8b --download --arch gla --dry-run");
 }
 
 std::vector<int64_t> parse_layers(const std::string& text) {
@@ -477,7 +479,7 @@ void print_calibration(const Calibrated& c) {
 }
 
 void convert(Options& o) {
-  o.convert.model = resolve_model(o.model);
+  o.convert.model = tool::model_folder(o.model, o.download);
   std::optional<Calibrated> calibrated;
   if (!o.calibrate.file.empty()) calibrated = calibrate_heads(o);
   const ConvertPlan plan = plan_conversion(o.convert);

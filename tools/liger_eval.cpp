@@ -7,7 +7,6 @@
 #include <iostream>
 
 #include "liger/convert/calibration_text.h"
-#include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
 #include "liger/eval/logits.h"
@@ -142,9 +141,9 @@ void run_tasks(Arguments& a) {
   RunDescription run;
   run.started = now();
   const LoadOptions options = tool::load_options(a.model);
-  const std::filesystem::path dir = resolve_model(a.model.model);
   const PreparedTasks tasks = prepare_tasks(a.eval);
   if (a.write_out) return show_requests(tasks);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const auto tokenizer = Tokenizer::load(dir);
   const auto model = load_model(a, options, dir);
   const Evaluation evaluation = evaluate(*model, *tokenizer, tasks, a.eval);
@@ -171,7 +170,7 @@ void run_tasks(Arguments& a) {
 
 // The loosest threshold of every rule, and what it does.
 void run_fit_exit(Arguments& a) {
-  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const std::vector<Sequences> texts = read_calibration_text(a.exit_text, *Tokenizer::load(dir));
   const auto model = load_model(a, tool::load_options(a.model), dir);
   OrderedJson document = OrderedJson::object();
@@ -204,7 +203,7 @@ void run_fit_exit(Arguments& a) {
 void run(Arguments& a) {
   if (!a.exit_text.file.empty()) return run_fit_exit(a);
   if (!a.input_ids.empty()) {
-    const auto model = load_model(a, tool::load_options(a.model), resolve_model(a.model.model));
+    const auto model = load_model(a, tool::load_options(a.model), tool::model_folder(a.model.model, a.model.download));
     write_logits(*model, a.input_ids, a.logits);
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;

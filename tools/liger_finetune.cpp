@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "liger/core/download.h"
 #include "liger/core/tensor_memory.h"
 #include "liger/error.h"
 #include "liger/io/settings.h"
 #include "liger/train/dry_run.h"
 #include "liger/train/options.h"
 #include "liger/train/trainer.h"
+#include "model_arguments.h"
 #include "tool.h"
 
 namespace {
@@ -21,7 +23,7 @@ struct Options {
   std::string config, model;
   std::vector<std::string> assignments;
   std::string dry_run;
-  bool print_config = false;
+  bool print_config = false, download = false;
 };
 
 DryRunStep step_of(const std::string& name) {
@@ -69,7 +71,13 @@ void finetune(const Options& o, bool json) {
   if (o.print_config) {
     if (json) return tool::print_json(liger::to_json(options));
     std::cout << to_yaml(options);
-  } else if (!o.dry_run.empty()) {
+    return;
+  }
+  if (o.download) {  // every rank: one of them fetches, and the others wait for it
+    fetch_model(options.model.path);
+    if (options.distill && options.distill->teacher) fetch_model(*options.distill->teacher);
+  }
+  if (!o.dry_run.empty()) {
     const DryRun run = dry_run(options, step_of(o.dry_run));
     if (json) return tool::print_json(liger::to_json(run));
     std::cout << to_text(run);
@@ -97,6 +105,7 @@ int main(int argc, char** argv) {
       ->option_text("CONFIG.yaml");
   app.add_option("--model", options.model, "Folder or name of the model; the same as --set model.path=...")
       ->option_text("NAME|DIR");
+  tool::add_download_option(app, options.download);
   app.add_option("--set", options.assignments, "Another value for a key, e.g. train.lr=2e-4; repeatable")
       ->option_text("KEY=VALUE")
       ->take_all()

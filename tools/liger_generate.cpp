@@ -5,7 +5,6 @@
 #include <iostream>
 #include <iterator>
 
-#include "liger/core/hub.h"
 #include "liger/error.h"
 #include "liger/generate/generate.h"
 #include "liger/io/files.h"
@@ -108,7 +107,7 @@ void answer_requests(const Arguments& a) {
       a.generate.sampling.temperature == 0 && a.generate.stop.empty() && a.state_in.empty() && a.state_out.empty(),
       "--requests takes the most probable token until EOS or max_tokens; expected no --temp, --stop, "
       "--state-in and --state-out");
-  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const auto tokenizer = Tokenizer::load(dir);
   a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common);
 }
@@ -118,7 +117,7 @@ void run(const Arguments& a) {
   const std::string text = read_prompt(a);
   validate(a.generate);  // a bad option should not have to wait for the model
   const LoadOptions options = tool::load_options(a.model);
-  const std::filesystem::path dir = resolve_model(a.model.model);
+  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
   const auto tokenizer = Tokenizer::load(dir);
   const auto model = CausalLM::load(dir, options);
   Conversation conversation;

@@ -2,12 +2,23 @@
 
 #include "liger/core/backend.h"
 #include "liger/core/device.h"
+#include "liger/core/download.h"
 #include "liger/core/dtype.h"
+#include "liger/core/hub.h"
 
 namespace liger::tool {
 
+void add_download_option(CLI::App& app, bool& download) {
+  app.add_flag("--download", download, "Fetch the model from the Hugging Face hub if it is not here")->option_text(" ");
+}
+
+std::filesystem::path model_folder(const std::string& name, bool download) {
+  return download ? fetch_model(name) : resolve_model(name);
+}
+
 void add_model_options(CLI::App& app, ModelArguments& a) {
   app.add_option("--model", a.model, "Folder or name of the model")->required()->option_text("NAME|DIR");
+  add_download_option(app, a.download);
   app.add_option("--adapter", a.adapter, "PEFT LoRA folder to add")->option_text("DIR");
   app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64; default as stored")->option_text("TYPE");
   app.add_option("--device", a.device, "cpu, cuda or cuda:N")->option_text("NAME (cpu)");

@@ -12,9 +12,16 @@ namespace liger::tool {
 struct ModelArguments {
   std::string model, dtype, device = "cpu", backend = "auto";
   std::filesystem::path adapter;
+  bool download = false;
 };
 
-/// Adds --model, --adapter, --dtype, --device and --backend.
+/// Adds --download, which all tools that take a model have.
+void add_download_option(CLI::App& app, bool& download);
+
+/// The folder of a model, fetched if it is not here and that was asked for.
+std::filesystem::path model_folder(const std::string& name, bool download);
+
+/// Adds --model, --download, --adapter, --dtype, --device and --backend.
 void add_model_options(CLI::App& app, ModelArguments& arguments);
 
 /// What they ask for; throws Error(kUsage) for what is not known, or not on this machine.

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cctype>
 
 #include "io/posix.h"
 #include "io/text.h"
@@ -16,6 +17,14 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 bool is_within(const fs::path& file, const fs::path& folder) {
   const auto [rest, _] = std::mismatch(folder.begin(), folder.end(), file.begin(), file.end());
   return rest == folder.end();
+}
+
+// Of a Hugging Face cache that keeps equal files of its models once, CACHE/blobs/xx/HASH, and links to them.
+bool is_shared_blob(const fs::path& file, const fs::path& cache) {
+  const std::string name = file.filename().string(), folder = file.parent_path().filename().string();
+  const auto hex = [](unsigned char c) { return std::isxdigit(c) != 0; };
+  return file.parent_path().parent_path() == cache / "blobs" && name.size() == 64 && folder == name.substr(0, 2) &&
+         std::all_of(name.begin(), name.end(), hex);
 }
 
 bool is_pickled(const fs::path& file) {
@@ -94,9 +103,10 @@ fs::path file_inside(const fs::path& dir, const std::string& name) {
   if (error) fail(ErrorCode::kIo, file.string(), ": cannot open: ", error.message());
   const fs::path folder = fs::canonical(dir);
   const bool snapshot = folder.parent_path().filename() == "snapshots";
-  const fs::path blobs = folder.parent_path().parent_path() / "blobs";
-  LIGER_CHECK(is_within(target, folder) || (snapshot && is_within(target, blobs)), file.string(),
-              ": is a symbolic link out of the model folder, to ", target.string(), "; copy the file there");
+  const fs::path entry = folder.parent_path().parent_path();
+  const bool blob = snapshot && (is_within(target, entry / "blobs") || is_shared_blob(target, entry.parent_path()));
+  LIGER_CHECK(is_within(target, folder) || blob, file.string(), ": is a symbolic link out of the model folder, to ",
+              target.string(), "; copy the file there");
   return file;
 }
 

@@ -74,7 +74,7 @@ class SafetensorsWriter {
 };
 
 /// The file `name` of a model folder. A symbolic link may lead within the folder or, from a snapshot of a Hugging Face
-/// cache (models--X/snapshots/REV), into that entry's blobs; anywhere else could be any file of the user.
+/// cache (models--X/snapshots/REV), into its blobs or the cache's; elsewhere could be any file of the user.
 /// Throws Error(kIo) if it is not there, Error(kBadInput) if it leads elsewhere.
 std::filesystem::path file_inside(const std::filesystem::path& dir, const std::string& name);
 
