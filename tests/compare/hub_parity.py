@@ -231,7 +231,8 @@ def sockets(parity, cached, empty):
     (check.folder / "train.jsonl").write_text('{"text": "the river runs"}\n' * 8)
     config.write_text(json.dumps({"model": {"path": REPOSITORY}, "lora": {"r": 2}, "data": {
         "train": str(check.folder / "train.jsonl"), "val_size": 0, "format": "text", "max_length": 16},
-        "train": {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2}, "save": {"dir": str(check.folder / "run")}}))
+        "train": {"max_steps": 1, "batch_size": 2, "micro_batch_size": 2, "scheduler": "constant"},
+        "save": {"dir": str(check.folder / "run")}}))
     model = ["--model", REPOSITORY]
     tools = {"liger-convert": [*model, "--arch", "gla", "--dry-run"],
              "liger-generate": [*model, "--prompt", "the", "--max-tokens", "2"],
