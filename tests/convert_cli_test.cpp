@@ -260,7 +260,7 @@ TEST_F(ConvertCli, WrongShape) {
 TEST_F(ConvertCli, UnknownModelType) {
   TinyModel().write(model_);
   edit_config([](Json& config) { config["model_type"] = "rwkv"; });
-  expect_bad_model("model_type 'rwkv' is not supported (llama, gemma");
+  expect_bad_model("model_type 'rwkv' is not supported (llama, mistral");
 }
 
 TEST_F(ConvertCli, BadConfigs) {

@@ -197,9 +197,12 @@ TEST(LigerSettings, BadValuesNameTheFileAndTheKey) {
   expect_bad_setting("windw", 3, "unknown key 'windw'; did you mean 'window'?");
   expect_bad_setting("recurrence", 3, "'recurrence': expected text");
   expect_bad_setting("recurrence", "glaa", "recurrence: 'glaa' is not known; did you mean 'gla'?");
-  expect_bad_setting("base_model_type", "mistral",
-                     "base_model_type: expected one of llama, gemma, gpt_neox, got \"mistral\"");
-  expect_bad_setting("base_model_type", 7, "base_model_type: expected one of llama, gemma, gpt_neox, got 7");
+  expect_bad_setting("base_model_type", "mamba",
+                     "base_model_type: expected one of llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, "
+                     "gpt_neox, got \"mamba\"");
+  expect_bad_setting(
+      "base_model_type", 7,
+      "base_model_type: expected one of llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, gpt_neox, got 7");
   Json config = linearized("gla");
   config["liger"]["window"] = 0;
   config["liger"]["sinks"] = 4;
@@ -316,9 +319,10 @@ TEST(ModelTypes, MayNotContradictTheObject) {
   expect_refused(config,
                  "model_type 'llama' contradicts the object 'liger'; remove the object for softmax attention, "
                  "or set model_type to 'liger_gated_retention'");
-  config["model_type"] = "liger_mistral_gla";
-  expect_refused(config,
-                 "model_type 'liger_mistral_gla' is not supported (llama, gemma, gpt_neox, liger_gla, liger_hgrn2");
+  config["model_type"] = "liger_llama_gla";
+  expect_refused(
+      config,
+      "model_type 'liger_llama_gla' is not supported (llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text");
 }
 
 TEST(ModelTypes, SlotsOfGsaAreThoseOfAHead) {

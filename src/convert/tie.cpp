@@ -65,8 +65,9 @@ void check_windows(const ModelConfig& tied, const std::vector<int64_t>& layers) 
   if (!pair) return;
   const int64_t L = tied.num_hidden_layers;
   std::string possible;
-  for (Recursion other = *tied.recursive; other.loops <= L; ++other.loops)
-    if (other.loops >= 2 && other.refuses(L).empty() && !unlike(other, tied.sliding_layers))
+  Recursion other = *tied.recursive;
+  for (other.loops = 2; other.loops <= L; ++other.loops)
+    if (other.refuses(L).empty() && !unlike(other, tied.sliding_layers))
       possible += cat(possible.empty() ? "" : ", ", other.loops);
   const int64_t wide = tied.sliding_layers[static_cast<size_t>(pair->first)] ? pair->second : pair->first;
   const int64_t narrow = wide == pair->first ? pair->second : pair->first;

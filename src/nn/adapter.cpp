@@ -286,6 +286,7 @@ LoraConfig add_lora(CausalLM& model, const LoraConfig& wanted) {
   if (const auto& recursion = model.config().recursive) {
     config.layer_replication = recursion->replication(model.config().num_hidden_layers);
     config.norms = recursion->depth_norms;
+    config.more_norms = config.norms ? model.config().family->more_norms() : std::vector<std::string>();
     config.biases = recursion->depth_biases;
   }
   const auto modules = lora_modules(config, paths_of(linears));
