@@ -21,6 +21,8 @@ class SoftmaxAttention : public TokenMixer {
  public:
   using TokenMixer::TokenMixer;
 
+  bool attends_plainly() const override { return true; }
+
   at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) override {
     const at::Tensor &q = in.q, &k = in.k, &v = in.v;
     const Sequences& tokens = context.tokens;

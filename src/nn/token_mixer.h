@@ -14,12 +14,16 @@
 
 namespace liger {
 
+struct TreeContext;  // nn/tree_context.h
+
 /// What every layer of one forward pass shares.
 struct MixerContext {
   Sequences tokens;
   Rotation rotation;          ///< of all tokens, at their positions in their sequences
   std::vector<int64_t> past;  ///< tokens of each sequence already in the state; zeros without one
   at::Tensor seen;            ///< the same, [S] int64 on the device; undefined without a state
+  /// The tokens are those of a tree, and the state is that of its root, which is not advanced; null: they are not.
+  const TreeContext* tree = nullptr;
 };
 
 /// q [N, H, D], k and v [N, Hkv, D] of a layer, before RoPE; and [N, Hkv, D] of a gate that is not of the key.
@@ -33,7 +37,7 @@ class TokenMixer : public torch::nn::Module {
   TokenMixer(const ModelConfig& config, const at::TensorOptions& options);
   /// x [N, hidden_size] -> [N, hidden_size]; `state` (may be null) is advanced.
   at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
-    return output(mix(project(x), context, state));
+    return output(context.tree ? mix_tree(project(x), context, state) : mix(project(x), context, state));
   }
 
   // Its three steps.
@@ -42,6 +46,11 @@ class TokenMixer : public torch::nn::Module {
   Projections by_head(const std::vector<at::Tensor>& projected) const;
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
+  /// The same of a tree (context.tree), by what mix() does to its levels, or by tree_attention().
+  at::Tensor mix_tree(const Projections& in, const MixerContext& context, const LayerState* root);
+  /// Whether mix() is softmax over all tokens before, scale D^-1/2, of queries and keys rotated as the context says,
+  /// and nothing else: no window, no cap.
+  virtual bool attends_plainly() const { return false; }
   at::Tensor output(const at::Tensor& mixed);
   /// Projects with the weights of another (Linear::tie()).
   void tie(const TokenMixer& to, bool with_biases);
