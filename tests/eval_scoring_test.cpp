@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <iterator>
+#include <map>
 #include <random>
 
 #include "liger/error.h"
@@ -20,6 +21,11 @@ Ids random_ids(std::mt19937& random, int64_t count) {
   return ids;
 }
 
+Ids joined(Ids a, const Ids& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
 // Questions with several choices each, some continuations of one token, and requests that stand alone.
 std::vector<ScoreRequest> make_requests() {
   std::mt19937 random(7);
@@ -29,6 +35,27 @@ std::vector<ScoreRequest> make_requests() {
     for (const int64_t continuation : {1, 4, 2, 1}) requests.push_back({ids, random_ids(random, continuation)});
   }
   for (const int64_t length : {5, 1, 30}) requests.push_back({random_ids(random, length), random_ids(random, 6)});
+  return requests;
+}
+
+// Sequences that grow from earlier ones: prefixes shared at several levels, contexts that are prefixes of others or
+// end inside another's continuation, duplicates, the same tokens divided elsewhere; and some that lost their beginning
+// to a maximum length.
+std::vector<ScoreRequest> grown_requests(uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<Ids> texts = {random_ids(random, 1), random_ids(random, 23)};
+  std::vector<ScoreRequest> requests;
+  for (int i = 0; i < 40; ++i) {
+    Ids text = texts[random() % texts.size()];
+    text.resize(1 + random() % text.size());
+    text = joined(std::move(text), random_ids(random, static_cast<int64_t>(1 + random() % 9)));
+    texts.push_back(text);
+    constexpr size_t kMaxLength = 40;
+    if (text.size() > kMaxLength) text.erase(text.begin(), text.end() - kMaxLength);
+    const auto context = static_cast<int64_t>(1 + random() % (text.size() - 1));
+    requests.push_back({{text.begin(), text.begin() + context}, {text.begin() + context, text.end()}});
+    if (random() % 5 == 0) requests.push_back(requests[random() % requests.size()]);
+  }
   return requests;
 }
 
@@ -48,14 +75,93 @@ Score plain_score(CausalLM& model, const ScoreRequest& request) {
   return score;
 }
 
-class Scoring : public testing::TestWithParam<bool> {
+enum class Kind { kSoftmax, kLiger, kHybrid };
+
+ModelConfig config_of(Kind kind) {
+  if (kind == Kind::kSoftmax) return test::random_config(kVocab);
+  LigerConfig liger = test::short_window();
+  if (kind == Kind::kHybrid) liger.softmax_layers = {0};
+  return test::random_config(kVocab, liger);
+}
+
+class Scoring : public testing::TestWithParam<Kind> {
  protected:
-  std::shared_ptr<CausalLM> model_ = test::random_model(
-      test::random_config(kVocab, GetParam() ? std::optional(test::short_window()) : std::nullopt), 3, at::kDouble);
+  std::shared_ptr<CausalLM> model_ = test::random_model(config_of(GetParam()), 3, at::kDouble);
 };
 
-INSTANTIATE_TEST_SUITE_P(Attention, Scoring, testing::Bool(),
-                         [](const auto& info) { return info.param ? "liger" : "softmax"; });
+std::string name_of(const testing::TestParamInfo<Kind>& info) {
+  switch (info.param) {
+    case Kind::kSoftmax: return "softmax";
+    case Kind::kLiger: return "liger";
+    default: return "hybrid";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Attention, Scoring, testing::Values(Kind::kSoftmax, Kind::kLiger, Kind::kHybrid), name_of);
+
+std::vector<Score> plain_scores(CausalLM& model, const std::vector<ScoreRequest>& requests) {
+  std::vector<Score> out;
+  for (const ScoreRequest& request : requests) out.push_back(plain_score(model, request));
+  return out;
+}
+
+// The largest difference, relative where it is above one.
+double worst_of(const std::vector<Score>& scores, const std::vector<Score>& expected) {
+  double worst = scores.size() == expected.size() ? 0.0 : 1e9;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const double difference = std::abs(scores[i].log_likelihood - expected[i].log_likelihood);
+    worst = std::max(worst, difference / std::max(1.0, std::abs(expected[i].log_likelihood)));
+  }
+  return worst;
+}
+
+// Ways of reading them: one at a time, a few, as many as fit into few or many tokens; shared or not.
+std::vector<ScoringOptions> all_options() {
+  std::vector<ScoringOptions> out;
+  for (const PrefixSharing sharing : {PrefixSharing::kNone, PrefixSharing::kWhereFaster, PrefixSharing::kAlways}) {
+    for (const int64_t batch_size : {0, 1, 3}) {
+      for (const int64_t tokens : batch_size == 0 ? std::vector<int64_t>{1, 60, 4096} : std::vector<int64_t>{4096}) {
+        ScoringOptions options;
+        options.batch_size = batch_size;
+        options.tokens_per_batch = tokens;
+        options.sharing = sharing;
+        out.push_back(options);
+      }
+    }
+  }
+  return out;
+}
+
+std::string described(const ScoringOptions& options) {
+  return cat("sharing ", static_cast<int>(options.sharing), " batch ", options.batch_size, " tokens ",
+             options.tokens_per_batch);
+}
+
+TEST_P(Scoring, PrefixesSharedAtSeveralLevelsChangeNothing) {
+  for (const uint32_t seed : {1u, 2u, 3u}) {
+    const std::vector<ScoreRequest> requests = grown_requests(seed);
+    const std::vector<Score> expected = plain_scores(*model_, requests);
+    for (const ScoringOptions& options : all_options()) {
+      const std::vector<Score> scores = score(*model_, requests, options);
+      EXPECT_LT(worst_of(scores, expected), 1e-10) << described(options) << " seed " << seed;
+      for (size_t i = 0; i < scores.size(); ++i) EXPECT_EQ(scores[i].greedy, expected[i].greedy) << i;
+    }
+  }
+}
+
+TEST_P(Scoring, EveryRequestIsReportedOnceWithItsScore) {
+  const std::vector<ScoreRequest> requests = grown_requests(4);
+  ScoringOptions options;
+  options.tokens_per_batch = 60;
+  options.sharing = PrefixSharing::kAlways;
+  std::map<int64_t, double> reported;
+  options.finished = [&](int64_t request, const Score& score) {
+    EXPECT_TRUE(reported.emplace(request, score.log_likelihood).second) << request;
+  };
+  const std::vector<Score> scores = score(*model_, requests, options);
+  ASSERT_EQ(reported.size(), requests.size());
+  for (const auto& [request, value] : reported) EXPECT_EQ(value, scores[static_cast<size_t>(request)].log_likelihood);
+}
 
 TEST_P(Scoring, EqualsTheDefinitionHoweverItIsBatched) {
   std::vector<ScoreRequest> requests = make_requests();
@@ -68,21 +174,20 @@ TEST_P(Scoring, EqualsTheDefinitionHoweverItIsBatched) {
     input.push_back(model_->logits(hidden[hidden.size(0) - 1]).argmax().item<int64_t>());
     requests.back().continuation.push_back(input.back());
   }
-  std::vector<Score> expected;
-  for (const ScoreRequest& request : requests) expected.push_back(plain_score(*model_, request));
+  const std::vector<Score> expected = plain_scores(*model_, requests);
   EXPECT_TRUE(expected.back().greedy);
 
-  for (const bool share : {false, true}) {
+  for (const PrefixSharing sharing : {PrefixSharing::kNone, PrefixSharing::kWhereFaster, PrefixSharing::kAlways}) {
     for (const int64_t batch_size : {0, 1, 3}) {
       ScoringOptions options;
-      options.share_contexts = share;
+      options.sharing = sharing;
       options.batch_size = batch_size;
       if (batch_size == 0) options.tokens_per_batch = 60;  // several batches, several forks in each
       const std::vector<Score> scores = score(*model_, requests, options);
       ASSERT_EQ(scores.size(), expected.size());
       for (size_t i = 0; i < scores.size(); ++i) {
         EXPECT_NEAR(scores[i].log_likelihood, expected[i].log_likelihood, 1e-9)
-            << "request " << i << " share " << share << " batch " << batch_size;
+            << "request " << i << " sharing " << static_cast<int>(sharing) << " batch " << batch_size;
         EXPECT_EQ(scores[i].greedy, expected[i].greedy) << "request " << i;
       }
     }
@@ -105,12 +210,26 @@ TEST_P(Scoring, IdsOutsideOfTheVocabularyAreRefused) {
   EXPECT_THROW(score(*model_, requests), Error);
 }
 
+TEST(ScoringDtypes, SharingRoundsAsTheDtypeDoes) {
+  for (const Kind kind : {Kind::kSoftmax, Kind::kLiger, Kind::kHybrid}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      const auto model = test::random_model(config_of(kind), 3, dtype);
+      const std::vector<ScoreRequest> requests = grown_requests(5);
+      const std::vector<Score> expected = plain_scores(*model, requests);
+      for (const ScoringOptions& options : all_options()) {
+        EXPECT_LT(worst_of(score(*model, requests, options), expected), dtype == at::kFloat ? 1e-5 : 0.05)
+            << described(options) << " kind " << static_cast<int>(kind) << " " << dtype;
+      }
+    }
+  }
+}
+
 TEST(ScoringDtypes, Float32KeepsMoreThanTheModelsSoftmax) {
   const auto model = test::random_model(test::random_config(kVocab), 3, at::kBFloat16);
   const std::vector<ScoreRequest> requests = make_requests();
   ScoringOptions rounded;
   rounded.model_softmax = true;
-  rounded.share_contexts = false;
+  rounded.sharing = PrefixSharing::kNone;
   ScoringOptions exact = rounded;
   exact.model_softmax = false;
   const std::vector<Score> a = score(*model, requests, rounded), b = score(*model, requests, exact);

@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "liger/convert/calibration_text.h"
+#include "liger/core/tensor_memory.h"
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
 #include "liger/eval/logits.h"
@@ -201,6 +202,7 @@ void run_fit_exit(Arguments& a) {
 }
 
 void run(Arguments& a) {
+  keep_tensor_memory();  // every pass asks for the same again
   if (!a.exit_text.file.empty()) return run_fit_exit(a);
   if (!a.input_ids.empty()) {
     const auto model = load_model(a, tool::load_options(a.model), tool::model_folder(a.model.model, a.model.download));

@@ -2,24 +2,27 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cmath>
 #include <iterator>
-#include <numeric>
+#include <utility>
 
-#include "liger/core/sequences.h"
+#include "eval/prefix_tree.h"
 #include "liger/error.h"
 #include "liger/io/interrupt.h"
 #include "liger/nn/causal_lm.h"
+#include "nn/decoder.h"
+#include "ops/choose_tokens.h"
 
 namespace liger {
 namespace {
 
 // Logits held at once: 128 MiB in float32, enough rows for the product with the head to run at full speed.
 constexpr int64_t kLogitElements = int64_t{1} << 25;
-// States of forked sequences held at once.
+// A layer's states of forked sequences held at once.
 constexpr int64_t kForkBytes = int64_t{512} << 20;
 
 at::Tensor to_tensor(const std::vector<int64_t>& values, at::Device device) {
@@ -28,40 +31,81 @@ at::Tensor to_tensor(const std::vector<int64_t>& values, at::Device device) {
   return tensor.to(device);
 }
 
-// Requests that go on from one reading of their context.
-struct Group {
-  std::vector<int64_t> requests;
-  int64_t context = 0;       // tokens
-  int64_t longest_tail = 0;  // tokens of a continuation that are read: all but its last
-};
-
-// A token whose probability is asked for: the row of hidden states that predicts it, the request it counts for.
-struct Target {
+// A token whose probability is asked for, and the row of hidden states that predicts it.
+struct RowTarget {
   int64_t row, token, request;
 };
 
+// What a fork costs, measured in tokens that the model would read in the same time.
+struct ForkCost {
+  double segment = 0, shared = 0, token = 0;
+  int64_t layer_bytes = 0, layer_bytes_a_token = 0;  // of the state of one sequence that a layer copies
+};
+
+// A pass of one token tells how large the states are.
+ForkCost fork_cost(CausalLM& model) {
+  DecodingState state;
+  model.hidden_states(Sequences({{0}}, model.device()), &state);
+  ForkCost cost;
+  int64_t copied = 0;
+  for (size_t i = 0; i < state.layers.size(); ++i) {
+    if (model.device().is_cpu() && model.decoder().layers()[i]->attention().attends_plainly()) continue;
+    const int64_t bytes = DecodingState{{state.layers[i]}, {}}.bytes();
+    int64_t& most = state.layers[i].recurrent.empty() ? cost.layer_bytes_a_token : cost.layer_bytes;
+    most = std::max(most, bytes);
+    copied += bytes;
+  }
+  int64_t weights = -model.decoder().embedding().numel();
+  for (const at::Tensor& parameter : model.parameters()) weights += parameter.numel();
+  // Measured on two cores: what 20 multiplications take is enough to copy a byte; a part of attention of its own
+  // costs its call and, of all tokens that see it, the joining.
+  constexpr double kProductsPerByte = 20, kCall = 2, kJoining = 0.03;
+  cost.segment = kProductsPerByte * static_cast<double>(copied) / static_cast<double>(std::max<int64_t>(1, weights));
+  cost.shared = kCall;
+  cost.token = kJoining;
+  return cost;
+}
+
 class Scorer {
  public:
-  Scorer(CausalLM& model, std::span<const ScoreRequest> requests, const ScoringOptions& options)
-      : model_(model), requests_(requests), options_(options), scores_(requests.size()) {}
+  Scorer(CausalLM& model, std::span<const ScoreRequest> requests, const ScoringOptions& options,
+         const std::function<void(int64_t)>& progress)
+      : model_(model),
+        requests_(requests),
+        options_(options),
+        progress_(progress),
+        scores_(requests.size()),
+        unseen_(requests.size()) {
+    for (size_t i = 0; i < requests.size(); ++i) unseen_[i] = std::ssize(requests[i].continuation);
+  }
 
-  std::vector<Score> run(const std::function<void(int64_t)>& progress);
+  std::vector<Score> run();
 
  private:
   void check_ids() const;
-  std::vector<Group> groups() const;
-  bool worth_sharing(const Group& group) const;
-  bool fits(int64_t contexts, int64_t context, int64_t requests, int64_t tail) const;
-  void score_whole(std::span<const Group> batch);
-  void score_forked(std::span<const Group> batch);
-  void score_tails(std::span<const Target> forks, const DecodingState& state);
-  void read(const at::Tensor& hidden, const std::vector<Target>& targets);
-  int64_t tail(int64_t request) const { return std::ssize(requests_[request].continuation) - 1; }
+  PrefixTree::Worth worth() const;
+  bool fits(int64_t leaves, int64_t tokens, int64_t segments, int64_t longest) const;
+  void read(const std::vector<int64_t>& siblings, const DecodingState* root);
+  void read_trunk(const PrefixTree::Node& node, const DecodingState* root);
+  void read_together(std::span<const int64_t> siblings, const DecodingState* root);
+  void add(int64_t node, int64_t parent, SequenceTree& tree, std::vector<RowTarget>& targets) const;
+  void add_targets(const PrefixTree::Node& node, int64_t first, std::vector<RowTarget>& targets) const;
+  void score(const at::Tensor& hidden, const std::vector<RowTarget>& targets);
+  void score_rows(const at::Tensor& logits, std::span<const RowTarget> targets, std::span<const int64_t> rows);
+  void take(const RowTarget& target, double log_probability, bool greedy);
+  bool is_known(int64_t node) const;
+  void recall(int64_t node);
 
   CausalLM& model_;
   std::span<const ScoreRequest> requests_;
   ScoringOptions options_;
+  const std::function<void(int64_t)>& progress_;
+  ForkCost cost_;
+  std::optional<PrefixTree> tree_;
   std::vector<Score> scores_;
+  std::vector<std::optional<Score>> known_;  // from before; empty where nobody was asked
+  std::vector<int64_t> unseen_;              // tokens that a request waits for
+  int64_t done_ = 0;
 };
 
 void Scorer::check_ids() const {
@@ -76,171 +120,155 @@ void Scorer::check_ids() const {
   }
 }
 
-// A second pass and the copies of the state cost something, so a quarter of all tokens should be saved.
-bool Scorer::worth_sharing(const Group& group) const {
-  int64_t total = 0;
-  for (const int64_t i : group.requests) total += group.context + tail(i);
-  return 4 * (std::ssize(group.requests) - 1) * group.context >= total;
+PrefixTree::Worth Scorer::worth() const {
+  if (options_.sharing == PrefixSharing::kNone) return {};
+  if (options_.sharing == PrefixSharing::kAlways) return [](int64_t, int64_t, int64_t) { return true; };
+  return [this](int64_t tokens, int64_t children, int64_t below) {
+    const double saved = static_cast<double>(tokens * (children - 1));
+    return saved >
+           cost_.shared + cost_.segment * static_cast<double>(children) + cost_.token * static_cast<double>(below);
+  };
 }
 
-std::vector<Group> Scorer::groups() const {
-  std::vector<int64_t> order(requests_.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return requests_[a].context < requests_[b].context; });
-  std::vector<Group> groups;
-  for (size_t begin = 0; begin < order.size();) {
-    Group group{{}, std::ssize(requests_[order[begin]].context), 0};
-    size_t end = begin;
-    while (end < order.size() && requests_[order[end]].context == requests_[order[begin]].context) {
-      group.longest_tail = std::max(group.longest_tail, tail(order[end]));
-      group.requests.push_back(order[end++]);
-    }
-    if (options_.share_contexts && group.requests.size() > 1 && worth_sharing(group)) {
-      groups.push_back(std::move(group));
-    } else {
-      for (const int64_t i : group.requests) groups.push_back({{i}, group.context, tail(i)});
-    }
-    begin = end;
-  }
-  // Forked ones apart from single ones. Longest first: what does not fit into memory fails at once, and neighbours
-  // are about equally long.
-  std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
-    const bool a_forks = a.requests.size() > 1, b_forks = b.requests.size() > 1;
-    return a_forks != b_forks ? a_forks : a.context + a.longest_tail > b.context + b.longest_tail;
-  });
-  return groups;
-}
-
-bool Scorer::fits(int64_t contexts, int64_t context, int64_t requests, int64_t tail) const {
-  if (options_.batch_size > 0) return requests <= options_.batch_size;
-  return contexts * context + requests * tail <= options_.tokens_per_batch;
-}
-
-std::vector<Score> Scorer::run(const std::function<void(int64_t)>& progress) {
+std::vector<Score> Scorer::run() {
   check_ids();
-  const std::vector<Group> all = groups();
-  int64_t done = 0;
-  for (size_t begin = 0; begin < all.size();) {
-    const bool forks = all[begin].requests.size() > 1;
-    size_t end = begin;
-    int64_t requests = 0, context = 0, tail = 0;
-    while (end < all.size() && (all[end].requests.size() > 1) == forks) {
-      context = std::max(context, all[end].context);
-      tail = std::max(tail, all[end].longest_tail);
-      const int64_t more = requests + std::ssize(all[end].requests);
-      if (end > begin && !fits(static_cast<int64_t>(end - begin + 1), context, more, tail)) break;
-      requests = more;
-      ++end;
-    }
-    throw_if_interrupted();
-    const std::span<const Group> batch(all.data() + begin, end - begin);
-    forks ? score_forked(batch) : score_whole(batch);
-    done += requests;
-    if (progress) progress(done);
-    begin = end;
-  }
+  if (requests_.empty()) return {};
+  if (options_.sharing != PrefixSharing::kNone) cost_ = fork_cost(model_);
+  tree_.emplace(requests_, worth());
+  for (int64_t i = 0; options_.known && i < std::ssize(requests_); ++i) known_.push_back(options_.known(i));
+  read(tree_->roots(), nullptr);
   return std::move(scores_);
 }
 
-void Scorer::score_whole(std::span<const Group> batch) {
-  std::vector<std::vector<int64_t>> inputs;
-  std::vector<Target> targets;
-  int64_t row = -1;
-  for (const Group& group : batch) {
-    const int64_t i = group.requests.front();
-    const ScoreRequest& request = requests_[i];
-    std::vector<int64_t> input = request.context;
-    input.insert(input.end(), request.continuation.begin(), request.continuation.end() - 1);
-    row += std::ssize(request.context);
-    for (const int64_t token : request.continuation) targets.push_back({row++, token, i});
-    --row;
-    inputs.push_back(std::move(input));
-  }
-  read(model_.hidden_states(Sequences(inputs, model_.device())), targets);
+bool Scorer::fits(int64_t leaves, int64_t tokens, int64_t segments, int64_t longest) const {
+  if (segments * (cost_.layer_bytes + cost_.layer_bytes_a_token * longest) > kForkBytes) return false;
+  return options_.batch_size > 0 ? leaves <= options_.batch_size : tokens <= options_.tokens_per_batch;
 }
 
-void Scorer::score_forked(std::span<const Group> batch) {
-  std::vector<std::vector<int64_t>> contexts;
-  std::vector<Target> targets, forks;  // a fork's row is the context it goes on from
-  int64_t row = -1;
-  for (const Group& group : batch) {
-    row += group.context;
-    for (const int64_t i : group.requests) {
-      targets.push_back({row, requests_[i].continuation.front(), i});
-      if (tail(i) > 0) forks.push_back({std::ssize(contexts), 0, i});
+// All that goes on from `root` (null: from nothing), as much as fits in a pass. What is too large of itself is read
+// down to where it forks, and the rest goes on from the state there.
+void Scorer::read(const std::vector<int64_t>& siblings, const DecodingState* root) {
+  std::vector<int64_t> together;
+  int64_t leaves = 0, tokens = 0, segments = 0, longest = 0;
+  const auto flush = [&] {
+    const bool known = std::all_of(together.begin(), together.end(), [this](int64_t i) { return is_known(i); });
+    if (known) {
+      for (const int64_t i : together) recall(i);
+    } else {
+      read_together(together, root);
     }
-    contexts.push_back(requests_[group.requests.front()].context);
+    together.clear();
+    leaves = tokens = segments = longest = 0;
+  };
+  for (const int64_t index : siblings) {
+    const PrefixTree::Node& node = tree_->node(index);
+    const int64_t before = root ? root->seen[0] : 0;
+    if (!node.children.empty() && !fits(node.leaves, node.below, node.segments, before + node.longest)) {
+      is_known(index) ? recall(index) : read_trunk(node, root);
+      continue;
+    }
+    longest = std::max(longest, before + node.longest);
+    if (!fits(leaves + node.leaves, tokens + node.below, segments + node.segments, longest)) flush();
+    leaves += node.leaves;
+    tokens += node.below;
+    segments += node.segments;
+    longest = std::max(longest, before + node.longest);
+    together.push_back(index);
   }
+  flush();
+}
+
+void Scorer::read_trunk(const PrefixTree::Node& node, const DecodingState* root) {
+  throw_if_interrupted();
   DecodingState state;
-  const Sequences sequences(contexts, model_.device());
-  read(model_.hidden_states(sequences, forks.empty() ? nullptr : &state), targets);
-  if (forks.empty()) return;
-  const int64_t by_memory =
-      std::max<int64_t>(1, kForkBytes * std::ssize(contexts) / std::max<int64_t>(1, state.bytes()));
-  for (size_t begin = 0; begin < forks.size();) {
-    size_t end = begin;
-    int64_t longest = 0;
-    while (end < forks.size()) {
-      longest = std::max(longest, tail(forks[end].request));
-      const auto count = static_cast<int64_t>(end - begin + 1);
-      if (end > begin && (count > by_memory || !fits(0, 0, count, longest))) break;
-      ++end;
-    }
-    score_tails(std::span(forks).subspan(begin, end - begin), state);
-    begin = end;
-  }
+  if (root) state = root->select(to_tensor({0}, model_.device()));
+  std::vector<RowTarget> targets;
+  add_targets(node, 0, targets);
+  score(model_.hidden_states(Sequences({node.tokens}, model_.device()), &state), targets);
+  read(node.children, &state);
 }
 
-void Scorer::score_tails(std::span<const Target> forks, const DecodingState& state) {
-  std::vector<int64_t> parents;
-  std::vector<std::vector<int64_t>> inputs;
-  std::vector<Target> targets;
-  int64_t row = 0;
-  for (const Target& fork : forks) {
-    const std::vector<int64_t>& continuation = requests_[fork.request].continuation;
-    parents.push_back(fork.row);
-    inputs.emplace_back(continuation.begin(), continuation.end() - 1);
-    for (auto token = continuation.begin() + 1; token != continuation.end(); ++token) {
-      targets.push_back({row++, *token, fork.request});
-    }
-  }
-  DecodingState forked = state.select(to_tensor(parents, model_.device()));
-  read(model_.hidden_states(Sequences(inputs, model_.device()), &forked), targets);
+void Scorer::read_together(std::span<const int64_t> siblings, const DecodingState* root) {
+  throw_if_interrupted();
+  SequenceTree tree;
+  std::vector<RowTarget> targets;
+  for (const int64_t sibling : siblings) add(sibling, -1, tree, targets);
+  score(model_.decoder().forward(tree, root), targets);
 }
 
-// Adds the log-probability of every target to its request. Targets come in order of their rows; only those rows go
-// through the head, a bounded number at a time.
-void Scorer::read(const at::Tensor& hidden, const std::vector<Target>& targets) {
-  const int64_t vocab = model_.config().vocab_size;
-  const int64_t rows_at_once = std::max<int64_t>(1, kLogitElements / vocab);
-  for (size_t begin = 0; begin < targets.size();) {
-    std::vector<int64_t> rows, flat;
-    size_t end = begin;
+void Scorer::add(int64_t index, int64_t parent, SequenceTree& tree, std::vector<RowTarget>& targets) const {
+  const PrefixTree::Node& node = tree_->node(index);
+  add_targets(node, tree.tokens(), targets);
+  const int64_t segment = tree.add(parent, node.tokens);
+  for (const int64_t child : node.children) add(child, segment, tree, targets);
+}
+
+void Scorer::add_targets(const PrefixTree::Node& node, int64_t first, std::vector<RowTarget>& targets) const {
+  for (const PrefixTree::Target& target : node.targets)
+    targets.push_back({first + target.offset, target.token, target.request});
+}
+
+// Targets come in order of their rows; only those rows go through the head, a bounded number at a time.
+void Scorer::score(const at::Tensor& hidden, const std::vector<RowTarget>& targets) {
+  const int64_t rows_at_once = std::max<int64_t>(1, kLogitElements / model_.config().vocab_size);
+  for (size_t begin = 0, end = 0; begin < targets.size(); begin = end) {
+    std::vector<int64_t> rows, row_of;  // of a target among them
     for (; end < targets.size(); ++end) {
       if (rows.empty() || rows.back() != targets[end].row) {
         if (std::ssize(rows) == rows_at_once) break;
         rows.push_back(targets[end].row);
       }
-      flat.push_back((std::ssize(rows) - 1) * vocab + targets[end].token);
+      row_of.push_back(std::ssize(rows) - 1);
     }
     const at::Tensor logits = model_.logits(hidden.index_select(0, to_tensor(rows, hidden.device())));
-    const bool as_is = options_.model_softmax || logits.scalar_type() == at::kDouble;
-    const at::Tensor log_probabilities = logits.log_softmax(-1, as_is ? logits.scalar_type() : at::kFloat);
-    const at::Tensor best = log_probabilities.argmax(-1).cpu();
-    const at::Tensor values =
-        log_probabilities.flatten().index_select(0, to_tensor(flat, hidden.device())).to(at::kDouble).cpu();
-    const int64_t* best_at = best.const_data_ptr<int64_t>();
-    const double* value_at = values.const_data_ptr<double>();
-    for (size_t i = begin; i < end; ++i) {
-      Score& score = scores_[targets[i].request];
-      score.log_likelihood += value_at[i - begin];
-      score.greedy = score.greedy && best_at[flat[i - begin] / vocab] == targets[i].token;
-      LIGER_CHECK(std::isfinite(value_at[i - begin]), "the model gives a log-probability of ", value_at[i - begin],
-                  " to token ", targets[i].token, "; its weights or its dtype do not hold: try --dtype f32");
-    }
-    begin = end;
+    score_rows(logits, std::span(targets).subspan(begin, end - begin), row_of);
   }
+  if (progress_) progress_(done_);
+}
+
+// log softmax(z)[target] = z[target] - max - log(sum(exp(z - max))), without a row of them all.
+void Scorer::score_rows(const at::Tensor& logits, std::span<const RowTarget> targets, std::span<const int64_t> rows) {
+  std::vector<int64_t> flat;
+  for (size_t i = 0; i < targets.size(); ++i) flat.push_back(rows[i] * logits.size(1) + targets[i].token);
+  const at::Tensor z = options_.model_softmax ? logits.log_softmax(-1) : logits;
+  const at::Tensor at_targets = z.flatten().index_select(0, to_tensor(flat, z.device())).to(at::kDouble).cpu();
+  const std::vector<RowChoice> choices =
+      choose_tokens(z, options_.model_softmax ? ChoiceSums::kNone : ChoiceSums::kTotal);
+  for (size_t i = 0; i < targets.size(); ++i) {
+    const RowChoice& choice = choices[static_cast<size_t>(rows[i])];
+    const double value = at_targets.const_data_ptr<double>()[i];
+    take(targets[i], options_.model_softmax ? value : value - choice.largest - std::log(choice.total),
+         choice.first == targets[i].token);
+  }
+}
+
+// Whether all requests that read anything of this node are known from before.
+bool Scorer::is_known(int64_t index) const {
+  if (known_.empty()) return false;
+  const PrefixTree::Node& node = tree_->node(index);
+  return std::all_of(node.targets.begin(), node.targets.end(),
+                     [this](const PrefixTree::Target& target) { return known_[target.request].has_value(); }) &&
+         std::all_of(node.children.begin(), node.children.end(), [this](int64_t child) { return is_known(child); });
+}
+
+void Scorer::recall(int64_t index) {
+  const PrefixTree::Node& node = tree_->node(index);
+  for (const PrefixTree::Target& target : node.targets) {
+    if (std::exchange(unseen_[target.request], 0) > 0) ++done_;
+    scores_[target.request] = *known_[target.request];
+  }
+  for (const int64_t child : node.children) recall(child);
+}
+
+void Scorer::take(const RowTarget& target, double log_probability, bool greedy) {
+  LIGER_CHECK(std::isfinite(log_probability), "the model gives a log-probability of ", log_probability, " to token ",
+              target.token, "; its weights or its dtype do not hold: try --dtype f32");
+  Score& score = scores_[target.request];
+  score.log_likelihood += log_probability;
+  score.greedy = score.greedy && greedy;
+  if (--unseen_[target.request] > 0) return;
+  ++done_;
+  if (options_.finished) options_.finished(target.request, score);
 }
 
 }  // namespace
@@ -248,7 +276,7 @@ void Scorer::read(const at::Tensor& hidden, const std::vector<Target>& targets) 
 std::vector<Score> score(CausalLM& model, std::span<const ScoreRequest> requests, const ScoringOptions& options,
                          const std::function<void(int64_t)>& progress) {
   const c10::InferenceMode inference;
-  return Scorer(model, requests, options).run(progress);
+  return Scorer(model, requests, options, progress).run();
 }
 
 }  // namespace liger

@@ -5,6 +5,7 @@
 
 #include "liger/error.h"
 #include "nn/checkpointed.h"
+#include "nn/tree_context.h"
 
 namespace liger {
 namespace {
@@ -112,6 +113,32 @@ at::Tensor Decoder::forward(const Sequences& tokens, DecodingState* state) {
     x = state ? layers_[i]->forward(x, *context, &state->layers[i]) : run_layer(i, x, context);
   if (state)
     for (int64_t s = 0; s < tokens.count(); ++s) state->seen[s] += tokens.lengths()[s];
+  return norm_->forward(x);
+}
+
+at::Tensor Decoder::forward(const SequenceTree& tree, const DecodingState* root) {
+  LIGER_CHECK(!at::GradMode::is_enabled(), "reading a tree needs NoGradGuard or InferenceMode");
+  LIGER_CHECK(!root || root->seen.size() == 1, "reading a tree: expected the state of one sequence, got one of ",
+              root->seen.size());
+  const at::Device device = embedding().device();
+  const int64_t past = root ? root->seen[0] : 0;
+  const MakeContext make = [&](const Sequences& tokens, const at::Tensor& positions, const std::vector<int64_t>& seen,
+                               const at::Tensor& seen_there) {
+    return MixerContext{tokens, rotation(positions), seen, seen_there, local_rotation(positions)};
+  };
+  const TreeContext levels = tree_context(tree, root != nullptr, past, make, device);
+  std::vector<int64_t> positions;
+  for (const SequenceTree::Segment& segment : tree.segments)
+    for (int64_t t = 0; t < segment.length; ++t) positions.push_back(past + segment.position + t);
+  const Sequences tokens({tree.ids}, device);
+  MixerContext context = make(tokens, to_tensor(positions, device), {past}, {});
+  context.tree = &levels;
+  at::Tensor x = embed_tokens_->forward(tokens.ids());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    LayerState state;  // a layer may not advance the root's
+    if (root) state = root->layers[i];
+    x = layers_[i]->forward(x, context, root ? &state : nullptr);
+  }
   return norm_->forward(x);
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/sequence_tree.h"
 #include "liger/core/sequences.h"
 #include "liger/nn/state.h"
 #include "nn/modules.h"
@@ -54,7 +55,10 @@ class Decoder : public torch::nn::Module {
  public:
   Decoder(const ModelConfig& config, const at::TensorOptions& options);
   at::Tensor forward(const Sequences& tokens, DecodingState* state);  ///< [N, hidden_size]
-  std::vector<at::Tensor> exits(const Sequences& tokens);             ///< see CausalLM::exit_states()
+  /// Of all tokens of a tree, [N, hidden_size]. They go on from `root`, the state of one sequence, which stays as it
+  /// is; null: from nothing. Needs NoGradGuard or InferenceMode.
+  at::Tensor forward(const SequenceTree& tree, const DecodingState* root);
+  std::vector<at::Tensor> exits(const Sequences& tokens);  ///< see CausalLM::exit_states()
   // Its parts, for whole sequences.
   at::Tensor embed(const Sequences& tokens) { return embed_tokens_->forward(tokens.ids()); }
   MixerContext context(const Sequences& tokens) const;

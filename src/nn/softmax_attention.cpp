@@ -23,6 +23,8 @@ class SoftmaxAttention : public TokenMixer {
       : TokenMixer(config, layer, options),
         limits_{.window = config.window_of(layer), .softcap = config.attention_softcap} {}
 
+  bool attends_plainly() const override { return limits_.window == 0 && limits_.softcap == 0; }
+
   at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) override {
     const at::Tensor &q = in.q, &k = in.k, &v = in.v;
     const Sequences& tokens = context.tokens;

@@ -15,6 +15,8 @@
 
 namespace liger {
 
+struct TreeContext;  // nn/tree_context.h
+
 /// What every layer of one forward pass shares.
 struct MixerContext {
   Sequences tokens;
@@ -22,6 +24,8 @@ struct MixerContext {
   std::vector<int64_t> past;     ///< tokens of each sequence already in the state; zeros without one
   at::Tensor seen;               ///< the same, [S] int64 on the device; undefined without a state
   Rotation local_rotation = {};  ///< of sliding layers that have a RoPE of their own
+  /// The tokens are those of a tree, and the state is that of its root, which is not advanced; null: they are not.
+  const TreeContext* tree = nullptr;
 };
 
 /// q [N, H, D], k and v [N, Hkv, D] of a layer, normed where the family norms them, before RoPE; and [N, Hkv, D] of a
@@ -36,7 +40,7 @@ class TokenMixer : public torch::nn::Module {
   TokenMixer(const ModelConfig& config, int64_t layer, const at::TensorOptions& options);
   /// x [N, hidden_size] -> [N, hidden_size]; `state` (may be null) is advanced.
   at::Tensor forward(const at::Tensor& x, const MixerContext& context, LayerState* state) {
-    return output(mix(project(x), context, state));
+    return output(context.tree ? mix_tree(project(x), context, state) : mix(project(x), context, state));
   }
 
   // Its three steps.
@@ -51,6 +55,11 @@ class TokenMixer : public torch::nn::Module {
   }
   /// -> [N, H, D] in the projections' dtype.
   virtual at::Tensor mix(const Projections& in, const MixerContext& context, LayerState* state) = 0;
+  /// The same of a tree (context.tree), by what mix() does to its levels, or by tree_attention().
+  at::Tensor mix_tree(const Projections& in, const MixerContext& context, const LayerState* root);
+  /// Whether mix() is softmax over all tokens before, scale D^-1/2, of queries and keys rotated as the context says,
+  /// and nothing else: no window, no cap.
+  virtual bool attends_plainly() const { return false; }
   at::Tensor output(const at::Tensor& mixed);
   /// Projects with the weights of another (Linear::tie()).
   void tie(const TokenMixer& to, bool with_biases, bool with_norms);
