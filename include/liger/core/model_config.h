@@ -35,9 +35,10 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;
 };
 
-/// What the decay of a gated structure is read from. All but the key are for comparison: LibTorch's operators run them.
+/// What the decay of a gated structure is read from; queries and keys are those that the family's norms gave, if any.
+/// All but the key are for comparison: LibTorch's operators run them.
 enum class GateSource {
-  kKey,    ///< the projected key, before RoPE
+  kKey,    ///< the projected key before RoPE, normed where the family norms keys
   kQuery,  ///< the projected queries, the mean of those that share a key
   kValue,  ///< the projected value
   kRandom  ///< a projection of its own, from the layer's input: new parameters, drawn when the model is made

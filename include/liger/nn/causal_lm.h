@@ -34,7 +34,7 @@ struct LoadOptions {
 };
 
 /// A decoder-only language model with Hugging Face module names ("model.layers.0.self_attn.q_proj.weight"), built
-/// from its ModelConfig alone: Llama, Gemma or GPT-NeoX, softmax or Liger attention.
+/// from its ModelConfig alone: any family (models/family.h), softmax or Liger attention.
 class CausalLM : public torch::nn::Module {
  public:
   /// Random weights: N(0, initializer_range), what writes into the residual stream (o_proj and down_proj) 1/sqrt(2
