@@ -35,8 +35,7 @@ struct RopeConfig {
   int64_t original_max_position_embeddings = 8192;
 };
 
-/// What the decay of a gated structure is read from; queries and keys are those that the family's norms gave, if any.
-/// All but the key are for comparison: LibTorch's operators run them.
+/// What a decay is read from, after the family's norms of queries and keys. LibTorch's operators run all but the key.
 enum class GateSource {
   kKey,    ///< the projected key before RoPE, normed where the family norms keys
   kQuery,  ///< the projected queries, the mean of those that share a key
