@@ -178,7 +178,7 @@ void BpeTokenizer::choose_specials(const TokenizerConfig& config) {
 }
 
 std::vector<int64_t> BpeTokenizer::encode(std::string_view text, Specials specials) const {
-  std::string buffer;
+  std::string buffer, normalized;
   text = text_to_encode(text, buffer);
   std::vector<int64_t> ids;
   for (const auto& span : raw_tokens_.split(text, specials)) {
@@ -187,11 +187,7 @@ std::vector<int64_t> BpeTokenizer::encode(std::string_view text, Specials specia
       continue;
     }
     const std::string_view part = text.substr(span.begin, span.end - span.begin);
-    if (normalizer_.changes_nothing()) {
-      encode_part(part, span.begin == 0, specials, ids);
-    } else {
-      encode_part(normalizer_.apply(part), span.begin == 0, specials, ids);
-    }
+    encode_part(normalizer_.apply(part, normalized), span.begin == 0, specials, ids);
   }
   return ids;
 }
