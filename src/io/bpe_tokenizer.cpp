@@ -158,6 +158,7 @@ std::vector<int64_t> BpeTokenizer::template_ids(const Json& name, const Json& sp
 }
 
 void BpeTokenizer::choose_specials(const TokenizerConfig& config) {
+  chat_template_ = config.chat_template;
   const auto find = [this](std::string_view token) { return id_of(token); };
   const auto outermost = [](const std::vector<int64_t>& side, bool first) -> std::optional<int64_t> {
     if (side.empty()) return std::nullopt;
