@@ -1,4 +1,5 @@
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <random>
 
@@ -175,6 +176,39 @@ TEST(TokenizerJson, BrokenDocuments) {
   EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "model.vocab: empty");
   test::put(file, std::string(100000, '['));
   EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "nesting");
+}
+
+// Ten million merges are refused before they are in memory.
+TEST(TokenizerJson, TooManyMerges) {
+  TokenizerFolder folder("llama3");
+  std::string text = R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b")";
+  const size_t head = text.size();
+  constexpr std::string_view kMerge = ",\"a b\"";
+  constexpr size_t kMerges = 10'000'000;
+  text.reserve(head + kMerges * kMerge.size());
+  for (size_t i = 0; i < kMerges; ++i) text += kMerge;
+  test::put(folder / "tokenizer.json", text + "]}}");
+  const std::clock_t start = std::clock();
+  EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "about 10000004 entries and values");
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 2);
+}
+
+// Added tokens that begin, end or contain each other are found from the left, the longest first; none is found twice.
+TEST(TokenizerJson, OverlappingAddedTokens) {
+  Json document = test::tokenizer_json("llama3");
+  const size_t first = document["model"]["vocab"].size() + document["added_tokens"].size();
+  std::vector<std::string> texts;
+  for (size_t length = 1; length <= 200; ++length) texts.push_back(std::string(length, '~') + "|");
+  for (size_t i = 0; i < texts.size(); ++i) {
+    document["added_tokens"].push_back({{"id", first + i}, {"content", texts[i]}, {"lstrip", true}, {"rstrip", true}});
+  }
+  TokenizerFolder folder("llama3");
+  folder.put_json("tokenizer.json", document);
+  const auto tokenizer = folder.load();
+  EXPECT_EQ(tokenizer->encode(texts[9]), (std::vector<int64_t>{static_cast<int64_t>(first) + 9}));
+  EXPECT_EQ(tokenizer->encode(texts[0] + " " + texts[4]).size(), 2U);
+  // Long runs of what a token begins with, at each place of which it is looked for.
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(std::string(300'000, '~'))), std::string(300'000, '~'));
 }
 
 // Any member of the document replaced by any kind of value: an Error or a tokenizer, never anything else.

@@ -3,6 +3,7 @@
 
     python tests/compare/tokenizer_parity.py make                    # write tests/data/tokenizers
     python tests/compare/tokenizer_parity.py check [-n 100000] [--seed 0] [--tool build/tests/tokenize_lines] [FORM ...]
+    python tests/compare/tokenizer_parity.py check --total 10000000  # the nightly comparison (cmake -DLIGER_NIGHTLY=ON)
     python tests/compare/tokenizer_parity.py check --chars [FORM ...] # every code point instead of random strings
     python tests/compare/tokenizer_parity.py check --dir FOLDER      # a tokenizer of your own
 
@@ -317,11 +318,12 @@ def inputs_of(rng, count, size):
 
 
 def every_char():
-    """Each code point alone, between letters, before and behind marks of a low and a high class."""
+    """Each code point between letters, before and behind marks of a low and a high class, and inside Hangul."""
     chars = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
-    for start in range(0, len(chars), BATCH // 5):
-        yield [text for c in chars[start:start + BATCH // 5]
-               for text in (c, f"a{c}b", f"{c}\u0334\u0301", f"e\u0345{c}", f"\u1100{c}\u11a8")], []
+    texts = ["".join(f"a{c}b {c}\u0334\u0301 e\u0345{c} \u1100{c}\u11a8\n" for c in chars[start:start + 8])
+             for start in range(0, len(chars), 8)]
+    for start in range(0, len(texts), BATCH):
+        yield texts[start:start + BATCH], []
 
 
 BATCH = 20000
@@ -346,9 +348,10 @@ def check(arguments):
     if arguments.dir:
         return check_folder(arguments.dir, arguments.dir, arguments.n, arguments.seed, arguments.tool, arguments.chars)
     total = 0
-    for name, (base, patch) in forms().items():
-        if arguments.forms and name not in arguments.forms:
-            continue
+    chosen = {name: form for name, form in forms().items() if not arguments.forms or name in arguments.forms}
+    if arguments.total:
+        arguments.n = -(-arguments.total // len(chosen))
+    for name, (base, patch) in chosen.items():
         with tempfile.TemporaryDirectory() as folder:
             total += check_folder(name, write_form(base, patch, folder), arguments.n, arguments.seed, arguments.tool,
                                   arguments.chars)
@@ -567,10 +570,11 @@ def main():
     checker = commands.add_parser("check")
     checker.add_argument("forms", nargs="*")
     checker.add_argument("-n", type=int, default=100000)
+    checker.add_argument("--total", type=int, help="strings for all forms together, instead of -n for each")
     checker.add_argument("--seed", type=int, default=0)
     checker.add_argument("--tool", default=str(ROOT / "build/tests/tokenize_lines"))
     checker.add_argument("--dir")
-    checker.add_argument("--chars", action="store_true", help="every code point in five places instead")
+    checker.add_argument("--chars", action="store_true", help="every code point in four places instead")
     checker.set_defaults(run=check)
     arguments = parser.parse_args()
     sys.exit(1 if arguments.run(arguments) else 0)
