@@ -53,6 +53,39 @@ TEST_F(GenerateTool, JsonAndTextAgree) {
   }
 }
 
+// The template writes what could also be typed, and the end of a turn ends the text.
+TEST_F(GenerateTool, AChatIsThePromptInItsTemplate) {
+  const auto same = [&](const std::vector<std::string>& chat, const std::string& typed) {
+    std::vector<std::string> all = {"--prompt", "The tiger", "--max-tokens", "6", "--json"};
+    const CommandResult raw = run({"--prompt", typed, "--max-tokens", "6", "--json"});
+    all.insert(all.end(), chat.begin(), chat.end());
+    const CommandResult told = run(all);
+    ASSERT_EQ(told.exit_code, 0) << told.err;
+    EXPECT_EQ(parse_json(told.out, "a").at("text"), parse_json(raw.out, "b").at("text"));
+    EXPECT_EQ(parse_json(told.out, "a").at("prompt_tokens"), parse_json(raw.out, "b").at("prompt_tokens"));
+  };
+  same({"--chat-template", "llama3"},
+       "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nThe tiger<|eot_id|>"
+       "<|start_header_id|>assistant<|end_header_id|>\n\n");
+  const std::string with_system =
+      "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+      "<|start_header_id|>user<|end_header_id|>\n\nThe tiger<|eot_id|>"
+      "<|start_header_id|>assistant<|end_header_id|>\n\n";
+  same({"--chat-template", "auto", "--system-prompt", "Be brief."}, with_system);
+  same({"--system-prompt", "Be brief."}, with_system);
+
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& part) {
+    std::vector<std::string> all = {"--prompt", "a"};
+    all.insert(all.end(), more.begin(), more.end());
+    const CommandResult result = run(all);
+    EXPECT_EQ(result.exit_code, 2);
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+  };
+  refused({"--chat-template", "nope"}, "--chat-template: 'nope' is no template that is built in");
+  refused({"--chat-template", "gemma"}, "--chat-template: gemma needs the special token <start_of_turn>");
+  refused({"--chat-template", "auto", "--state-in", "x"}, "expected no --state-in");
+}
+
 TEST_F(GenerateTool, ThePromptMayComeFromAFile) {
   std::ofstream(folder_ / "prompt.txt") << "The tiger\n";
   const CommandResult given = run({"--prompt", "The tiger", "--max-tokens", "6"});

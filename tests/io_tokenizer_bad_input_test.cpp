@@ -1,4 +1,5 @@
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <random>
 
@@ -68,12 +69,17 @@ const BadJson kBadJson[] = {
      "'ignore_merges': expected true or false, got 1"},
     {"version", "llama3", R"({"version": "2.0"})", "version '2.0' is not supported"},
     {"document_field", "llama3", R"({"extra": {}})", "the field 'extra' is not supported"},
-    {"normalizer", "llama3", R"({"normalizer": {"type": "NFC"}})", "normalizer: type 'NFC' is not supported"},
-    {"nested_normalizer", "llama3", R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}]}})",
-     "normalizer.normalizers[0]: type 'Lowercase'"},
+    {"normalizer", "llama3", R"({"normalizer": {"type": "BertNormalizer"}})",
+     "normalizer: type 'BertNormalizer' is not supported"},
+    {"nested_normalizer", "llama3", R"({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}})",
+     "normalizer.normalizers[0]: type 'Nmt'"},
     {"normalizer_regex", "llama3",
      R"({"normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}})",
      "' {2,}' is not supported"},
+    {"normalizer_field", "llama3", R"({"normalizer": {"type": "NFC", "form": 1}})",
+     "the field 'form' is not supported"},
+    {"normalizer_strip", "llama3", R"({"normalizer": {"type": "Strip", "strip_left": 1}})",
+     "'strip_left': expected true or false, got 1"},
     {"normalizer_no_type", "llama3", R"({"normalizer": {}})", "normalizer: 'type' is missing"},
     {"empty_pattern", "llama3", R"({"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": " "}})",
      "the empty string is not supported"},
@@ -170,6 +176,39 @@ TEST(TokenizerJson, BrokenDocuments) {
   EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "model.vocab: empty");
   test::put(file, std::string(100000, '['));
   EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "nesting");
+}
+
+// Ten million merges are refused before they are in memory.
+TEST(TokenizerJson, TooManyMerges) {
+  TokenizerFolder folder("llama3");
+  std::string text = R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b")";
+  const size_t head = text.size();
+  constexpr std::string_view kMerge = ",\"a b\"";
+  constexpr size_t kMerges = 10'000'000;
+  text.reserve(head + kMerges * kMerge.size());
+  for (size_t i = 0; i < kMerges; ++i) text += kMerge;
+  test::put(folder / "tokenizer.json", text + "]}}");
+  const std::clock_t start = std::clock();
+  EXPECT_LIGER_ERROR(folder.load(), ErrorCode::kBadInput, "about 10000004 entries and values");
+  EXPECT_LT(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC, 2);
+}
+
+// Added tokens that begin, end or contain each other are found from the left, the longest first; none is found twice.
+TEST(TokenizerJson, OverlappingAddedTokens) {
+  Json document = test::tokenizer_json("llama3");
+  const size_t first = document["model"]["vocab"].size() + document["added_tokens"].size();
+  std::vector<std::string> texts;
+  for (size_t length = 1; length <= 200; ++length) texts.push_back(std::string(length, '~') + "|");
+  for (size_t i = 0; i < texts.size(); ++i) {
+    document["added_tokens"].push_back({{"id", first + i}, {"content", texts[i]}, {"lstrip", true}, {"rstrip", true}});
+  }
+  TokenizerFolder folder("llama3");
+  folder.put_json("tokenizer.json", document);
+  const auto tokenizer = folder.load();
+  EXPECT_EQ(tokenizer->encode(texts[9]), (std::vector<int64_t>{static_cast<int64_t>(first) + 9}));
+  EXPECT_EQ(tokenizer->encode(texts[0] + " " + texts[4]).size(), 2U);
+  // Long runs of what a token begins with, at each place of which it is looked for.
+  EXPECT_EQ(tokenizer->decode(tokenizer->encode(std::string(300'000, '~'))), std::string(300'000, '~'));
 }
 
 // Any member of the document replaced by any kind of value: an Error or a tokenizer, never anything else.

@@ -1,6 +1,9 @@
+#include <ctime>
 #include <random>
 
 #include "io/text.h"
+#include "io/unicode_normal.h"
+#include "io/utf8.h"
 #include "liger/io/tokenizer.h"
 #include "tokenizer_testing.h"
 
@@ -248,19 +251,62 @@ TEST(Tokenizer, IdsOutsideTheVocabularyAreErrors) {
   }
 }
 
-// Takes minutes if anything is quadratic in the length.
-TEST(Tokenizer, MegabytesInOneWord) {
-  constexpr size_t kBytes = 2'000'000;
+/// Texts without a place where they could be cut, or with nothing but such places.
+std::vector<std::string> hostile_texts(size_t bytes) {
   std::mt19937 random(3);
-  std::string letters(kBytes, 'a');
+  std::string letters(bytes, 'a'), marks = "e", tokens, broken;
   for (char& c : letters) c = static_cast<char>('a' + random() % 26);
-  for (const char* base : {"llama3", "llama2", "sp_llama"}) {
-    const auto tokenizer = Tokenizer::load(test::tokenizer_data() / base);
-    for (const std::string& word : {std::string(kBytes, 'a'), letters}) {
-      EXPECT_EQ(tokenizer->decode(tokenizer->encode(word)), word) << base;
-    }
+  while (marks.size() < bytes) detail::append_char(marks, 0x300 + random() % 0x40);
+  while (tokens.size() < bytes) tokens += "<s><|eot_id|>";
+  while (broken.size() < bytes) broken += "<|eot_";
+  return {std::string(bytes, 'a'), letters, marks, std::string(bytes, ' '), tokens, broken};
+}
+
+double seconds_to_encode_and_decode(const Tokenizer& tokenizer, const std::string& text) {
+  const std::clock_t start = std::clock();
+  for (const Specials specials : {Specials::kLiteral, Specials::kParse}) {
+    const Ids ids = tokenizer.encode(text, specials);
+    const std::string whole = tokenizer.decode(ids);
+    if (specials == Specials::kLiteral) EXPECT_FALSE(whole.empty());
+  }
+  return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+}
+
+class LongText : public testing::TestWithParam<const char*> {};
+
+// Eight times the text may take about eight times as long; what is quadratic would take 64 times as long.
+TEST_P(LongText, TakesTimeInProportion) {
+  const auto tokenizer = Tokenizer::load(test::tokenizer_data() / GetParam());
+  const auto small = hostile_texts(125'000), large = hostile_texts(1'000'000);
+  for (size_t i = 0; i < small.size(); ++i) {
+    const double once = seconds_to_encode_and_decode(*tokenizer, small[i]);
+    EXPECT_LT(seconds_to_encode_and_decode(*tokenizer, large[i]), 24 * once + 0.3) << GetParam() << ", text " << i;
   }
 }
+
+TEST_P(LongText, IsReadWhole) {
+  const auto tokenizer = Tokenizer::load(test::tokenizer_data() / GetParam());
+  for (const std::string& text : hostile_texts(1'000'000)) {
+    std::string normal;
+    const bool composes = std::string_view(GetParam()) == "neox";
+    const std::string_view expected = composes ? detail::normalize(detail::NormalForm::kC, text, normal) : text;
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)) == expected, true) << GetParam();
+  }
+}
+
+TEST_P(LongText, StreamsInProportion) {
+  const auto tokenizer = Tokenizer::load(test::tokenizer_data() / GetParam());
+  const auto seconds = [&](size_t bytes) {
+    const Ids ids = tokenizer->encode(hostile_texts(bytes)[1]);
+    const std::clock_t start = std::clock();
+    EXPECT_EQ(stream_decode(*tokenizer, ids).size(), bytes);
+    return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  };
+  const double once = seconds(50'000);
+  EXPECT_LT(seconds(400'000), 24 * once + 0.5);
+}
+INSTANTIATE_TEST_SUITE_P(Forms, LongText, testing::Values("llama3", "llama2", "gemma", "neox", "sp_llama", "sp_gemma"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace liger

@@ -108,7 +108,7 @@ TEST(FinetuneOptions, MistakesAreNamedWithTheirPlace) {
   expect(error_of(kShortest, {"data.format=dialogue"}), {"format", "alpaca, completion, text, chat, sharegpt"});
   expect(error_of(kShortest, {"data.template=llama2"}), {"data.template", "chat and sharegpt"});
   expect(error_of(kShortest, {"data.format=chat", "data.template=llama4"}),
-         {"template", "null, llama2, llama3, gemma"});
+         {"template", "null, llama2, llama3, llama3.1, gemma, mistral"});
   expect(error_of(kShortest, {"train.batch_size=6", "train.micro_batch_size=4"}), {"batch_size", "multiple"});
   expect(error_of(kShortest, {"data.val_size=0"}), {"scheduler", "plateau"});
   expect(error_of(kShortest, {"model.attention=softmax", "model.window=8"}), {"window", "softmax"});

@@ -104,6 +104,10 @@ Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const
   if (conversation && conversation->next) prompt.insert(prompt.begin(), *conversation->next);
   LIGER_CHECK_USAGE(!prompt.empty(), "the prompt has no tokens");
   validate(options);
+  for (const int64_t id : prompt) {
+    LIGER_CHECK(id >= 0 && id < model.config().vocab_size, "the prompt has token id ", id,
+                ", but the model's ids end at ", model.config().vocab_size - 1, ": the tokenizer is another model's");
+  }
   const c10::InferenceMode inference;
   model.eval();
   Sampler sampler(options.sampling);
@@ -111,7 +115,11 @@ Generation generate(CausalLM& model, const Tokenizer& tokenizer, std::span<const
   result.prompt_tokens = std::ssize(prompt);
   result.finish_reason = "length";
   TextStream stream(tokenizer, prompt, options.stop, on_text, result.text);
-  const std::vector<int64_t> ends = options.ignore_eos ? std::vector<int64_t>{} : end_ids(model, tokenizer);
+  std::vector<int64_t> ends;
+  if (!options.ignore_eos) {
+    ends = end_ids(model, tokenizer);
+    ends.insert(ends.end(), options.also_end.begin(), options.also_end.end());
+  }
 
   DecodingState own;
   DecodingState& state = conversation ? conversation->state : own;

@@ -104,10 +104,16 @@ class Merger {
     int32_t left = 0;
     while (queue_.pop(rank, left)) {
       __builtin_prefetch(&nodes_[queue_.upcoming()]);
-      const Merge& merge = table_.at(rank);
       const Node& node = nodes_[left];
-      if (node.symbol != merge.left || node.next < 0 || nodes_[node.next].symbol != merge.right) continue;
-      apply(left, merge.result);
+      if (node.symbol == kHole || node.next < 0) continue;
+      if (!table_.priorities_are_ranks()) {
+        const uint32_t found = table_.rank_of(node.symbol, nodes_[node.next].symbol);
+        if (found == MergeTable::kNone || table_.priority_of(found) != rank) continue;
+        apply(left, table_.at(found).result);
+        continue;
+      }
+      const Merge& merge = table_.at(rank);
+      if (node.symbol == merge.left && nodes_[node.next].symbol == merge.right) apply(left, merge.result);
     }
     symbols.clear();
     for (const Node& node : nodes_) {
@@ -124,7 +130,7 @@ class Merger {
     const Node& node = nodes_[left];
     if (node.next < 0) return;
     const uint32_t rank = table_.rank_of(node.symbol, nodes_[node.next].symbol);
-    if (rank != MergeTable::kNone) queue_.push(rank, left);
+    if (rank != MergeTable::kNone) queue_.push(table_.priority_of(rank), left);
   }
   void apply(int32_t left, int32_t result) {
     Node& node = nodes_[left];
@@ -161,6 +167,12 @@ bool MergeTable::insert(uint32_t rank, Merge merge) {
   slot = {pair, rank};
   merges_[rank] = merge;
   return true;
+}
+
+bool MergeTable::insert(uint32_t rank, Merge merge, uint32_t priority) {
+  if (priorities_.empty()) priorities_.resize(merges_.size());
+  priorities_[rank] = priority;
+  return insert(rank, merge);
 }
 
 uint32_t MergeTable::rank_of(int32_t left, int32_t right) const {

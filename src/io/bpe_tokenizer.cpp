@@ -158,6 +158,7 @@ std::vector<int64_t> BpeTokenizer::template_ids(const Json& name, const Json& sp
 }
 
 void BpeTokenizer::choose_specials(const TokenizerConfig& config) {
+  chat_template_ = config.chat_template;
   const auto find = [this](std::string_view token) { return id_of(token); };
   const auto outermost = [](const std::vector<int64_t>& side, bool first) -> std::optional<int64_t> {
     if (side.empty()) return std::nullopt;
@@ -178,7 +179,7 @@ void BpeTokenizer::choose_specials(const TokenizerConfig& config) {
 }
 
 std::vector<int64_t> BpeTokenizer::encode(std::string_view text, Specials specials) const {
-  std::string buffer;
+  std::string buffer, normalized;
   text = text_to_encode(text, buffer);
   std::vector<int64_t> ids;
   for (const auto& span : raw_tokens_.split(text, specials)) {
@@ -187,11 +188,7 @@ std::vector<int64_t> BpeTokenizer::encode(std::string_view text, Specials specia
       continue;
     }
     const std::string_view part = text.substr(span.begin, span.end - span.begin);
-    if (normalizer_.changes_nothing()) {
-      encode_part(part, span.begin == 0, specials, ids);
-    } else {
-      encode_part(normalizer_.apply(part), span.begin == 0, specials, ids);
-    }
+    encode_part(normalizer_.apply(part, normalized), span.begin == 0, specials, ids);
   }
   return ids;
 }

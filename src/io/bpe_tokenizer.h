@@ -34,6 +34,7 @@ class BpeTokenizer : public Tokenizer {
   bool waits_for_next(int64_t id) const override;
   std::optional<int64_t> bos() const override { return bos_; }
   std::optional<int64_t> eos() const override { return eos_; }
+  std::string chat_template() const override { return chat_template_; }
 
  private:
   struct Added {
@@ -59,6 +60,7 @@ class BpeTokenizer : public Tokenizer {
   TokenMatcher raw_tokens_, normalized_tokens_;  // looked for before and after normalizing
   Affixes affixes_;
   std::optional<int64_t> bos_, eos_;
+  std::string chat_template_;
   int64_t vocab_size_ = 0;
 };
 

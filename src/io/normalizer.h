@@ -5,18 +5,21 @@
 #include <variant>
 #include <vector>
 
+#include "io/unicode_normal.h"
 #include "liger/io/json.h"
 
 namespace liger::detail {
 
-/// What a tokenizer.json does to text before anything else: a list of Prepend and Replace.
+/// What a tokenizer.json does to text before anything else: a list of Prepend, Replace, NFC, NFD, NFKC, NFKD, Lowercase
+/// and Strip.
 class Normalizer {
  public:
   Normalizer() = default;
   /// `json` is "normalizer", or null. Throws Error(kBadInput) naming a type that is not supported.
   explicit Normalizer(const Json* json);
+  /// The result; `text` itself if nothing of it changes, else a copy in `buffer`.
+  std::string_view apply(std::string_view text, std::string& buffer) const;
   std::string apply(std::string_view text) const;
-  bool changes_nothing() const { return steps_.empty(); }
   /// True if the first character of the result comes from the first of the text.
   bool keeps_start() const;
 
@@ -27,8 +30,14 @@ class Normalizer {
   struct Replace {
     std::string from, to;
   };
+  struct Lowercase {};
+  struct Strip {
+    bool left, right;
+  };
+  using Step = std::variant<Prepend, Replace, NormalForm, Lowercase, Strip>;
   void read(const Json& json, const std::string& where);
-  std::vector<std::variant<Prepend, Replace>> steps_;
+  static std::string_view apply(const Step& step, std::string_view text, std::string& buffer);
+  std::vector<Step> steps_;
 };
 
 /// `text` with every `from` (not empty) turned into `to`, from left to right.

@@ -41,15 +41,17 @@ Piece read_piece(std::string_view bytes, size_t index) {
   return piece;
 }
 
-void read_trainer_spec(std::string_view bytes, SentencePieceModel& model, bool& byte_fallback) {
+void read_trainer_spec(std::string_view bytes, SentencePieceModel& model) {
   constexpr uint64_t kUnigram = 1, kBpe = 2;
   ProtobufReader message(bytes, "trainer_spec");
   while (message.next()) {
     if (message.field() == 3) {
       LIGER_CHECK(message.varint() == kUnigram || message.varint() == kBpe, "trainer_spec: model_type ",
                   message.varint(), " is not supported, only 1 (unigram) and 2 (BPE)");
+      model.is_bpe = message.varint() == kBpe;
     }
-    if (message.field() == 35) byte_fallback = message.boolean();
+    if (message.field() == 24 && message.boolean()) model.spaces_are_marked = false;
+    if (message.field() == 35) model.byte_fallback = message.boolean();
     if (message.field() == 44) {
       const std::string_view surface = message.bytes();
       model.unknown_surface = surface.substr(0, surface.find('\0'));  // as the library does
@@ -62,9 +64,11 @@ void read_normalizer_spec(std::string_view bytes, SentencePieceModel& model) {
   while (message.next()) {
     if (message.field() == 2 && !message.bytes().empty()) {
       check_charsmap(message.bytes(), "normalizer_spec: precompiled_charsmap");
+      model.has_rules = true;
     }
     if (message.field() == 3) model.add_dummy_prefix = message.boolean();
     if (message.field() == 4) model.remove_extra_spaces = message.boolean();
+    if (message.field() == 5 && !message.boolean()) model.spaces_are_marked = false;
   }
 }
 
@@ -102,7 +106,7 @@ void check_user_defined(const std::vector<Piece>& pieces) {
   }
 }
 
-void check_pieces(const SentencePieceModel& model, bool byte_fallback) {
+void check_pieces(const SentencePieceModel& model) {
   LIGER_CHECK(!model.pieces.empty(), "no pieces: not a sentencepiece model, or cut short");
   std::unordered_set<std::string_view> seen;
   size_t unknown = 0, usable = 0;
@@ -113,7 +117,7 @@ void check_pieces(const SentencePieceModel& model, bool byte_fallback) {
   }
   LIGER_CHECK(unknown == 1, "expected one piece of type UNKNOWN, got ", unknown);
   LIGER_CHECK(usable > 0, "no piece that text could become");
-  check_bytes(model.pieces, byte_fallback);
+  check_bytes(model.pieces, model.byte_fallback);
   check_user_defined(model.pieces);
 }
 
@@ -125,18 +129,17 @@ SentencePieceModel parse_sentencepiece_model(std::string_view bytes) {
   LIGER_CHECK(!bytes.starts_with("IQ== 0"),
               "a tiktoken vocabulary, which is not supported; the tokenizer.json of the same model is");
   SentencePieceModel model;
-  bool byte_fallback = false;
   ProtobufReader message(bytes, "the document");
   while (message.next()) {
     switch (message.field()) {
       case 1: model.pieces.push_back(read_piece(message.bytes(), model.pieces.size())); break;
-      case 2: read_trainer_spec(message.bytes(), model, byte_fallback); break;
+      case 2: read_trainer_spec(message.bytes(), model); break;
       case 3: read_normalizer_spec(message.bytes(), model); break;
       case 5: refuse_denormalizer(message.bytes()); break;
       default: break;
     }
   }
-  check_pieces(model, byte_fallback);
+  check_pieces(model);
   return model;
 }
 

@@ -20,6 +20,10 @@ struct SentencePieceModel {
   std::string unknown_surface = " \xE2\x81\x87 ";  ///< what the unknown piece becomes in text
   bool add_dummy_prefix = true;                    ///< encoding puts a space before the text
   bool remove_extra_spaces = true;                 ///< and drops spaces at the ends, and all but one of a run
+  bool is_bpe = false;                             ///< else unigram
+  bool byte_fallback = false;                      ///< unknown characters become byte pieces
+  bool has_rules = false;                          ///< text is normalized by rules of the model's own
+  bool spaces_are_marked = true;                   ///< as U+2581 before words, not behind them
 };
 
 /// Reads the file's bytes and checks all that the library would trust: it aborts, or reads out of bounds, on some files

@@ -46,7 +46,7 @@ void append_bytes(std::string& out, std::string& bytes) {
 }  // namespace
 
 SentencePieceTokenizer::SentencePieceTokenizer(const std::string& bytes, const TokenizerConfig& config)
-    : model_(parse_sentencepiece_model(bytes)), processor_(load_processor(bytes)) {
+    : model_(parse_sentencepiece_model(bytes)), bpe_(PieceBpe::of(model_)), processor_(load_processor(bytes)) {
   for (auto& piece : model_.pieces) {
     const bool special = piece.type == Type::kControl || piece.type == Type::kUnknown;
     pieces_.push_back({std::move(piece), special});
@@ -56,7 +56,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(const std::string& bytes, const T
   for (size_t id = 0; id < pieces_.size(); ++id) {
     if (pieces_[id].known) ids_.emplace(pieces_[id].text, static_cast<int64_t>(id));
   }
-  if (!guarded_.empty()) continuing_ = load_processor(bytes + std::string(kKeepSpaces));
+  if (!guarded_.empty() && !bpe_) continuing_ = load_processor(bytes + std::string(kKeepSpaces));
   choose_specials(config);
 }
 
@@ -96,6 +96,7 @@ void SentencePieceTokenizer::add_tokens(const std::vector<AddedToken>& tokens) {
 }
 
 void SentencePieceTokenizer::choose_specials(const TokenizerConfig& config) {
+  chat_template_ = config.chat_template;
   const auto find = [this](std::string_view token) { return id_of(token); };
   const auto own = [](int id) { return id < 0 ? std::nullopt : std::optional<int64_t>(id); };
   bos_ = config.special_id("bos", find, own(processor_->bos_id()));
@@ -126,6 +127,11 @@ std::vector<int64_t> SentencePieceTokenizer::encode(std::string_view text, Speci
 void SentencePieceTokenizer::encode_text(std::string_view text, Specials specials, std::vector<int64_t>& ids) const {
   size_t start = 0;
   const auto encode_up_to = [&](size_t end) {
+    if (bpe_) {
+      bpe_->encode(text.substr(start, end - start), start == 0, ids);
+      start = end;
+      return;
+    }
     const Processor& processor = start == 0 ? *processor_ : *continuing_;
     std::vector<int> found;
     const auto status = processor.Encode(text.substr(start, end - start), &found);

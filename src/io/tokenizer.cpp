@@ -1,5 +1,6 @@
 #include "liger/io/tokenizer.h"
 
+#include <algorithm>
 #include <span>
 
 #include "io/bpe_tokenizer.h"
@@ -22,11 +23,26 @@ std::string_view text_to_encode(std::string_view text, std::string& buffer) {
 
 }  // namespace detail
 
+namespace {
+
+/// A value in memory takes many times its bytes in the file, so that it is counted before, by the commas: the largest
+/// published file has 1.4 million.
+Json read_document(const std::filesystem::path& file, size_t max_bytes) {
+  constexpr std::ptrdiff_t kMost = 4'000'000;
+  const std::string text = read_text(file, max_bytes);
+  const auto commas = std::count(text.begin(), text.end(), ',');
+  LIGER_CHECK(commas <= kMost, file.string(), ": about ", commas, " entries and values, at most ", kMost,
+              " are read: no tokenizer has so many");
+  return parse_json(text, file.string());
+}
+
+}  // namespace
+
 std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& dir) {
   constexpr size_t kMaxBytes = size_t{128} << 20;  // the largest published ones have 33 MB
   const auto json = dir / "tokenizer.json", model = dir / "tokenizer.model";
   if (std::filesystem::exists(json)) {
-    const Json document = read_json(json, kMaxBytes);
+    const Json document = read_document(json, kMaxBytes);
     const detail::TokenizerConfig config(dir);
     return with_context(json.string(), [&] { return std::make_shared<detail::BpeTokenizer>(document, config); });
   }

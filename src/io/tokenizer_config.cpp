@@ -6,6 +6,7 @@
 #include "io/json_fields.h"
 #include "io/text.h"
 #include "liger/error.h"
+#include "liger/io/files.h"
 
 namespace liger::detail {
 namespace {
@@ -44,6 +45,27 @@ TokenizerConfig::TokenizerConfig(std::filesystem::path dir) : dir_(std::move(dir
   const std::string where = (dir_ / kConfigFile).string();
   if (find_field(config_, "add_bos_token")) add_bos = bool_field(config_, "add_bos_token", where, false);
   if (find_field(config_, "add_eos_token")) add_eos = bool_field(config_, "add_eos_token", where, false);
+  read_chat_template();
+}
+
+void TokenizerConfig::read_chat_template() {
+  constexpr size_t kMaxTemplate = size_t{1} << 20;
+  if (const auto file = dir_ / "chat_template.jinja"; std::filesystem::exists(file)) {
+    chat_template = read_text(file, kMaxTemplate);
+    return;
+  }
+  const Json* given = find_field(config_, "chat_template");
+  if (given == nullptr) return;
+  const std::string where = (dir_ / kConfigFile).string() + ": chat_template";
+  LIGER_CHECK(given->is_string() || given->is_array(), where, ": expected text or a list of templates, got ",
+              describe_type(*given));
+  if (given->is_string()) {
+    chat_template = given->get<std::string>();
+    return;
+  }
+  for (const Json& entry : *given) {
+    if (string_field(entry, "name", where) == "default") chat_template = string_field(entry, "template", where);
+  }
 }
 
 std::vector<AddedToken> TokenizerConfig::added_tokens() const {

@@ -25,10 +25,13 @@ class TokenizerConfig {
 
   /// "add_bos_token" and "add_eos_token", where they are given.
   std::optional<bool> add_bos, add_eos;
+  /// chat_template.jinja, else "chat_template", of several the one named "default"; "" if there is none.
+  std::string chat_template;
   /// "added_tokens_decoder", by id. Throws Error(kBadInput) if it is not valid.
   std::vector<AddedToken> added_tokens() const;
 
  private:
+  void read_chat_template();
   std::filesystem::path dir_;
   Json config_, map_;  // objects, empty if the file is not there
 };

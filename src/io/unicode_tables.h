@@ -14,4 +14,8 @@ uint8_t char_classes(char32_t c);
 extern const uint32_t kCharClassRuns[];
 extern const size_t kCharClassRunCount;
 
+// The tables behind unicode_normal.h, laid out as unicode_tables.cpp says.
+extern const uint32_t kCombiningClassRuns[], kCanonicals[], kCompatibles[], kCompositions[], kLowercases[];
+extern const size_t kCombiningClassRunCount, kCanonicalCount, kCompatibleCount, kCompositionCount, kLowercaseCount;
+
 }  // namespace liger::detail

@@ -31,6 +31,14 @@ struct Choice {
   const char* name;  // null = the key is absent or null
 };
 
+constexpr auto chat_choices() {
+  std::array<Choice<ChatTemplate>, std::size(kChatTemplates) + 1> choices{{{ChatTemplate::kFromTokenizer, nullptr}}};
+  for (size_t i = 0; i < std::size(kChatTemplates); ++i) {
+    choices[i + 1] = {kChatTemplates[i].which, kChatTemplates[i].name};
+  }
+  return choices;
+}
+
 // The table. A visitor is called as v(key, field, meaning [, range]) for values and v.choice(key, field, choices,
 // meaning) for enumerations.
 
@@ -88,10 +96,10 @@ void visit(Options& o, Visitor& v) {
                       Choice{DataFormat::kSharegpt, "sharegpt"}},
            "alpaca {instruction, input, output} | completion {prompt, completion} | text {text} | chat {messages: "
            "[{role, content}]} | sharegpt {conversations: [{from, value}]}");
-  v.choice("template", o.chat_template,
-           std::array{Choice{ChatTemplate::kFromTokenizer, nullptr}, Choice{ChatTemplate::kLlama2, "llama2"},
-                      Choice{ChatTemplate::kLlama3, "llama3"}, Choice{ChatTemplate::kGemma, "gemma"}},
-           "of chat and sharegpt: llama2 | llama3 | gemma; null = the one whose special tokens the tokenizer has");
+  v.choice(
+      "template", o.chat_template, chat_choices(),
+      "of chat and sharegpt: how the model reads a conversation (liger-generate --help); null = as the model's own "
+      "template and special tokens say");
   v("max_length", o.max_length, "tokens of a row, or of a chunk of packed rows", Range{2});
   v.choice("pack", o.pack, std::array{Choice{Packing::kConcat, "concat"}, Choice{Packing::kNone, "none"}},
            "concat: rows one after the other, cut into chunks of max_length, never seeing each other | none");

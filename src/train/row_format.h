@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "liger/io/chat_template.h"
 #include "liger/io/json.h"
 #include "liger/io/tokenizer.h"
 #include "liger/train/options.h"
-#include "train/chat_template.h"
 
 namespace liger {
 

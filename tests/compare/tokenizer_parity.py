@@ -3,6 +3,8 @@
 
     python tests/compare/tokenizer_parity.py make                    # write tests/data/tokenizers
     python tests/compare/tokenizer_parity.py check [-n 100000] [--seed 0] [--tool build/tests/tokenize_lines] [FORM ...]
+    python tests/compare/tokenizer_parity.py check --total 10000000  # the nightly comparison (cmake -DLIGER_NIGHTLY=ON)
+    python tests/compare/tokenizer_parity.py check --chars [FORM ...] # every code point instead of random strings
     python tests/compare/tokenizer_parity.py check --dir FOLDER      # a tokenizer of your own
 
 `check` encodes and decodes n random strings, and decodes n / 10 random lists of ids, with each form of tokenizer and
@@ -22,7 +24,7 @@ import tempfile
 
 try:
     import sentencepiece
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers, Regex
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers, Regex
 except ImportError as e:
     print(f"skipped: the package {e.name} is not installed")
     sys.exit(0)
@@ -72,6 +74,8 @@ SPELLINGS = ["<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>", "<|eot_id|>", "<
              "énéa", "Ġ", "Ċ", "Ã©"]
 SPACES = " \t\n\r\x0b\x0c\x85\u00a0\u1680\u2000\u2003\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_SPACES = "\u180e\u200b\u200c\u200d\u2060\ufeff\u00ad\x1c\x1f\x00"
+MARKS = [chr(c) for c in [*range(0x300, 0x350), *range(0x591, 0x5C8), 0x64B, 0x651, 0x654, 0x93C, 0x9BE, 0xF71, 0xF72,
+                          0xF73, 0x1161, 0x11A8, 0x11BB, 0x3099, 0x302A, 0x1D165, 0x1D16E, 0x110BA, 0x1E000]]
 ENDINGS = ["'s", "'S", "'\u017f", "'t", "'re", "'Re", "'VE", "'ll", "'lL", "'d", "'m", "'x", "’s", "'", "''", "'l"]
 
 
@@ -105,6 +109,8 @@ def text_maker(rng, words):
         lambda: some(lambda: pick("0123456789٣৭Ⅷ①½"), 7),
         lambda: some(lambda: pick("!?.,;:-_()[]{}<>|/\\@#$%^&*+='\"`~"), 5),
         lambda: pick(SENTENCES)[: rng.randint(0, 40)],
+        lambda: pick("aeouAEnṩ\u0344가ᄀ각ǖ") + some(lambda: pick(MARKS), 5),
+        lambda: some(lambda: chr(rng.randrange(0x1100, 0x1200)), 4), lambda: chr(rng.randrange(0xAC00, 0xD7A4)),
     ]
     return lambda: "".join(pick(makers)() for _ in range(rng.randint(0, 10)))
 
@@ -156,20 +162,40 @@ def metaspace(**options):
     return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False, **options}
 
 
+def normalized(*steps):
+    return {"normalizer": {"type": "Sequence", "normalizers": list(steps)}}
+
+
+QWEN2 = {"normalizer": {"type": "NFC"}, "post_processor": None,
+         "pre_tokenizer": {"pretokenizers": split_words(QWEN2_REGEX)["pretokenizers"]}}
+
+
 def forms():
     """Name -> (folder, patch of its tokenizer.json)."""
     def with_odd_tokens(base):
         document = json.loads((DATA / base / "tokenizer.json").read_text())
         vocabulary, listed = document["model"]["vocab"], document["added_tokens"]
         fresh = sum(token["content"] not in vocabulary for token in listed)
-        return {"added_tokens": listed + added(vocabulary, ODD_TOKENS, len(vocabulary) + fresh)}
+        odd = [(text, flags) for text, flags in ODD_TOKENS if text not in {token["content"] for token in listed}]
+        return {"added_tokens": listed + added(vocabulary, odd, len(vocabulary) + fresh)}
 
     return {
         "llama3": ("llama3", {}),
         "gpt2": ("llama3", {"pre_tokenizer": byte_level(pretokenizers=None), "post_processor": None,
                             "model": {"ignore_merges": False}}),
         "gpt2_prefix_space": ("llama3", {"pre_tokenizer": byte_level(add_prefix_space=True, pretokenizers=None)}),
-        "qwen2": ("llama3", {"pre_tokenizer": {"pretokenizers": split_words(QWEN2_REGEX)["pretokenizers"]}}),
+        "qwen2": ("llama3", QWEN2),
+        "qwen2_added": ("llama3", {**QWEN2, **with_odd_tokens("llama3")}),
+        "neox": ("neox", {}),
+        "neox_added": ("neox", with_odd_tokens("neox")),
+        "nfd": ("llama3", normalized({"type": "NFD"})),
+        "nfkc_lower": ("llama3", normalized({"type": "NFKC"}, {"type": "Lowercase"})),
+        "nfkd_strip": ("llama3", normalized({"type": "NFKD"}, {"type": "Strip", "strip_left": True,
+                                                               "strip_right": True})),
+        "strip_left": ("llama2", normalized({"type": "Strip", "strip_left": True, "strip_right": False},
+                                            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"})),
+        "strip_right": ("llama3", normalized({"type": "Lowercase"}, {"type": "Strip", "strip_left": False,
+                                                                     "strip_right": True})),
         "llama3_added": ("llama3", with_odd_tokens("llama3")),
         "llama2": ("llama2", {}),
         "llama2_v5": ("llama2", {"normalizer": None, "pre_tokenizer": metaspace(), "model": {"unk_token": None}}),
@@ -283,15 +309,31 @@ def differences(inputs, ours, theirs):
                 yield given, key, mine[key], value
 
 
-def check_folder(name, folder, count, seed, tool):
+def inputs_of(rng, count, size):
+    """Batches of random texts, and of lists of ids below `size`."""
+    make = text_maker(rng, sorted({word for line in corpus(random.Random(0)) for word in line.split()}))
+    for start in range(0, count, BATCH):
+        texts = [make() for _ in range(min(BATCH, count - start))]
+        yield texts, [[rng.randrange(size) for _ in range(rng.randint(0, 12))] for _ in range(len(texts) // 10)]
+
+
+def every_char():
+    """Each code point between letters, before and behind marks of a low and a high class, and inside Hangul."""
+    chars = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
+    texts = ["".join(f"a{c}b {c}\u0334\u0301 e\u0345{c} \u1100{c}\u11a8\n" for c in chars[start:start + 8])
+             for start in range(0, len(chars), 8)]
+    for start in range(0, len(texts), BATCH):
+        yield texts[start:start + BATCH], []
+
+
+BATCH = 20000
+
+
+def check_folder(name, folder, count, seed, tool, chars=False):
     reference = reference_of(folder)
     rng = random.Random(f"{seed} {name}")
-    make = text_maker(rng, sorted({word for line in corpus(random.Random(0)) for word in line.split()}))
     found = asked = 0
-    batch = 20000
-    for start in range(0, count, batch):
-        texts = [make() for _ in range(min(batch, count - start))]
-        lists = [[rng.randrange(reference.size) for _ in range(rng.randint(0, 12))] for _ in range(len(texts) // 10)]
+    for texts, lists in every_char() if chars else inputs_of(rng, count, reference.size):
         for inputs, answers in ((texts, reference.encode(texts)), (lists, reference.decode(lists))):
             asked += len(inputs)
             for given, key, mine, theirs in differences(inputs, ask(tool, folder, inputs), answers):
@@ -304,13 +346,15 @@ def check_folder(name, folder, count, seed, tool):
 
 def check(arguments):
     if arguments.dir:
-        return check_folder(arguments.dir, arguments.dir, arguments.n, arguments.seed, arguments.tool)
+        return check_folder(arguments.dir, arguments.dir, arguments.n, arguments.seed, arguments.tool, arguments.chars)
     total = 0
-    for name, (base, patch) in forms().items():
-        if arguments.forms and name not in arguments.forms:
-            continue
+    chosen = {name: form for name, form in forms().items() if not arguments.forms or name in arguments.forms}
+    if arguments.total:
+        arguments.n = -(-arguments.total // len(chosen))
+    for name, (base, patch) in chosen.items():
         with tempfile.TemporaryDirectory() as folder:
-            total += check_folder(name, write_form(base, patch, folder), arguments.n, arguments.seed, arguments.tool)
+            total += check_folder(name, write_form(base, patch, folder), arguments.n, arguments.seed, arguments.tool,
+                                  arguments.chars)
     return total
 
 
@@ -351,6 +395,25 @@ def make_llama3(lines):
     write_json(DATA / "llama3/tokenizer.json", document)
     write_json(DATA / "llama3/tokenizer_config.json",
                {"bos_token": specials[0], "eos_token": specials[4], "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def make_neox(lines):
+    """Byte-level BPE in the form of GPT-NeoX: normalized, and runs of spaces as added tokens that are not special."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(False, True, True)
+    trainer = trainers.BpeTrainer(vocab_size=640, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+                                  special_tokens=["<|endoftext|>", "<|padding|>"], show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    document = json.loads(tokenizer.to_str())
+    vocabulary = document["model"]["vocab"]
+    listed = [(t, ["special"]) for t in ("<|endoftext|>", "<|padding|>")]
+    listed += [(" " * n, ["normalized"]) for n in range(24, 1, -1)]
+    document.update({"added_tokens": added(vocabulary, listed), "post_processor": byte_level(add_prefix_space=True),
+                     "decoder": byte_level(add_prefix_space=True)})
+    write_json(DATA / "neox/tokenizer.json", document)
+    write_json(DATA / "neox/tokenizer_config.json", {"add_prefix_space": False, "bos_token": "<|endoftext|>",
+                                                     "eos_token": "<|endoftext|>", "tokenizer_class": "GPTNeoXTokenizer"})
 
 
 def train_sentencepiece(lines, **options):
@@ -489,6 +552,7 @@ def make_goldens():
 def make(_):
     lines = corpus(random.Random(0))
     make_llama3(lines)
+    make_neox(lines)
     make_llama2(lines)
     make_gemma(lines)
     make_unigram(lines)
@@ -506,9 +570,11 @@ def main():
     checker = commands.add_parser("check")
     checker.add_argument("forms", nargs="*")
     checker.add_argument("-n", type=int, default=100000)
+    checker.add_argument("--total", type=int, help="strings for all forms together, instead of -n for each")
     checker.add_argument("--seed", type=int, default=0)
     checker.add_argument("--tool", default=str(ROOT / "build/tests/tokenize_lines"))
     checker.add_argument("--dir")
+    checker.add_argument("--chars", action="store_true", help="every code point in four places instead")
     checker.set_defaults(run=check)
     arguments = parser.parse_args()
     sys.exit(1 if arguments.run(arguments) else 0)

@@ -20,7 +20,8 @@ struct GenerateOptions {
   SamplingOptions sampling;
   std::vector<std::string> stop;  ///< the text ends before the first of these
   bool ignore_eos = false;
-  int64_t prefill_chunk = 2048;  ///< tokens of the prompt read at once: bounds memory
+  std::vector<int64_t> also_end;  ///< tokens that end the text as EOS does, such as the one behind a turn of a chat
+  int64_t prefill_chunk = 2048;   ///< tokens of the prompt read at once: bounds memory
 };
 
 /// Throws Error(kUsage) on an option out of range.

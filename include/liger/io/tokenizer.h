@@ -43,6 +43,8 @@ class Tokenizer {
   virtual bool waits_for_next(int64_t id) const { return is_special(id); }
   virtual std::optional<int64_t> bos() const = 0;
   virtual std::optional<int64_t> eos() const = 0;
+  /// The Jinja template for conversations that the model came with, as text; "" if it has none.
+  virtual std::string chat_template() const { return {}; }
 };
 
 /// What a text begins with: BOS, or EOS for a tokenizer without; nothing if it has neither.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "liger/core/backend.h"
+#include "liger/io/chat_template.h"
 #include "liger/io/json.h"
 #include "liger/io/settings.h"
 #include "liger/nn/lora_config.h"
@@ -40,7 +41,6 @@ struct LoraOptions : LoraConfig {
 };
 
 enum class DataFormat { kAlpaca, kCompletion, kText, kChat, kSharegpt };
-enum class ChatTemplate { kFromTokenizer, kLlama2, kLlama3, kGemma };
 enum class Packing { kConcat, kNone };
 enum class OverLength { kError, kTruncate, kDrop, kSplit };
 struct DataOptions {

@@ -1,0 +1,13 @@
+#include "io/sentencepiece_tokenizer.h"
+#include "tokenizer_use.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const liger::detail::TokenizerConfig config("/nonexistent");
+  const std::string bytes(reinterpret_cast<const char*>(data), size);
+  liger::fuzz::accept_or_refuse([&] {
+    const liger::detail::SentencePieceTokenizer tokenizer(bytes, config);
+    liger::fuzz::use(tokenizer, liger::fuzz::kText);
+    liger::fuzz::use(tokenizer, std::string_view(bytes).substr(0, 256));
+  });
+  return 0;
+}
