@@ -31,6 +31,8 @@ from transformers import (AutoTokenizer, GenerationConfig, LlamaConfig, LlamaFor
 PUBLISHED = ["gla", "hgrn2", "gsa"]
 STRUCTURES = PUBLISHED + ["rwkv6", "gated-retention", "mamba2", "mlstm", "retnet", "lightning", "linear", "deltanet",
                           "gated-deltanet", "kda", "swa"]
+# transformers 4.47 has no Qwen 3 and Gemma 3, and its Qwen 2 takes all layers or none for windowed.
+KNOWN_TO_4 = ["llama, tied", "llama 3 rope, untied", "gemma", "gemma2", "gpt-neox", "mistral"]
 THEM = f"transformers {transformers.__version__}"
 PEFT = f"PEFT {peft.__version__}"
 BOTH = f"{THEM}, {PEFT}"
@@ -160,8 +162,8 @@ def published_rows(table, base, adapter, args):
             for arch in PUBLISHED}
     rows["gla folder of a Mistral, model_type changed to liger_mistral_gla"] = ["mistral"]
     rows["gla folder with the adapter of liger-finetune"] = ["adapted"]
-    older = {"the same adapter, gla folder's model_type changed back; an adapter of this PEFT in liger-eval":
-                 ["back", "made"],
+    older = {f"gla folders of {'; '.join(KNOWN_TO_4)}: model_type changed back; adapters to PEFT and from it":
+                 ["back", "made", *KNOWN_TO_4],
              "recursive folder with its adapter, untied, and merged, of a checkpoint of transformers 5":
                  ["tied", "untied", "merged"]}
     if not (args.reference and args.reference_python):
@@ -182,6 +184,9 @@ def published_rows(table, base, adapter, args):
     back, made = structure(table, "gla", "-back"), str(table.folder / "made")
     jobs.add("back", back, lambda: table.ours(base, "--adapter", adapter), adapter=str(adapter))
     jobs.add("made", back, lambda: table.ours(base, "--adapter", made), make_adapter=made)
+    for name in KNOWN_TO_4:
+        jobs.add(name, family_folder(table, name) / "reopened",
+                 lambda name=name: table.ours(family_folder(table, name) / "original"))
     tied = table.convert(base, table.folder / "tied", "--arch", "recursive", "--loops", 3, "--lora-rank", 4,
                          "--probe", "")
     jobs.add("tied", tied, lambda: table.ours(tied), adapter=str(tied / "adapter"))
@@ -211,10 +216,13 @@ def structures(table, base, logits):
         table.equal(arch, table.theirs(open_in_transformers(structure(table, arch, "-back"))), logits)
 
 
+def family_folder(table, name):
+    return table.folder / f"family-{name.replace(', ', '-').replace(' ', '-')}"
+
+
 def family(table, *names):
     for name in names:
-        folder = table.folder / f"family-{name.replace(', ', '-').replace(' ', '-')}"
-        export_parity.compare(table, export_parity.MODELS[name], folder)
+        export_parity.compare(table, export_parity.MODELS[name], family_folder(table, name))
 
 
 def adapters(table, base, kinds):
@@ -397,11 +405,11 @@ def compare_all(check, args):
     table.row(f"folders of {len(STRUCTURES)} structures, model_type changed back", THEM,
               lambda: structures(table, base, logits))
     adapter = export_parity.train(table, structure(table, "gla"), ["q_proj", "k_proj", "v_proj"], table.folder / "run")
-    published_rows(table, base, adapter, args)
     names = list(export_parity.MODELS)
     for group in [names[:2], names[2:4]] + [[name] for name in names[4:]]:
         table.row(f"{'; '.join(group)}: gla folder and back, adapters of both sides", f"{BOTH}, liger-eval",
                   lambda: family(table, *group))
+    published_rows(table, base, adapter, args)
     adapter_rows(table, base)
     table.row("recursive folder (Llama, Gemma, Qwen3): plain model and adapter, logits and text", BOTH,
               lambda: recursive(table), lambda what: "PEFT" in what)
