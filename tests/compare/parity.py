@@ -57,7 +57,9 @@ class Check:
 
     def equal(self, what, a, b):
         error = ((a - b).abs().max() / b.abs().max()).item()
-        bad = not error <= TOLERANCE
+        self.compared(what, error, not error <= TOLERANCE)
+
+    def compared(self, what, error, bad):
         self.failed |= bad
         print(f"  {what:<68} {error:.1e}{'  DIFFERENT' if bad else ''}")
 
