@@ -4,6 +4,7 @@
 
 #include <iterator>
 #include <map>
+#include <optional>
 #include <random>
 
 #include "liger/error.h"
@@ -161,6 +162,23 @@ TEST_P(Scoring, EveryRequestIsReportedOnceWithItsScore) {
   const std::vector<Score> scores = score(*model_, requests, options);
   ASSERT_EQ(reported.size(), requests.size());
   for (const auto& [request, value] : reported) EXPECT_EQ(value, scores[static_cast<size_t>(request)].log_likelihood);
+}
+
+TEST_P(Scoring, WhatIsKnownOfSomeChangesNoScore) {
+  const std::vector<ScoreRequest> requests = grown_requests(6);
+  std::mt19937 random(1);
+  for (ScoringOptions options : all_options()) {
+    const std::vector<Score> expected = score(*model_, requests, options);
+    std::vector<std::optional<Score>> known(requests.size());
+    for (size_t i = 0; i < known.size(); ++i)
+      if (random() % 8 > 0) known[i] = expected[i];
+    options.known = [&](int64_t request) { return known[static_cast<size_t>(request)]; };
+    int64_t last = 0;
+    const std::vector<Score> scores = score(*model_, requests, options, [&](int64_t done) { last = done; });
+    for (size_t i = 0; i < scores.size(); ++i)
+      EXPECT_EQ(scores[i].log_likelihood, expected[i].log_likelihood) << described(options) << " request " << i;
+    EXPECT_LE(last, std::ssize(requests)) << described(options);
+  }
 }
 
 TEST_P(Scoring, EqualsTheDefinitionHoweverItIsBatched) {
