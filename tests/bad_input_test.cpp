@@ -6,9 +6,11 @@
 #include <zlib.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "liger/core/checkpoint.h"
 #include "liger/error.h"
+#include "liger/io/manifest.h"
 #include "train_test_util.h"
 
 namespace liger {
@@ -217,12 +219,16 @@ TEST_F(BadInput, EvaluationData) {
   };
   const std::vector<Case> cases = {
       {"label out of range", R"({"query": "a", "choices": ["1", "2"], "gold": 2})",
-       "column 'gold': expected the index of a choice, 0 to 1, got 2"},
-      {"negative label", R"({"query": "a", "choices": ["1", "2"], "gold": -1})", "column 'gold': expected the index"},
-      {"no choices", R"({"query": "a", "choices": [], "gold": 0})", "column 'choices': no choices"},
-      {"missing column", R"({"choices": ["1"], "gold": 0})", "column 'query' is missing"},
-      {"wrong type", R"({"query": 5, "choices": ["1"], "gold": 0})", "column 'query': expected a string, got number"},
+       "doc_to_target: expected the index of a choice, 0 to 1, got 2"},
+      {"negative label", R"({"query": "a", "choices": ["1", "2"], "gold": -1})", "doc_to_target: expected the index"},
+      {"no choices", R"({"query": "a", "choices": [], "gold": 0})",
+       "doc_to_choice: expected a list of strings, got []"},
+      {"missing column", R"({"choices": ["1"], "gold": 0})", "doc_to_text: column 'query' is missing"},
+      {"wrong type", R"({"query": ["a"], "choices": ["1"], "gold": 0})", "doc_to_text: expected a string, got a list"},
       {"broken", R"({"query": )", ":2:"},
+      {"bad UTF-8", "{\"query\": \"\xc3\x28\", \"choices\": [\"1\"], \"gold\": 0}", ":2:"},
+      {"a byte-order mark", "\xEF\xBB\xBF{}", ":2:"},
+      {"too deep", repeat("[", 10'000), ":2:"},
   };
   fs::create_directories(*folder_ / "tasks");
   write_text_atomic(*folder_ / "tasks" / "multiple_choice.test.jsonl", "");
@@ -232,6 +238,130 @@ TEST_F(BadInput, EvaluationData) {
                    {"--model", "model", "--tasks", "multiple_choice", "--data", "tasks", "--output_path", "results"},
                    kBadInput, {"multiple_choice.test.jsonl:2:", c.part}, 1000);
   }
+}
+
+TEST_F(BadInput, EvaluationFiles) {
+  const std::string good = R"({"query": "a", "choices": ["1", "2"], "gold": 0})"
+                           "\r\n\n";
+  fs::create_directories(*folder_ / "files");
+  const fs::path file = *folder_ / "files" / "multiple_choice.test.jsonl";
+  const std::vector<std::string> arguments = {"--model", "model", "--tasks",       "multiple_choice",
+                                              "--data",  "files", "--output_path", "results"};
+  const auto refused = [&](const char* what, const std::vector<std::string>& parts, int64_t bytes) {
+    expect_refused(what, "liger-eval", arguments, kBadInput, parts, bytes);
+  };
+  refused("no file", {"multiple_choice.test.jsonl: no such file"}, 0);
+  write_text_atomic(file, "\n\n");
+  refused("no rows", {"multiple_choice.test.jsonl: no rows"}, 2);
+  write_text_atomic(file, "{\"query\": \"" + std::string(40 * kMegabyte, 'a'));
+  refused("one long line", {"multiple_choice.test.jsonl:1: "}, 40 * kMegabyte);
+  fs::remove(file);
+  write_text_atomic(file.string() + ".gz", gzip_of(std::string(kMegabyte, ' '), 64));
+  refused("a bomb", {"multiple_choice.test.jsonl.gz:1: "}, kMegabyte);
+  fs::remove(file.string() + ".gz");
+  write_text_atomic(file, good);
+  write_manifest(*folder_ / "files");
+  write_text_atomic(file, good + good);
+  refused("not the file of the manifest", {"multiple_choice.test.jsonl: expected", "MANIFEST.json"}, 1000);
+  fs::remove_all(*folder_ / "files");
+}
+
+// A folder with a changed configuration, or other files, is refused before anything is computed.
+TEST_F(BadInput, ModelFolders) {
+  write_text_atomic(*folder_ / "tasks.jsonl", "{\"text\": \"a b c\"}\n");
+  const fs::path model = *folder_ / "model", bad = *folder_ / "bad-model";
+  const auto renew = [&] {
+    fs::remove_all(bad);
+    fs::copy(model, bad);
+  };
+  const auto refused = [&](const char* what, const std::vector<std::string>& parts) {
+    expect_refused(what, "liger-eval", {"--model", "bad-model", "--tasks", "perplexity", "--data", "tasks.jsonl"},
+                   kBadInput, parts, 4 * kMegabyte);
+  };
+  struct Case {
+    const char* name;
+    std::string patch;  ///< merged into config.json
+    std::vector<std::string> parts;
+  };
+  const std::vector<Case> cases = {
+      {"vocab_size 0", R"({"vocab_size": 0})", {"config.json: 'vocab_size': expected an integer from 1"}},
+      {"heads",
+       R"({"num_attention_heads": 5, "head_dim": null, "num_key_value_heads": 5})",
+       {"config.json: 'num_attention_heads': expected a divisor of hidden_size"}},
+      {"more kv heads",
+       R"({"num_key_value_heads": 64})",
+       {"config.json: 'num_key_value_heads': expected an integer from 1"}},
+      {"hidden_size 2^40",
+       R"({"hidden_size": 1099511627776})",
+       {"config.json: 'hidden_size': expected an integer from 1"}},
+      {"10^9 layers",
+       R"({"num_hidden_layers": 1000000000})",
+       {"config.json: 'num_hidden_layers': expected an integer"}},
+      {"negative eps", R"({"rms_norm_eps": -1e-5})", {"config.json: 'rms_norm_eps': expected a positive number"}},
+      {"model_type", R"({"model_type": "lama"})", {"config.json: model_type 'lama' is not supported (llama, "}},
+      {"rope type", R"({"rope_scaling": {"rope_type": "spiral"}})", {"rope type 'spiral' is not supported"}},
+      {"rope factor",
+       R"({"rope_scaling": {"rope_type": "linear", "factor": "nan"}})",
+       {"'factor': expected a positive number"}},
+      {"another width", R"({"hidden_size": 64, "head_dim": 8})", {"weights do not fit config.json", "wrong shape"}},
+      {"another vocabulary", R"({"vocab_size": 10000})", {"weights do not fit config.json"}},
+      {"more layers", R"({"num_hidden_layers": 9})", {"weights do not fit config.json: missing model.layers."}},
+      {"fewer layers", R"({"num_hidden_layers": 1})", {"weights do not fit config.json: unexpected model.layers."}},
+      {"another head", R"({"tie_word_embeddings": true})", {"tie_word_embeddings"}},
+  };
+  const Json config = read_json(model / "config.json");
+  for (const Case& c : cases) {
+    renew();
+    Json changed = config;
+    changed.merge_patch(Json::parse(c.patch));
+    write_text_atomic(bad / "config.json", changed.dump());
+    refused(c.name, c.parts);
+  }
+  renew();
+  fs::remove(bad / "config.json");
+  refused("no config.json", {"no config.json there"});
+  write_text_atomic(bad / "config.json", "{\"model_type\": ");
+  refused("no JSON", {"config.json:1:"});
+  renew();
+  const auto index = [&](const std::string& file) {
+    write_text_atomic(bad / "model.safetensors.index.json",
+                      Json{{"metadata", {{"total_size", 1}}}, {"weight_map", {{"model.norm.weight", file}}}}.dump());
+    fs::remove(bad / "model.safetensors");
+  };
+  index("absent.safetensors");
+  refused("an absent shard", {"absent.safetensors"});
+  index("../model/model.safetensors");
+  refused("a shard outside", {"'../model/model.safetensors'"});
+  index((model / "model.safetensors").string());
+  refused("an absolute path", {"model.safetensors"});
+  fs::create_symlink(model / "model.safetensors", bad / "linked.safetensors");
+  index("linked.safetensors");
+  refused("a link that leads outside", {"linked.safetensors"});
+  fs::remove_all(bad);
+}
+
+// A warning, or with --strict an error.
+TEST_F(BadInput, WeightsThatHoldNothing) {
+  write_text_atomic(*folder_ / "tasks.jsonl", "{\"text\": \"a b c\"}\n");
+  fs::copy(*folder_ / "model", *folder_ / "hollow");
+  auto tensors = load_tensors(*folder_ / "hollow" / "model.safetensors");
+  tensors.at("model.layers.0.mlp.up_proj.weight").fill_(0.25);
+  tensors.at("model.norm.weight").fill_(std::nan(""));
+  fs::remove(*folder_ / "hollow" / "model.safetensors");
+  save_tensors(*folder_ / "hollow" / "model.safetensors", tensors);
+  const std::string found =
+      "1 tensor holds nothing but NaN (model.norm.weight); 1 tensor holds one value only "
+      "(model.layers.0.mlp.up_proj.weight)";
+  const auto run = [&](std::vector<std::string> arguments) {
+    const std::vector<std::string> all = {"--model", "hollow", "--tasks", "perplexity", "--data", "tasks.jsonl"};
+    arguments.insert(arguments.end(), all.begin(), all.end());
+    return test::run_tool("liger-eval", arguments, {.directory = folder_->path()});
+  };
+  EXPECT_NE(run({}).err.find(found), std::string::npos);
+  const CommandResult strict = run({"--strict"});
+  EXPECT_EQ(strict.exit_code, kBadInput);
+  EXPECT_EQ(strict.err, "error: hollow: " + found + "; without --strict that is a warning\n");
+  fs::remove_all(*folder_ / "hollow");
 }
 
 TEST_F(BadInput, Adapters) {

@@ -104,6 +104,9 @@ TEST_F(Convert, AddsTheOlderSpellingThatThePublishedCodeReads) {
   EXPECT_EQ(after["rope_scaling"]["rope_type"], "llama3");
   EXPECT_FALSE(after["rope_scaling"].contains("rope_theta"));
   EXPECT_EQ(after["torch_dtype"], "bfloat16");
+  EXPECT_EQ(after["liger"]["added"], (OrderedJson{"torch_dtype", "rope_theta", "rope_scaling"}));
+  convert({.model = out_, .arch = "softmax", .out = folder_ / "back"});
+  EXPECT_EQ(read_ordered_json(folder_ / "back" / "config.json"), config);
 }
 
 TEST_F(Convert, EveryStructureIsNamedAndComesBack) {

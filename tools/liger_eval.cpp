@@ -11,9 +11,11 @@
 #include "liger/error.h"
 #include "liger/eval/evaluate.h"
 #include "liger/eval/logits.h"
+#include "liger/eval/response_log.h"
 #include "liger/eval/results.h"
 #include "liger/generate/exits.h"
 #include "liger/io/log.h"
+#include "liger/io/manifest.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
 #include "model_arguments.h"
@@ -26,8 +28,8 @@ struct Arguments {
   tool::CommonOptions common;
   tool::ModelArguments model;
   std::string attention, limit;
-  bool write_out = false;
-  std::filesystem::path output_path, input_ids, logits;
+  bool write_out = false, write_manifest = false;
+  std::filesystem::path output_path, use_cache, input_ids, logits;
   std::string batch_size = "auto", softmax_dtype = "float32";
   EvalOptions eval;
   CalibrationText exit_text{.file = {}, .tokens = 16384};
@@ -47,6 +49,7 @@ constexpr const char* kDescription =
 
 void add_options(CLI::App& app, Arguments& a) {
   tool::add_model_options(app, a.model);
+  app.get_option("--model")->required(false);  // a list of tasks needs none
   CLI::Option* tasks = app.add_option("--tasks", a.eval.tasks, "Tasks, groups, patterns (mmlu_*) or YAML files; list");
   tasks->delimiter(',')->option_text("A,B");
   app.add_option("--data", a.eval.data, "Folder of the tasks' files, or perplexity's own file")
@@ -62,10 +65,16 @@ void add_options(CLI::App& app, Arguments& a) {
   app.add_option("--fewshot_seed", a.eval.fewshot_seed, "Of the draw of examples")->option_text("N (1234)");
   app.add_option("--system_instruction", a.eval.system_instruction, "Text in front of every context")
       ->option_text("TEXT");
+  app.add_option("--apply_chat_template", a.eval.chat_template, "Contexts as conversations: auto or a template's name")
+      ->option_text("NAME");
+  app.add_flag("--fewshot_as_multiturn", a.eval.fewshot_as_multiturn, "Of these, examples as turns of their own");
+  app.add_flag("--write_manifest", a.write_manifest, "Write MANIFEST.json, the hashes of what is in --data, and end");
   app.add_flag("--write_out", a.write_out, "Show the first requests of every task and end");
   app.add_option("--output_path", a.output_path, "Also write results_{time}.json under DIR/{model}")
       ->option_text("DIR");
   app.add_flag("--log_samples", a.eval.keep_samples, "With --output_path: every row's requests and scores as well");
+  app.add_option("--use_cache", a.use_cache, "Keep every answer here, and do not ask again what is answered")
+      ->option_text("FILE");
   app.add_option("--softmax-dtype", a.softmax_dtype, "float32, or model to round as lm-evaluation-harness does")
       ->check(CLI::IsMember({"float32", "model"}))
       ->option_text("TYPE");
@@ -132,6 +141,31 @@ void list_tasks(const EvalOptions& options) {
   }
 }
 
+// What decides the answers besides the requests.
+std::string fingerprint(const Arguments& a, const std::filesystem::path& dir, const std::string& dtype) {
+  const std::string adapter = a.model.adapter.empty() ? "" : model_fingerprint(a.model.adapter, "");
+  return model_fingerprint(
+      dir, cat(adapter, " ", dtype, " ", a.model.device, " ", a.model.backend, " ", a.attention, " ", a.softmax_dtype));
+}
+
+// Without --use_cache beside the results, for as long as there are none.
+ResponseLog open_log(const Arguments& a, const std::string& fingerprint) {
+  const std::string name = cat("unfinished_", fingerprint.substr(0, 12), ".jsonl");
+  return {a.use_cache.empty() ? results_folder(a.output_path, a.model.model) / name : a.use_cache, fingerprint};
+}
+
+Evaluation evaluate_resumably(CausalLM& model, const Tokenizer& tokenizer, const PreparedTasks& tasks,
+                              const EvalOptions& options, std::optional<ResponseLog>& log) {
+  if (log && log->found() > 0) log_info(cat(log->file().string(), ": ", log->found(), " answers from before"));
+  try {
+    return evaluate(model, tokenizer, tasks, options, log ? &*log : nullptr);
+  } catch (const Error& e) {
+    if (e.code() != ErrorCode::kCancelled || !log || log->size() == 0) throw;
+    fail(ErrorCode::kInterrupted, "interrupted; ", log->size(), " answers are kept in ", log->file().string(),
+         ", and the same command goes on from there");
+  }
+}
+
 void run_tasks(Arguments& a) {
   if (!a.limit.empty()) a.eval.limit = parse_number<double>("--limit", a.limit, "a number above 0");
   if (a.batch_size != "auto") {
@@ -142,12 +176,19 @@ void run_tasks(Arguments& a) {
   RunDescription run;
   run.started = now();
   const LoadOptions options = tool::load_options(a.model);
-  const PreparedTasks tasks = prepare_tasks(a.eval);
-  if (a.write_out) return show_requests(tasks);
-  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
+  const bool plain = a.eval.chat_template.empty();  // then rows are checked before a model is looked for
+  PreparedTasks tasks;
+  if (plain) tasks = prepare_tasks(a.eval);
+  if (plain && a.write_out) return show_requests(tasks);
+  const std::filesystem::path dir = tool::model_folder(a.model);
   const auto tokenizer = Tokenizer::load(dir);
+  if (!plain) tasks = prepare_tasks(a.eval, tokenizer.get());
+  if (a.write_out) return show_requests(tasks);
   const auto model = load_model(a, options, dir);
-  const Evaluation evaluation = evaluate(*model, *tokenizer, tasks, a.eval);
+  std::optional<ResponseLog> log;
+  if (!a.use_cache.empty() || !a.output_path.empty())
+    log.emplace(open_log(a, fingerprint(a, dir, cat(model->dtype()))));
+  const Evaluation evaluation = evaluate_resumably(*model, *tokenizer, tasks, a.eval, log);
   run.model = a.model.model;
   run.adapter = a.model.adapter.string();
   run.device = a.model.device;
@@ -167,11 +208,12 @@ void run_tasks(Arguments& a) {
   const std::filesystem::path folder = results_folder(a.output_path, run.model);
   write_results(folder, evaluation, document, run);  // after printing: what was computed is not lost if it fails
   log_info("results written to " + folder.string());
+  if (a.use_cache.empty()) log->remove();
 }
 
 // The loosest threshold of every rule, and what it does.
 void run_fit_exit(Arguments& a) {
-  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
+  const std::filesystem::path dir = tool::model_folder(a.model);
   const std::vector<Sequences> texts = read_calibration_text(a.exit_text, *Tokenizer::load(dir));
   const auto model = load_model(a, tool::load_options(a.model), dir);
   OrderedJson document = OrderedJson::object();
@@ -205,14 +247,18 @@ void run(Arguments& a) {
   keep_tensor_memory();  // every pass asks for the same again
   if (!a.exit_text.file.empty()) return run_fit_exit(a);
   if (!a.input_ids.empty()) {
-    const auto model = load_model(a, tool::load_options(a.model), tool::model_folder(a.model.model, a.model.download));
+    const auto model = load_model(a, tool::load_options(a.model), tool::model_folder(a.model));
     write_logits(*model, a.input_ids, a.logits);
     if (a.common.json) tool::print_json({{"logits", a.logits.string()}});
     return;
   }
+  if (a.eval.tasks == std::vector<std::string>{"list"}) return list_tasks(a.eval);
+  if (a.write_manifest) {
+    LIGER_CHECK_USAGE(std::filesystem::is_directory(a.eval.data), "--write_manifest needs --data: a folder");
+    return liger::write_manifest(a.eval.data);
+  }
   LIGER_CHECK_USAGE(!a.eval.tasks.empty(),
                     "nothing to do: give --tasks with --data, --input-ids with --logits, or --fit-exit");
-  if (a.eval.tasks == std::vector<std::string>{"list"}) return list_tasks(a.eval);
   run_tasks(a);
 }
 

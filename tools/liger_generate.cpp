@@ -127,7 +127,7 @@ void answer_requests(const Arguments& a) {
           a.chat_template.empty() && !a.has_system,
       "--requests takes the most probable token until EOS or max_tokens; expected no --temp, --stop, --state-in, "
       "--state-out, --chat-template and --system-prompt");
-  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
+  const std::filesystem::path dir = tool::model_folder(a.model);
   const auto tokenizer = Tokenizer::load(dir);
   a.requests.run(*CausalLM::load(dir, tool::load_options(a.model)), *tokenizer, a.generate, a.common);
 }
@@ -139,7 +139,7 @@ void run(const Arguments& a) {
   const std::string text = read_prompt(a);
   validate(a.generate);  // a bad option should not have to wait for the model
   const LoadOptions options = tool::load_options(a.model);
-  const std::filesystem::path dir = tool::model_folder(a.model.model, a.model.download);
+  const std::filesystem::path dir = tool::model_folder(a.model);
   const auto tokenizer = Tokenizer::load(dir);
   const auto model = CausalLM::load(dir, options);
   Conversation conversation;

@@ -9,6 +9,9 @@
 namespace liger {
 namespace {
 
+// In "liger": the keys that add_older_spelling() wrote, which go again on the way back.
+constexpr const char* kAdded = "added";
+
 bool is_set(const OrderedJson& config, const char* key) { return config.contains(key) && !config[key].is_null(); }
 
 // transformers 5 writes "rope_parameters" and "dtype"; earlier versions, the published code's among them, read only
@@ -42,10 +45,15 @@ void add_older_spelling(OrderedJson& config) {
 OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const LigerConfig& liger) {
   config["architectures"] = OrderedJson::array({liger_architecture(liger.recurrence)});
   config["model_type"] = liger_model_type(liger.recurrence);
+  OrderedJson added = OrderedJson::array();
+  const OrderedJson before = config;
   add_older_spelling(config);
+  for (const auto& [key, value] : config.items())
+    if (!value.is_null() && !is_set(before, key.c_str())) added.push_back(key);
   if (liger.recurrence == "gsa") config["pool_size"] = base.head_dim;  // without it the published code has 64 slots
   OrderedJson settings = to_json(liger);
   settings["base_model_type"] = base.family->model_type;
+  if (!added.empty()) settings[kAdded] = std::move(added);
   config["liger"] = std::move(settings);
   return config;
 }
@@ -53,6 +61,9 @@ OrderedJson linearized_config(OrderedJson config, const ModelConfig& base, const
 OrderedJson softmax_config(OrderedJson config, const ModelConfig& linearized) {
   config["architectures"] = OrderedJson::array({linearized.family->architecture});
   config["model_type"] = linearized.family->model_type;
+  const OrderedJson settings = config.value("liger", OrderedJson::object());
+  for (const OrderedJson& key : settings.value(kAdded, OrderedJson::array()))
+    if (key.is_string()) config.erase(key.get<std::string>());
   config.erase("liger");
   if (linearized.liger->recurrence == "gsa") config.erase("pool_size");
   return config;
@@ -82,6 +93,7 @@ OrderedJson tied_config_json(OrderedJson config, const ModelConfig& tied, const 
       if (tied.slot(depth) == slot) ++slot, kept.push_back(types.at(static_cast<size_t>(layers[depth])));
     config[kLayerTypes] = std::move(kept);
   }
+  add_older_spelling(config);  // RoPE of a default theta is the last thing an older reader should take
   config["num_hidden_layers"] = tied.stored_layers();
   config["recursive"] = to_json(*tied.recursive);
   return config;
@@ -96,6 +108,7 @@ OrderedJson untied_config_json(OrderedJson config, const ModelConfig& tied) {
     for (int64_t depth = 0; depth < tied.num_hidden_layers; ++depth)
       config[kLayerTypes].push_back(types.at(static_cast<size_t>(tied.slot(depth))));
   }
+  add_older_spelling(config);
   config["num_hidden_layers"] = tied.num_hidden_layers;
   config.erase("recursive");
   return config;
@@ -163,9 +176,12 @@ std::vector<std::string> compatibility_warnings(const ModelConfig& base, const L
     warnings.push_back("the published Liger code has its settings as constants and will ignore " + ignored +
                        "; only liger runs this model as configured");
   }
-  if (base.family->model_type != std::string("llama")) {
-    warnings.push_back(
-        cat("the published Liger code has no ", base.family->model_type, "; only liger runs this model correctly"));
+  const std::string type = base.family->model_type;
+  if (liger.recurrence == "gla" && (type == "mistral" || type == "qwen2")) {
+    warnings.push_back(cat("the published Liger code opens a ", type, " as model_type 'liger_", type,
+                           "_gla' only; write that into a copy of config.json for it"));
+  } else if (type != "llama") {
+    warnings.push_back(cat("the published Liger code has no ", type, "; only liger runs this model correctly"));
   }
   return warnings;
 }

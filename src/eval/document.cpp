@@ -90,8 +90,15 @@ std::string delimited(const std::string& prefix, const std::string& suffix, cons
   return spaced ? prefix + suffix : prefix + delimiter + suffix;
 }
 
+// A part of a context: one message of a chat, or text with what stands behind it.
+struct Turn {
+  Message message;
+  std::string delimiter;
+};
+using Turns = std::vector<Turn>;
+
 // A question and its answer, as an example.
-std::string shown(const Task& task, const OrderedJson& row) {
+Turns shown(const Task& task, const OrderedJson& row) {
   const Reading reading(task, row);
   OrderedJson text = reading.text(), target = reading.target();
   if (text.is_number()) text = reading.choices[static_cast<size_t>(reading.choice(text, "doc_to_text"))];
@@ -100,11 +107,48 @@ std::string shown(const Task& task, const OrderedJson& row) {
     target = reading.choices[static_cast<size_t>(reading.choice(target, "doc_to_target"))];
   LIGER_CHECK(target.is_string(), "doc_to_target: expected a string, got ", eval::describe(target));
   const std::string answer = target.get<std::string>();
-  if (answer.empty()) return text.get<std::string>();
-  return text.get<std::string>() + task.target_delimiter + answer + task.fewshot_delimiter;
+  Turns turns;
+  turns.push_back({{Role::kUser, text.get<std::string>()}, answer.empty() ? "" : task.target_delimiter});
+  if (!answer.empty()) turns.push_back({{Role::kAssistant, answer}, task.fewshot_delimiter});
+  return turns;
 }
 
-Document make_document(const Task& task, const OrderedJson& row, const std::string& before) {
+// What comes before a question, and the question.
+class Context {
+ public:
+  Context(const PromptOptions& options, Turns before) : options_(options), before_(std::move(before)) {}
+
+  std::string with(const std::string& question) const {
+    Turns turns = before_;
+    turns.push_back({{Role::kUser, question}, ""});
+    if (!options_.chat) return joined(turns);
+    std::vector<Message> messages;
+    if (turns.front().message.role == Role::kSystem) {
+      messages.push_back(turns.front().message);
+      turns.erase(turns.begin());
+    }
+    if (!options_.multiturn) {
+      messages.push_back({Role::kUser, joined(turns)});
+      return options_.chat(messages);
+    }
+    for (Turn& turn : turns) messages.push_back(std::move(turn.message));
+    return options_.chat(messages);
+  }
+  /// Between a context and a choice; a chat's assistant begins without.
+  std::string delimiter(const Task& task) const { return options_.chat ? "" : task.target_delimiter; }
+
+ private:
+  static std::string joined(const Turns& turns) {
+    std::string text;
+    for (const Turn& turn : turns) text += turn.message.text + turn.delimiter;
+    return text;
+  }
+
+  const PromptOptions& options_;
+  Turns before_;
+};
+
+Document make_document(const Task& task, const OrderedJson& row, const Context& context) {
   const bool whole = task.output == Task::Output::kRolling || task.output == Task::Output::kTokens;
   Reading reading(task, row);
   Document document;
@@ -115,22 +159,23 @@ Document make_document(const Task& task, const OrderedJson& row, const std::stri
     document.continuations = {target.get<std::string>()};
     const OrderedJson counted = task.fields->counted.given() ? task.fields->counted.of(row) : target;
     document.counted = eval::python_str(counted);
-    if (!whole) document.contexts = {before + eval::python_str(reading.text())};
+    if (!whole) document.contexts = {context.with(eval::python_str(reading.text()))};
     return document;
   }
   const OrderedJson text = reading.text();
+  const std::string delimiter = context.delimiter(task);
   if (text.is_number()) {  // a context for each choice, and one continuation of all
     document.gold = {reading.choice(text, "doc_to_text")};
-    for (const std::string& choice : reading.choices) document.contexts.push_back(before + choice);
-    document.continuations.assign(reading.choices.size(), task.target_delimiter + document.target);
+    for (const std::string& choice : reading.choices) document.contexts.push_back(context.with(choice));
+    document.continuations.assign(reading.choices.size(), delimiter + document.target);
   } else {
     if (target.is_array()) {
       for (const OrderedJson& one : target) document.gold.push_back(reading.choice(one, "doc_to_target"));
     } else {
       document.gold = {reading.choice(target, "doc_to_target")};
     }
-    document.contexts = {before + text.get<std::string>()};
-    for (const std::string& choice : reading.choices) document.continuations.push_back(task.target_delimiter + choice);
+    document.contexts = {context.with(text.get<std::string>())};
+    for (const std::string& choice : reading.choices) document.continuations.push_back(delimiter + choice);
   }
   document.choices = std::move(reading.choices);
   return document;
@@ -142,24 +187,25 @@ std::vector<Document> build_documents(const Task& task, const TaskData& data, co
                                       const PromptOptions& options) {
   std::optional<eval::ExampleSampler> sampler;
   if (options.shots > 0) sampler.emplace(task, examples, options.shots, options.seed);
-  std::vector<std::string> as_example(sampler ? examples.rows.size() : 0);
+  std::vector<Turns> as_example(sampler ? examples.rows.size() : 0);
   std::vector<Document> documents;
   for (int64_t i = 0; i < std::min(limit, std::ssize(data.rows)); ++i) {
     const OrderedJson& row = data.rows[i];
-    std::string before = with_context(data.where(i), [&] {
-      const TaskFields& fields = *task.fields;
-      const std::string description = fields.description.given() ? eval::python_str(fields.description.of(row)) : "";
-      return delimited(options.system_instruction, description, task.fewshot_delimiter);
+    Turns before;
+    with_context(data.where(i), [&] {
+      const eval::TaskField& field = task.fields->description;
+      const std::string description = field.given() ? eval::python_str(field.of(row)) : "";
+      std::string system = delimited(options.system_instruction, description, task.fewshot_delimiter);
+      if (!system.empty()) before.push_back({{Role::kSystem, std::move(system)}, ""});
     });
-    if (sampler) {
-      for (const size_t example : sampler->draw(row)) {
-        std::string& text = as_example[example];
-        if (text.empty())
-          text = with_context(examples.where(example), [&] { return shown(task, examples.rows[example]); });
-        before += text;
-      }
+    for (const size_t example : sampler ? sampler->draw(row) : std::vector<size_t>{}) {
+      Turns& turns = as_example[example];
+      if (turns.empty())
+        turns = with_context(examples.where(example), [&] { return shown(task, examples.rows[example]); });
+      before.insert(before.end(), turns.begin(), turns.end());
     }
-    documents.push_back(with_context(data.where(i), [&] { return make_document(task, row, before); }));
+    const Context context(options, std::move(before));
+    documents.push_back(with_context(data.where(i), [&] { return make_document(task, row, context); }));
     documents.back().row = i;
   }
   return documents;

@@ -10,6 +10,7 @@
 #include "eval/task_fields.h"
 #include "liger/error.h"
 #include "liger/eval/request.h"
+#include "liger/eval/response_log.h"
 #include "liger/io/log.h"
 #include "liger/io/tokenizer.h"
 #include "liger/nn/causal_lm.h"
@@ -38,14 +39,14 @@ TaskData read_examples(const Task& task, const EvalOptions& options) {
   return own;
 }
 
-PreparedTask prepare(std::shared_ptr<const Task> task, const EvalOptions& options) {
+PreparedTask prepare(std::shared_ptr<const Task> task, const EvalOptions& options, PromptOptions prompt) {
   PreparedTask prepared{
       task, read_task_data(*task, task->split, options.data), shots_of(*task, options.num_fewshot), {}};
   const int64_t rows = limited(options.limit, std::ssize(prepared.data.rows));
   const bool has_examples = prepared.shots > 0 && task->output != Output::kRolling;
   const TaskData examples = has_examples ? read_examples(*task, options) : TaskData{};
   // A whole document has nothing in front, though lm-evaluation-harness counts the examples it was asked for.
-  const PromptOptions prompt{has_examples ? prepared.shots : 0, options.fewshot_seed, options.system_instruction};
+  prompt.shots = has_examples ? prepared.shots : 0;
   prepared.documents = build_documents(*task, prepared.data, examples, rows, prompt);
   return prepared;
 }
@@ -136,11 +137,18 @@ int64_t PreparedTask::requests() const {
   return count;
 }
 
-PreparedTasks prepare_tasks(const EvalOptions& options) {
+PreparedTasks prepare_tasks(const EvalOptions& options, const Tokenizer* tokenizer) {
   LIGER_CHECK_USAGE(!options.limit || *options.limit > 0, "--limit must be above 0, got ", *options.limit);
+  PromptOptions prompt{0, options.fewshot_seed, options.system_instruction, {}, options.fewshot_as_multiturn};
+  std::optional<ChatFormat> format;
+  if (!options.chat_template.empty()) {
+    const std::string setting = "--apply_chat_template";
+    format.emplace(chat_template_named(options.chat_template, setting), *tokenizer, setting);
+    prompt.chat = [&](std::span<const Message> messages) { return chat_text(*format, *tokenizer, messages); };
+  }
   TaskSelection selection = TaskIndex(options.include_paths).select(options.tasks);
   PreparedTasks prepared{{}, std::move(selection.groups)};
-  for (const auto& task : selection.tasks) prepared.tasks.push_back(prepare(task, options));
+  for (const auto& task : selection.tasks) prepared.tasks.push_back(prepare(task, options, prompt));
   return prepared;
 }
 
@@ -150,17 +158,22 @@ int64_t max_length(const CausalLM& model) {
 }
 
 Evaluation evaluate(CausalLM& model, const Tokenizer& tokenizer, const PreparedTasks& prepared,
-                    const EvalOptions& options) {
+                    const EvalOptions& options, ResponseLog* log) {
   model.eval();
   const RequestEncoder encoder(tokenizer, max_length(model));
   int64_t all = 0, before = 0;
   for (const PreparedTask& task : prepared.tasks) all += task.requests();
-  Progress progress("scoring", all);
+  Progress progress("scoring", all, 10, log ? std::min(all, log->found()) : 0);
   Evaluation evaluation;
   for (const PreparedTask& task : prepared.tasks) {
     const Requests requests = encode(encoder, task);
     const double share = static_cast<double>(task.requests()) / static_cast<double>(requests.all.size());
-    const std::vector<Score> scores = score(model, requests.all, options.scoring, [&](int64_t done) {
+    ScoringOptions scoring = options.scoring;
+    if (log) {
+      scoring.known = [&](int64_t i) { return log->find(requests.all[i]); };
+      scoring.finished = [&](int64_t i, const Score& score) { log->add(requests.all[i], score); };
+    }
+    const std::vector<Score> scores = score(model, requests.all, scoring, [&](int64_t done) {
       progress.update(before + static_cast<int64_t>(share * static_cast<double>(done)), task.task->name);
     });
     before += task.requests();

@@ -79,6 +79,8 @@ OrderedJson run_json(const EvalOptions& options, const RunDescription& run) {
           {"limit", run.limit ? OrderedJson(*run.limit) : OrderedJson()},
           {"bootstrap_iters", 100000},
           {"fewshot_seed", options.fewshot_seed},
+          {"chat_template", options.chat_template.empty() ? OrderedJson() : OrderedJson(options.chat_template)},
+          {"fewshot_as_multiturn", options.fewshot_as_multiturn},
           {"system_instruction",
            options.system_instruction.empty() ? OrderedJson() : OrderedJson(options.system_instruction)}};
 }

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "liger/error.h"
+#include "liger/io/log.h"
 #include "liger/models/family.h"
 
 namespace liger {
@@ -76,6 +78,50 @@ bool equal_bytes(const WeightFiles::Entry& a, const WeightFiles::Entry& b) {
   return true;
 }
 
+// Bits of a number's exponent and fraction: it is NaN if the first are all set and the second are not all zero.
+bool is_nan(Dtype dtype, uint64_t bits) {
+  const int fraction = dtype == Dtype::kF64 ? 52 : dtype == Dtype::kF32 ? 23 : dtype == Dtype::kBF16 ? 7 : 10;
+  const uint64_t exponent = dtype == Dtype::kF64 ? 0x7FF : dtype == Dtype::kF16 ? 0x1F : 0xFF;
+  return (bits >> fraction & exponent) == exponent && (bits & ((uint64_t{1} << fraction) - 1)) != 0;
+}
+
+uint64_t bytes_of(Dtype dtype) { return dtype == Dtype::kF64 ? 8 : dtype == Dtype::kF32 ? 4 : 2; }
+uint64_t numbers_in(const WeightFiles::Entry& entry) { return entry.info->bytes / bytes_of(entry.info->dtype); }
+
+// What all numbers of a tensor are, as far as a look has gone.
+struct Sameness {
+  bool nan = true, equal = true;
+};
+
+// The numbers from `begin` on, `count` of them, added to what is known.
+void look(const WeightFiles::Entry& entry, uint64_t begin, uint64_t count, std::optional<uint64_t>& first,
+          Sameness& same) {
+  const uint64_t width = bytes_of(entry.info->dtype);
+  std::vector<std::byte> bytes(count * width);
+  entry.file->mapping()->read_at(entry.info->offset + begin * width, bytes);
+  for (uint64_t i = 0; i < count && (same.nan || same.equal); ++i) {
+    uint64_t bits = 0;
+    std::memcpy(&bits, bytes.data() + i * width, width);
+    if (!first) first = bits;
+    same.nan = same.nan && is_nan(entry.info->dtype, bits);
+    same.equal = same.equal && bits == *first;
+  }
+}
+
+// Nearly every tensor is told by its first numbers.
+Sameness sameness(const WeightFiles::Entry& entry) {
+  constexpr uint64_t kFirst = 64, kPiece = uint64_t{1} << 20;
+  Sameness same;
+  std::optional<uint64_t> first;
+  const uint64_t count = numbers_in(entry);
+  for (uint64_t begin = 0; begin < count && (same.nan || same.equal);) {
+    const uint64_t piece = std::min(count - begin, begin == 0 ? kFirst : kPiece);
+    look(entry, begin, piece, first, same);
+    begin += piece;
+  }
+  return same;
+}
+
 // The head of a tied model: a copy of the embedding is as good as none.
 void check_tied_head(const WeightFiles& weights, const Family& family, const std::string& where) {
   const auto* head = weights.find(family.head_weight());
@@ -88,6 +134,26 @@ void check_tied_head(const WeightFiles& weights, const Family& family, const std
 }
 
 }  // namespace
+
+std::string unsound_weights(const WeightFiles& weights) {
+  std::vector<std::string> nan, equal;
+  for (const auto& [name, entry] : weights.entries()) {
+    if (!is_weight_dtype(entry.info->dtype) || entry.info->bytes == 0) continue;
+    const Sameness same = sameness(entry);
+    if (same.nan) {
+      nan.push_back(name);
+    } else if (same.equal && entry.info->shape.size() > 1 && numbers_in(entry) > 1) {
+      equal.push_back(name);
+    }
+  }
+  const auto told = [](const std::vector<std::string>& names, const char* what) {
+    if (names.empty()) return std::string();
+    return cat(names.size(), names.size() == 1 ? " tensor holds " : " tensors hold ", what, " (", names.front(),
+               names.size() > 1 ? ", ...)" : ")");
+  };
+  const std::string first = told(nan, "nothing but NaN"), second = told(equal, "one value only");
+  return first + (first.empty() || second.empty() ? "" : "; ") + second;
+}
 
 bool is_weight_dtype(Dtype dtype) {
   return dtype == Dtype::kF64 || dtype == Dtype::kF32 || dtype == Dtype::kBF16 || dtype == Dtype::kF16;
@@ -124,6 +190,8 @@ void check_weights(const WeightFiles& weights, const ModelConfig& config, const 
                             mistyped.text("no floating-point numbers:");
   if (!found.empty()) fail(ErrorCode::kBadInput, where, ": weights do not fit config.json: ", found.substr(2));
   if (config.tie_word_embeddings) check_tied_head(weights, *config.family, where);
+  const std::string unsound = unsound_weights(weights);
+  if (!unsound.empty()) log_warning(cat(where, ": ", unsound, "; was it saved whole?"));
 }
 
 }  // namespace liger

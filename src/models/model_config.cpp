@@ -72,6 +72,7 @@ LigerConfig read_liger(const ConfigReader& reader, const Structure& structure, s
     return defaults;
   }
   Json object = reader.at("liger");
+  if (object.is_object()) object.erase("added");  // what liger-convert takes away again, of no meaning to the model
   if (object.is_object() && object.contains("base_model_type")) {
     const Json& type = object["base_model_type"];
     const bool known = type.is_string() && find_family(type.get<std::string>()) != nullptr;

@@ -49,19 +49,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HARNESS = pathlib.Path(lm_eval.__file__).parent / "tasks"
 TOLERANCE = 1e-4
 
-def make_model(folder, hidden=64, vocab=500, dtype=torch.float32):
+TURNS = ["<|im_start|>", "<|im_end|>"]
+CHATML = ("{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+
+
+def make_model(folder, hidden=64, vocab=500, dtype=torch.float32, chat=True):
     rng = random.Random(1)
     lines = [sentence(rng) for _ in range(300)] + [question(rng) for _ in range(300)]
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<|begin_of_text|>", "<|end_of_text|>"],
+    trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<|begin_of_text|>", "<|end_of_text|>"] + TURNS * chat,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator(lines, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)])
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin_of_text|>",
-                            eos_token="<|end_of_text|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>",
+                            **({"chat_template": CHATML} if chat else {})).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=hidden, intermediate_size=2 * hidden,
                          num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
@@ -95,13 +100,13 @@ def with_tokenizer_json(source, folder):
 
 # ---- the two programs ------------------------------------------------------------------------------------------------
 
-def run_harness(model, definitions, shots):
+def run_harness(model, definitions, shots, **options):
     manager = lm_eval.tasks.TaskManager(include_path=str(definitions), include_defaults=False)
     names = [name for name in TASKS if not name.startswith("mmlu_")] + [GROUP["group"]]
     start = time.time()
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):  # progress bars
         results = lm_eval.simple_evaluate(model=model, tasks=names, num_fewshot=shots, task_manager=manager,
-                                          log_samples=True)
+                                          log_samples=True, **options)
     return results, time.time() - start
 
 
@@ -220,7 +225,7 @@ def write_goldens():
     """A model, rows of every task and what lm-evaluation-harness makes of them, all of it small."""
     folder = ROOT / "tests/data/golden/eval"
     shutil.rmtree(folder, ignore_errors=True)
-    model = make_model(folder / "model", hidden=32, vocab=420, dtype=torch.bfloat16)
+    model = make_model(folder / "model", hidden=32, vocab=420, dtype=torch.bfloat16, chat=False)
     make_rows(folder / "data", 7)
     make_own(folder / "tasks")
     definitions = pathlib.Path(SCRATCH.name) / "definitions"
@@ -268,6 +273,15 @@ def main():
             compare(report, name, shots, ours, samples[name], theirs)
         compare_groups(report, ours, theirs)
         print(f"  {shots}-shot: lm-eval {seconds:.1f} s (model already loaded), liger-eval {own_seconds:.1f} s")
+    for multiturn in () if args.model else (False, True):
+        print(f"  as conversations, examples {'as turns' if multiturn else 'in one message'}")
+        theirs, _ = run_harness(model, scratch / "definitions", 2, apply_chat_template=True, system_instruction="Be brief.",
+                                fewshot_as_multiturn=multiturn)
+        ours, samples, _ = run_liger(args.tool, folder, data, own, names, 2, "--apply_chat_template", "auto",
+                                     "--system_instruction", "Be brief.",
+                                     *(["--fewshot_as_multiturn"] if multiturn else []))
+        for name in TASKS:
+            compare(report, name, 2, ours, samples[name], theirs)
     ours, samples, _ = run_liger(args.tool, folder, data, own, ["perplexity"], 0)
     compare_documents(report, model, texts, ours, samples["perplexity"])
     print(f"{report.wrong} differences" if report.wrong else "equal")

@@ -2,12 +2,15 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "liger/eval/task.h"
+#include "liger/io/chat_template.h"
 
 namespace liger {
 
@@ -40,7 +43,10 @@ struct Document {
 struct PromptOptions {
   int64_t shots = 0;
   uint32_t seed = 1234;
-  std::string system_instruction;
+  std::string system_instruction = {};
+  /// What makes a conversation the text of a context; null: contexts are plain text.
+  std::function<std::string(std::span<const Message>)> chat = {};
+  bool multiturn = false;  ///< of a chat: examples are turns of their own, not all in one message
 };
 
 /// The documents of the first `limit` rows. With shots each gets that many answered ones in front, the first of

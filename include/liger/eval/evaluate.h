@@ -13,6 +13,7 @@
 namespace liger {
 
 class CausalLM;
+class ResponseLog;
 class Tokenizer;
 
 struct EvalOptions {
@@ -23,7 +24,9 @@ struct EvalOptions {
   std::optional<int64_t> num_fewshot;  ///< in place of what tasks ask for; a task that asks for 0 keeps it
   uint32_t fewshot_seed = 1234;
   std::string system_instruction;  ///< before everything else of a context
-  bool keep_samples = false;       ///< fill TaskResult::samples
+  std::string chat_template;       ///< contexts are conversations in this template, "auto" = the model's; empty = text
+  bool fewshot_as_multiturn = false;
+  bool keep_samples = false;  ///< fill TaskResult::samples
   ScoringOptions scoring;
 };
 
@@ -42,8 +45,9 @@ struct PreparedTasks {
   std::vector<TaskGroup> groups;
 };
 
-/// Throws Error as TaskIndex, read_task_data and build_documents do.
-PreparedTasks prepare_tasks(const EvalOptions& options);
+/// The tokenizer is needed for a chat template only. Throws Error as TaskIndex, read_task_data, build_documents and
+/// ChatFormat do.
+PreparedTasks prepare_tasks(const EvalOptions& options, const Tokenizer* tokenizer = nullptr);
 
 struct Metric {
   std::string name;
@@ -78,9 +82,11 @@ struct Evaluation {
 /// Scores the rows of every task. Multiple choice: acc, acc_norm (by characters), acc_bytes, exact_match;
 /// continuations: perplexity, acc; rolling: word_perplexity, byte_perplexity, bits_per_byte; tokens: loss in nats a
 /// token over all tokens of all rows, exp(loss), and how many tokens that were.
+/// With a `log`, requests it has answers to are not asked again, and answers go there as they come; a run that goes on
+/// from it gives the very numbers that it would have given undisturbed.
 /// Throws Error as score() does, and for rows that have no tokens.
 Evaluation evaluate(CausalLM& model, const Tokenizer& tokenizer, const PreparedTasks& prepared,
-                    const EvalOptions& options);
+                    const EvalOptions& options, ResponseLog* log = nullptr);
 
 /// What the groups make of the results of their tasks.
 std::vector<GroupResult> group_results(const std::vector<TaskGroup>& groups, const std::vector<TaskResult>& tasks);
