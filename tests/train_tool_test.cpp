@@ -121,7 +121,7 @@ TEST_F(FinetuneTool, BadDataNamesFileAndLine) {
   // The tokenizer is not one for conversations, and the configuration says how to go on.
   write_text_atomic(folder_ / "chat.jsonl", R"({"messages": [{"role": "user", "content": "a"}]})");
   expect_failure({"--set", cat("data.train=", (folder_ / "chat.jsonl").string()), "--set", "data.format=chat"}, 2,
-                 {"data.template", "set data.template to llama2, llama3 or gemma"});
+                 {"data.template", "set data.template to llama2, llama3, llama3.1, gemma"});
 }
 
 TEST_F(FinetuneTool, CrLfAndCompressedDataTrainTheSame) {
