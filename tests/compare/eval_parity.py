@@ -151,7 +151,7 @@ def compare_metrics(report, name, mine, his):
     report.expect(mine.keys() == his.keys(), f"{name}: metrics {sorted(mine)}, lm-eval {sorted(his)}")
     for key in mine.keys() & his.keys():
         a, b = mine[key], his[key]
-        tolerance = 1e-12 if "acc" in key or "exact" in key else 1e-6 * max(1, abs(b) if b != "N/A" else 0)
+        tolerance = 1e-12 if "acc" in key or "exact" in key else 1e-5 * max(1, abs(b) if b != "N/A" else 0)
         same = a == b if isinstance(b, str) else not isinstance(a, str) and abs(a - b) <= tolerance
         report.expect(same, f"{name}: {key} {a}, lm-eval {b}")
 
